@@ -1,0 +1,90 @@
+//! Isolated places to run a command.
+//!
+//! A runtime builds a bottle in steps (a plan with undo), starts the command once its gate is attached, and takes it down.
+//! Knows nothing of gates, budgets or requests; the daemon joins the two.
+
+use std::ffi::OsString;
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::domain::BottleName;
+
+/// What is the same for all bottles of a host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostWiring {
+    /// Bridge device that holds the gateway's address.
+    pub bridge: String,
+    /// The gateway's address.
+    pub gateway: Ipv4Addr,
+    /// Where namespaces and generated files of running bottles are kept (`/run/egress/bottles`).
+    pub run_directory: PathBuf,
+    /// Paths that are hidden from every bottle (state directory, sockets, pins).
+    pub hidden: Vec<PathBuf>,
+    /// PEM of our CA, to be trusted inside.
+    pub ca_pem: String,
+}
+
+/// A bottle to build.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BottleSpec {
+    /// Its name.
+    pub name: BottleName,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// Its hardware address.
+    pub mac: [u8; 6],
+}
+
+/// A built bottle, nothing running in it yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BuiltBottle {
+    /// Host end of its veth, by the kernel's number.
+    pub interface: u32,
+    /// Host end of its veth, by name.
+    pub interface_name: String,
+}
+
+/// Who runs the command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// User id.
+    pub uid: u32,
+    /// Primary group.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+/// A command to start in a built bottle.
+#[derive(Debug)]
+pub struct Launch {
+    /// Program and arguments.
+    pub command: Vec<OsString>,
+    /// The caller's environment; the runtime adds the CA variables and takes proxies away.
+    pub environment: Vec<(OsString, OsString)>,
+    /// Where it starts.
+    pub directory: PathBuf,
+    /// As whom.
+    pub caller: Caller,
+    /// Its standard streams.
+    pub stdio: [OwnedFd; 3],
+    /// The streams are a terminal of its own, to be made its controlling one.
+    pub has_terminal: bool,
+}
+
+/// Why a bottle was not built, started or taken down.
+#[derive(Debug, Error)]
+pub enum BottleError {
+    /// The command could not be started.
+    #[error("{command:?} could not be started in the bottle")]
+    Start {
+        /// The program.
+        command: OsString,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
+}

@@ -1,0 +1,193 @@
+//! What the two processes say to each other.
+
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{
+    AgentName, BottleId, BottleName, Ending, Host, Known, PermitId, ProviderName, Refusal, Tokens, Usage,
+};
+use crate::policy::Routes;
+
+/// Pairs a question with its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RequestNumber(pub u64);
+
+/// What the proxy may know: pushed whole at start and after every change.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Who is behind which address.
+    pub bottles: Vec<BottleView>,
+    /// Where bottles may go.
+    pub routes: Routes,
+    /// How long the response that crosses a budget may take to reach the client, milliseconds.
+    pub drain_ms: u64,
+}
+
+/// One running bottle.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BottleView {
+    /// Its number in the ledger.
+    pub id: BottleId,
+    /// Its name.
+    pub name: BottleName,
+    /// The role that runs in it.
+    pub agent: Option<AgentName>,
+    /// Its address: what the proxy knows it by.
+    pub address: Ipv4Addr,
+    /// What may happen in it.
+    pub phase: Phase,
+}
+
+/// What a bottle may do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Requests go to the ledger for a permit.
+    Open,
+    /// Its budget is gone and its gate about to be cut: every request is answered with this.
+    LastWord(Refusal),
+    /// Its gate is cut: exchanges in flight are severed, new connections closed.
+    Cut,
+}
+
+/// From the proxy to the controller.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "say", rename_all = "snake_case")]
+pub enum FromProxy {
+    /// The sandbox is closed and the listeners are served.
+    Ready,
+    /// May this request go?
+    Admit {
+        /// Answered by [`FromController::Admitted`].
+        number: RequestNumber,
+        /// What it is.
+        request: AdmitRequest,
+    },
+    /// This is what it used. Answered by [`FromController::Settled`] once committed.
+    Settle {
+        /// Pairs question and answer.
+        number: RequestNumber,
+        /// Whose reservation.
+        permit: PermitId,
+        /// What it used.
+        settlement: Settlement,
+    },
+    /// The response of a settled exchange has left for the client entirely.
+    Delivered {
+        /// Whose.
+        bottle: BottleId,
+    },
+    /// A readable refusal has left for the client entirely.
+    RefusalDelivered {
+        /// Whose.
+        bottle: BottleId,
+    },
+    /// A certificate for this name, please.
+    MintLeaf {
+        /// Answered by [`FromController::Leaf`].
+        number: RequestNumber,
+        /// Checked against the routes.
+        host: Host,
+    },
+}
+
+/// From the controller to the proxy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "say", rename_all = "snake_case")]
+pub enum FromController {
+    /// Replaces everything known before. A bottle that is `Cut` or gone has its exchanges severed.
+    Snapshot(Snapshot),
+    /// Answer to `Admit`.
+    Admitted {
+        /// Of the question.
+        number: RequestNumber,
+        /// Permit or refusal.
+        admission: Admission,
+    },
+    /// Answer to `Settle`: the ledger has committed (or cannot: nothing more is admitted then).
+    Settled {
+        /// Of the question.
+        number: RequestNumber,
+    },
+    /// Answer to `MintLeaf`.
+    Leaf {
+        /// Of the question.
+        number: RequestNumber,
+        /// Certificate or the reason there is none.
+        leaf: LeafReply,
+    },
+}
+
+/// What a request is, as far as the ledger cares.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdmitRequest {
+    /// Who asks: by address, looked up in the snapshot.
+    pub bottle: BottleId,
+    /// Whose budget.
+    pub provider: ProviderName,
+    /// Where to.
+    pub host: Host,
+    /// Method and path without query.
+    pub target: String,
+    /// The path carries usage.
+    pub is_metered: bool,
+    /// The model the request names.
+    pub model: Option<String>,
+    /// Conservative estimate of the input.
+    pub input_estimate: Tokens,
+    /// The most output the request allows (`max_tokens`), or what is assumed when it sets no cap.
+    pub output_cap: Tokens,
+}
+
+/// Permit or refusal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Admission {
+    /// Go.
+    Permit(Permit),
+    /// Answer with this.
+    Refused(Refusal),
+}
+
+/// The value that proves a reservation. Only the ledger makes one; settling consumes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Permit {
+    /// The reservation's number.
+    pub id: PermitId,
+}
+
+/// What an exchange used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settlement {
+    /// Tokens.
+    pub usage: Usage,
+    /// How they are known.
+    pub known: Known,
+    /// How the exchange ended, as far as it has.
+    pub ending: Ending,
+    /// HTTP status, when there was a response.
+    pub status: Option<u16>,
+    /// The model the response names.
+    pub model: Option<String>,
+    /// The provider's id of the request.
+    pub provider_request_id: Option<String>,
+}
+
+/// Certificate or the reason there is none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LeafReply {
+    /// DER, leaf first, and its PKCS #8 key.
+    Leaf {
+        /// Leaf, then CA.
+        chain_der: Vec<Vec<u8>>,
+        /// The leaf's own key.
+        key_der: Vec<u8>,
+        /// After this, ask again.
+        expires_unix_ms: i64,
+    },
+    /// No route allows this name.
+    Refused(String),
+}

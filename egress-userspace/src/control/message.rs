@@ -1,0 +1,166 @@
+//! What front-ends and controller say to each other.
+
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{
+    AgentName, AuditRow, BottleName, BudgetView, GateView, ProviderName, Tokens, UnixMillis, UsageRow, UsageSum,
+};
+
+/// Version of this API, first element of every path.
+pub const PROTOCOL: &str = "v1";
+
+/// What kind of failure; decides the HTTP status and the exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// The request makes no sense.
+    Usage,
+    /// No such bottle.
+    NotFound,
+    /// It exists or runs already.
+    Conflict,
+    /// The caller may not.
+    NotPermitted,
+    /// It was tried and failed.
+    Failed,
+}
+
+/// Every failure of the API, as its body.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct ApiError {
+    /// For machines.
+    pub code: ErrorCode,
+    /// For people: what failed and what to do next.
+    pub message: String,
+}
+
+/// `GET /v1/status`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusReply {
+    /// The controller's version.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// The proxy's process id, while there is one.
+    pub proxy_pid: Option<u32>,
+    /// `ebpf` or `nftables`.
+    pub enforcer: String,
+    /// The gateway's address.
+    pub gateway: Ipv4Addr,
+    /// Where the gates are pinned.
+    pub pins: String,
+}
+
+/// One bottle, as `egress list` shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BottleInfo {
+    /// Its name.
+    pub name: BottleName,
+    /// The role that runs in it.
+    pub agent: Option<AgentName>,
+    /// Its address, while it runs.
+    pub address: Option<Ipv4Addr>,
+    /// Host end of its veth, while it runs.
+    pub interface: Option<String>,
+    /// Process id of its init on the host, while it runs.
+    pub pid: Option<u32>,
+    /// What the ledger wants its gate to be.
+    #[serde(flatten)]
+    pub gate: GateView,
+    /// Whether it runs.
+    pub is_running: bool,
+    /// When its last run started.
+    pub started: UnixMillis,
+    /// Budgets by provider.
+    pub budgets: Vec<BudgetView>,
+    /// Packets its gate has dropped.
+    pub dropped_packets: u64,
+}
+
+/// `GET /v1/bottles`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BottlesReply {
+    /// Running ones, and those that ended with a cut gate.
+    pub bottles: Vec<BottleInfo>,
+}
+
+/// `POST /v1/bottles/{name}/run`: answered by a stream of [`RunEvent`]s; closing it ends the run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunRequest {
+    /// The role.
+    pub agent: Option<AgentName>,
+    /// `--budget`.
+    pub budget: Vec<(ProviderName, Tokens)>,
+    /// Program and arguments, each as bytes (arguments need not be UTF-8).
+    pub command: Vec<Vec<u8>>,
+    /// The caller's environment.
+    pub environment: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Where to start.
+    pub directory: Vec<u8>,
+    /// Numbers of the caller's own descriptors that become the command's standard streams;
+    /// the controller takes them from the calling process.
+    pub stdio: [i32; 3],
+    /// They are a terminal made for this run.
+    pub has_terminal: bool,
+}
+
+/// What a run says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum RunEvent {
+    /// The gate is attached and the command started.
+    Started {
+        /// The bottle's address.
+        address: Ipv4Addr,
+    },
+    /// The command ended.
+    Exited {
+        /// As a shell would report it: 128 + signal for a signalled one.
+        exit_code: i32,
+    },
+    /// It could not be started.
+    Failed {
+        /// Why.
+        error: ApiError,
+    },
+}
+
+/// `POST /v1/bottles/{name}/signal`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignalRequest {
+    /// Signal number.
+    pub signal: i32,
+}
+
+/// `POST /v1/bottles/{name}/cut` and `/restore`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GateReply {
+    /// The bottle.
+    pub name: BottleName,
+    /// Its gate is this.
+    #[serde(flatten)]
+    pub gate: GateView,
+    /// It was so before.
+    pub was_already: bool,
+    /// What the operator should know besides.
+    pub note: Option<String>,
+}
+
+/// `GET /v1/usage?bottle=&last=`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsageReply {
+    /// Per bottle and provider.
+    pub sums: Vec<UsageSum>,
+    /// Oldest first.
+    pub rows: Vec<UsageRow>,
+}
+
+/// `GET /v1/audit?bottle=&last=`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditReply {
+    /// Oldest first.
+    pub rows: Vec<AuditRow>,
+}

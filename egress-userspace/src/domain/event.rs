@@ -1,0 +1,161 @@
+//! What happens to exchanges and gates, in words that the ledger, the wire and the operator share.
+
+use serde::{Deserialize, Serialize};
+
+use super::{AgentName, ProviderName, Scope, Tokens};
+
+/// How an exchange ended. Named once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    /// The response arrived whole.
+    Complete,
+    /// The provider answered with an error, hung up, or never answered.
+    Error,
+    /// The client went away.
+    Cancelled,
+    /// The bottle was cut.
+    Cut,
+    /// The proxy died; nobody saw the end.
+    ProxyLost,
+}
+
+impl Ending {
+    /// As it stands in the ledger.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::Error => "error",
+            Self::Cancelled => "cancelled",
+            Self::Cut => "cut",
+            Self::ProxyLost => "proxy_lost",
+        }
+    }
+}
+
+/// Why a bottle's gate is to be cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CutCause {
+    /// A budget is used up.
+    Budget,
+    /// An operator said so.
+    Operator,
+}
+
+impl CutCause {
+    /// As it stands in the ledger.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Budget => "budget",
+            Self::Operator => "operator",
+        }
+    }
+}
+
+/// What a gate is, as people see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "gate", content = "cause")]
+pub enum GateView {
+    /// What the promise allows passes.
+    Open,
+    /// Nothing passes.
+    Cut(CutCause),
+}
+
+/// What is done with a bottle when its budget is gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CutoffPolicy {
+    /// Its gate is cut; its processes go on.
+    #[default]
+    Cutoff,
+}
+
+/// Why a request was refused, for machines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusalReason {
+    /// A budget is used up, or the request cannot fit in what is left.
+    BudgetExhausted,
+    /// The bottle is cut.
+    BottleCut,
+    /// No route allows this host.
+    HostNotAllowed,
+    /// The ledger cannot record what would be used.
+    LedgerUnavailable,
+    /// The controller does not answer.
+    ControllerUnavailable,
+    /// SNI, Host and CONNECT target name different hosts.
+    Misdirected,
+    /// What was asked for cannot be metered.
+    NotMeterable,
+}
+
+/// A refused request: everything its answer says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// For machines.
+    pub reason: RefusalReason,
+    /// For people: what happened and what to do, one sentence or two.
+    pub message: String,
+    /// The governing scope, when a budget is the reason.
+    pub scope: Option<Scope>,
+    /// Its budget.
+    pub budget: Option<Tokens>,
+    /// What it has used.
+    pub used: Option<Tokens>,
+}
+
+/// What an audit row is about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum AuditKind {
+    /// The controller came up.
+    DaemonStarted {
+        /// Its version.
+        version: String,
+    },
+    /// A bottle's command is about to start, its gate attached.
+    BottleStarted {
+        /// The role it runs as.
+        agent: Option<AgentName>,
+    },
+    /// A bottle's command ended.
+    BottleEnded {
+        /// As a shell would report it.
+        exit_code: i32,
+    },
+    /// A budget was used up.
+    BudgetCrossed {
+        /// Whose.
+        scope: Scope,
+        /// Of which provider.
+        provider: ProviderName,
+        /// How many tokens it allowed.
+        budget: Tokens,
+        /// How many are used.
+        used: Tokens,
+        /// The provider's id of the request that crossed, when it gave one.
+        request: Option<String>,
+    },
+    /// A gate was cut.
+    GateCut {
+        /// Why.
+        cause: CutCause,
+    },
+    /// A gate was opened again.
+    GateRestored,
+    /// Something was not as the controller left it, and was put right.
+    Repaired {
+        /// What was found and done.
+        what: String,
+    },
+    /// The proxy died and was replaced.
+    ProxyRestarted {
+        /// Permits that were settled conservatively.
+        permits_settled: u64,
+    },
+}

@@ -1,0 +1,54 @@
+//! The words of the product as types. Everything is parsed once, at the edge, into one of these.
+//!
+//! Imports nothing of the other modules; no I/O, clock or randomness.
+
+mod amount;
+mod event;
+mod name;
+mod report;
+mod usage;
+
+pub use amount::{AmountError, Tokens};
+pub use event::{AuditKind, CutCause, CutoffPolicy, Ending, GateView, Refusal, RefusalReason};
+pub use name::{AgentName, BottleName, Host, HostError, NameError, ProviderName};
+pub use report::{AuditRow, BudgetView, Crossing, ScopeState, UsageRow, UsageSum};
+pub use usage::{Known, Usage};
+
+use serde::{Deserialize, Serialize};
+
+/// The ledger's number of a bottle; stable over all runs of that name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct BottleId(pub u32);
+
+/// The ledger's number of a reservation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PermitId(pub i64);
+
+/// Milliseconds since the Unix epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct UnixMillis(pub i64);
+
+/// Which budget a sum belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "scope", content = "name", rename_all = "lowercase")]
+pub enum Scope {
+    /// A named agent, wherever it runs.
+    Agent(AgentName),
+    /// One bottle.
+    Bottle(BottleName),
+    /// Everything on this host.
+    Host,
+}
+
+impl std::fmt::Display for Scope {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Agent(name) => write!(f, "agent {name}"),
+            Self::Bottle(name) => write!(f, "bottle {name}"),
+            Self::Host => f.write_str("host"),
+        }
+    }
+}

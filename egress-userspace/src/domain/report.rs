@@ -1,0 +1,101 @@
+//! Rows that the ledger writes and people read.
+
+use serde::{Deserialize, Serialize};
+
+use super::{AgentName, AuditKind, BottleName, Ending, Host, Known, ProviderName, Scope, Tokens, UnixMillis, Usage};
+
+/// One scope of a chain with what it has used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScopeState {
+    /// Whose budget.
+    #[serde(flatten)]
+    pub scope: Scope,
+    /// What it allows for the provider asked about; `None` when it says nothing.
+    pub limit: Option<Tokens>,
+    /// Settled tokens of everything in the scope.
+    pub used: Tokens,
+    /// Tokens set aside for requests in flight.
+    pub held: Tokens,
+}
+
+/// Budgets of a bottle for one provider.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BudgetView {
+    /// Whose budget.
+    pub provider: ProviderName,
+    /// Nearest scope first.
+    pub chain: Vec<ScopeState>,
+}
+
+/// A budget that has been used up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Crossing {
+    /// Whose.
+    pub scope: Scope,
+    /// How many tokens it allowed.
+    pub budget: Tokens,
+    /// How many are used.
+    pub used: Tokens,
+}
+
+/// One settled exchange.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsageRow {
+    /// Who.
+    pub bottle: BottleName,
+    /// As what.
+    pub agent: Option<AgentName>,
+    /// Whose budget.
+    pub provider: ProviderName,
+    /// Where to.
+    pub host: Host,
+    /// Method and path without query.
+    pub target: String,
+    /// The model of the response, or else of the request.
+    pub model: Option<String>,
+    /// The provider's id of the request.
+    pub request_id: Option<String>,
+    /// HTTP status.
+    pub status: Option<u16>,
+    /// Tokens.
+    #[serde(flatten)]
+    pub usage: Usage,
+    /// How they are known.
+    pub known: Known,
+    /// How the exchange ended.
+    pub ending: Ending,
+    /// When it was admitted.
+    pub admitted: UnixMillis,
+    /// When it was settled.
+    pub settled: UnixMillis,
+}
+
+/// Sums of one bottle and provider.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsageSum {
+    /// Who.
+    pub bottle: BottleName,
+    /// Whose budget.
+    pub provider: ProviderName,
+    /// How many metered exchanges were settled.
+    pub requests: u64,
+    /// Their tokens.
+    #[serde(flatten)]
+    pub usage: Usage,
+    /// Tokens held for exchanges in flight.
+    pub held: Tokens,
+}
+
+/// One audit row.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditRow {
+    /// Its place in the log.
+    pub number: i64,
+    /// When.
+    pub at: UnixMillis,
+    /// About which bottle.
+    pub bottle: Option<BottleName>,
+    /// What happened.
+    #[serde(flatten)]
+    pub kind: AuditKind,
+}

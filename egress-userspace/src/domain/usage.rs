@@ -1,0 +1,71 @@
+//! What an exchange used, and how that is known.
+
+use serde::{Deserialize, Serialize};
+
+use super::Tokens;
+
+/// Tokens of one exchange, each kind in its own column; `input` excludes both cache kinds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Input that was neither read from nor written to a cache.
+    pub input: Tokens,
+    /// Input written to a cache.
+    pub cache_write: Tokens,
+    /// Input read from a cache.
+    pub cache_read: Tokens,
+    /// Output, reasoning included.
+    pub output: Tokens,
+}
+
+impl Usage {
+    /// Everything together: what budgets count.
+    #[must_use]
+    pub fn total(&self) -> Tokens {
+        self.input_total() + self.output
+    }
+
+    /// All of the input, however it was cached.
+    #[must_use]
+    pub fn input_total(&self) -> Tokens {
+        self.input + self.cache_write + self.cache_read
+    }
+}
+
+impl std::ops::Add for Usage {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        Self {
+            input: self.input + other.input,
+            cache_write: self.cache_write + other.cache_write,
+            cache_read: self.cache_read + other.cache_read,
+            output: self.output + other.output,
+        }
+    }
+}
+
+/// How a usage is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Known {
+    /// The provider said so, to the end.
+    Reported,
+    /// The provider said some of it; the rest is a conservative estimate.
+    Partial,
+    /// The provider said nothing.
+    Estimated,
+    /// The path carries no usage (a model list, telemetry): recorded, nothing counted.
+    Unmetered,
+}
+
+impl Known {
+    /// As it stands in the ledger.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Reported => "reported",
+            Self::Partial => "partial",
+            Self::Estimated => "estimated",
+            Self::Unmetered => "unmetered",
+        }
+    }
+}

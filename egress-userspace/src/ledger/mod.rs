@@ -1,0 +1,176 @@
+//! The account of everything: reservations, usage, bottles, audit. SQLite behind a small repository API, one writer.
+//!
+//! The only place with SQL. A call returns when its transaction is committed. Decides with `budget` inside its transaction.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::domain::{
+    AgentName, BottleId, BottleName, Crossing, CutCause, Ending, GateView, Host, Known, PermitId, ProviderName, Tokens,
+    UnixMillis, Usage,
+};
+
+/// Why the ledger did not do it.
+#[derive(Debug, Error)]
+pub enum LedgerError {
+    /// The database could not be opened.
+    #[error("the ledger {path} could not be opened")]
+    Open {
+        /// Where.
+        path: PathBuf,
+        /// What SQLite says.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// Written by a later version.
+    #[error(
+        "the ledger {path} has schema version {found}, this egress knows up to {known}: run the newer egress, or restore a backup"
+    )]
+    FromTheFuture {
+        /// Where.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+        /// Ours.
+        known: u32,
+    },
+    /// Another controller has it.
+    #[error("the ledger {path} is in use by another egress daemon")]
+    InUse {
+        /// Where.
+        path: PathBuf,
+    },
+    /// A transaction failed; nothing of it was kept.
+    #[error("the ledger could not {action}")]
+    Transaction {
+        /// What was being done.
+        action: &'static str,
+        /// What SQLite says: disk full, I/O error …
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// There is no such bottle.
+    #[error("there is no bottle {0}: `egress list` shows those there are")]
+    NoBottle(String),
+    /// There is no such open reservation: it was settled before.
+    #[error("reservation {} is not open", .0.0)]
+    NoReservation(PermitId),
+    /// Every address of the pool is taken.
+    #[error("all bottle addresses are in use")]
+    NoAddress,
+    /// The writer has ended.
+    #[error("the ledger is closed")]
+    Closed,
+}
+
+/// The limits in force, as `settings` and the launch flags give them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// `budget:` of settings.yml.
+    pub host: Vec<(ProviderName, Tokens)>,
+}
+
+/// A bottle to launch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewRun {
+    /// Its name.
+    pub name: BottleName,
+    /// The role that runs in it.
+    pub agent: Option<AgentName>,
+    /// `--budget`: the bottle's scope for this run.
+    pub budget: Vec<(ProviderName, Tokens)>,
+}
+
+/// A bottle as the ledger knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BottleRow {
+    /// Its number, the same over all runs.
+    pub id: BottleId,
+    /// Its name.
+    pub name: BottleName,
+    /// The role of its last run.
+    pub agent: Option<AgentName>,
+    /// Its address, as long as it runs.
+    pub address: Option<Ipv4Addr>,
+    /// Desired state of its gate; kept over runs until restored.
+    pub gate: GateView,
+    /// `--budget` of its last run.
+    pub budget: Vec<(ProviderName, Tokens)>,
+    /// When its last run started.
+    pub started: UnixMillis,
+    /// When it ended; `None` while it runs.
+    pub ended: Option<UnixMillis>,
+}
+
+/// A reservation to make.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reserve {
+    /// Who.
+    pub bottle: BottleId,
+    /// Whose budget.
+    pub provider: ProviderName,
+    /// Where to.
+    pub host: Host,
+    /// Method and path without query.
+    pub target: String,
+    /// Whether the path carries usage.
+    pub is_metered: bool,
+    /// The model the request names.
+    pub model: Option<String>,
+    /// Conservative estimate of the input.
+    pub input_estimate: Tokens,
+    /// The most output it allows.
+    pub output_cap: Tokens,
+}
+
+/// What to write in place of a reservation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settle {
+    /// Which.
+    pub permit: PermitId,
+    /// Tokens.
+    pub usage: Usage,
+    /// How they are known.
+    pub known: Known,
+    /// How the exchange ended.
+    pub ending: Ending,
+    /// HTTP status.
+    pub status: Option<u16>,
+    /// The model the response names.
+    pub model: Option<String>,
+    /// The provider's id of the request.
+    pub provider_request_id: Option<String>,
+}
+
+/// What a settlement did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settled {
+    /// Whose it was.
+    pub bottle: BottleId,
+    /// Whose budget.
+    pub provider: ProviderName,
+    /// The provider's id of the request.
+    pub provider_request_id: Option<String>,
+    /// The governing budget is used up.
+    pub crossing: Option<Crossing>,
+}
+
+/// What to read of the usage.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UsageFilter {
+    /// Of one bottle only.
+    pub bottle: Option<BottleName>,
+    /// The last so many rows; all when `None`.
+    pub last: Option<u32>,
+}
+
+/// Desired gate of a bottle, as a change to write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GateChange {
+    /// Cut it.
+    Cut(CutCause),
+    /// Open it.
+    Restore,
+}

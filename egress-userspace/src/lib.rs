@@ -1,0 +1,16 @@
+//! Everything behind the `egress` binary. The order below is the order of imports: a module sees only those above it.
+
+pub mod domain;
+
+pub mod budget;
+pub mod meter;
+pub mod policy;
+pub mod settings;
+
+pub mod ledger;
+
+pub mod bottle;
+pub mod kernel;
+
+pub mod broker;
+pub mod control;

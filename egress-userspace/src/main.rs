@@ -1,0 +1,4 @@
+//! The `egress` binary.
+#![forbid(unsafe_code)]
+
+fn main() {}

@@ -1,0 +1,11 @@
+//! Routes → what may this request do.
+//!
+//! Pure: names and tables in, decisions out. Whether an address may be dialled is decided here too.
+
+mod address;
+mod provider;
+mod route;
+
+pub use address::is_public;
+pub use provider::{MeteredHost, metered_hosts};
+pub use route::{Resolve, Route, Routes};

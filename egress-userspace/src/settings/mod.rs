@@ -1,0 +1,39 @@
+//! settings.yml → typed values, with errors that name file, line and column.
+//!
+//! Pure: text in, values out; the daemon reads the file. Consumed at start, not carried around.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::domain::{CutoffPolicy, Host, ProviderName, Tokens};
+
+/// Everything settings.yml says, defaults filled in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// `budget:` the host's, by provider.
+    pub budget: Vec<(ProviderName, Tokens)>,
+    /// `shutdown:` what happens when a budget is gone.
+    pub shutdown: CutoffPolicy,
+    /// `drain:` how long the response that crosses may take to reach the client.
+    pub drain: Duration,
+    /// `last_word:` how long a bottle may take to hear why it is cut.
+    pub last_word: Duration,
+    /// `upstream.ca:` extra roots, relative to the settings file.
+    pub upstream_ca: Option<PathBuf>,
+    /// `upstream.resolve:` where these hosts are instead.
+    pub upstream_resolve: Vec<(Host, SocketAddr)>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            budget: Vec::new(),
+            shutdown: CutoffPolicy::default(),
+            drain: Duration::from_secs(1),
+            last_word: Duration::from_secs(2),
+            upstream_ca: None,
+            upstream_resolve: Vec::new(),
+        }
+    }
+}
