@@ -14,3 +14,7 @@ pub mod kernel;
 
 pub mod broker;
 pub mod control;
+
+pub mod daemon;
+
+pub mod cli;

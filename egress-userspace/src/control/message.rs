@@ -8,9 +8,6 @@ use crate::domain::{
     AgentName, AuditRow, BottleName, BudgetView, GateView, ProviderName, Tokens, UnixMillis, UsageRow, UsageSum,
 };
 
-/// Version of this API, first element of every path.
-pub const PROTOCOL: &str = "v1";
-
 /// What kind of failure; decides the HTTP status and the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

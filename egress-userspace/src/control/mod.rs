@@ -1,9 +1,26 @@
 //! The control API between front-ends and controller: HTTP/1.1 and JSON over a Unix socket, server-sent events for
-//! whatever goes on. Messages, client and server ends; what the controller does with a message is the daemon's business.
+//! whatever goes on. Messages and both ends; what the controller does with a request is the daemon's business.
 
+mod client;
 mod message;
+mod peer;
+mod request;
+mod server;
 
+pub use client::{Client, ClientError, RunEvents};
 pub use message::{
-    ApiError, AuditReply, BottleInfo, BottlesReply, ErrorCode, GateReply, PROTOCOL, RunEvent, RunRequest,
-    SignalRequest, StatusReply, UsageReply,
+    ApiError, AuditReply, BottleInfo, BottlesReply, ErrorCode, GateReply, RunEvent, RunRequest, SignalRequest,
+    StatusReply, UsageReply,
 };
+pub use peer::Peer;
+pub use request::{ApiRequest, RowFilter};
+pub use server::{ApiReply, bind, serve};
+
+/// Version of this API, first element of every path.
+const PROTOCOL: &str = "v1";
+
+/// The socket, inside the run directory.
+pub const SOCKET_NAME: &str = "control.sock";
+
+/// The largest request body: a command line with its whole environment (`ARG_MAX` is 2 MiB) as JSON numbers.
+const REQUEST_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;

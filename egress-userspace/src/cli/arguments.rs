@@ -1,0 +1,228 @@
+//! What may stand on the command line.
+
+use std::ffi::OsString;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::domain::{AgentName, BottleName, ProviderName, Tokens};
+
+/// Meters what AI agents spend, budgets it, and cuts their network in the kernel when it is gone.
+#[derive(Debug, Parser)]
+#[command(name = "egress", version, propagate_version = true, max_term_width = 100)]
+pub struct Arguments {
+    /// Directory of the sockets.
+    #[arg(long, env = "EGRESS_RUN_DIR", default_value = "/run/egress", global = true, value_name = "DIR")]
+    pub run_dir: PathBuf,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a command in a bottle: its own network namespace behind a gate.
+    Run(RunArguments),
+    /// Cut a bottle: the kernel drops everything it sends and receives, open connections included.
+    Cut {
+        /// Which.
+        bottle: BottleName,
+        #[command(flatten)]
+        /// How to print.
+        output: Output,
+    },
+    /// Open the gate of a bottle that was cut.
+    Restore {
+        /// Which.
+        bottle: BottleName,
+        #[command(flatten)]
+        /// How to print.
+        output: Output,
+    },
+    /// Show bottles, their gates and what is left of their budgets.
+    List {
+        #[command(flatten)]
+        /// How to print.
+        output: Output,
+    },
+    /// Show the tokens used.
+    Usage {
+        #[command(flatten)]
+        /// Which rows.
+        rows: Rows,
+        #[command(flatten)]
+        /// How to print.
+        output: Output,
+    },
+    /// Show what happened to bottles and gates.
+    Audit {
+        #[command(flatten)]
+        /// Which rows.
+        rows: Rows,
+        #[command(flatten)]
+        /// How to print.
+        output: Output,
+    },
+    /// Show how the daemon is.
+    Status {
+        #[command(flatten)]
+        /// How to print.
+        output: Output,
+    },
+    /// Run the controller. Needs root.
+    Daemon(DaemonArguments),
+    /// The unprivileged half; started by the daemon.
+    #[command(hide = true)]
+    Proxy,
+    /// The first process of a bottle; started by the daemon.
+    #[command(hide = true)]
+    BottleInit {
+        /// What the daemon says.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+}
+
+/// `egress run`
+#[derive(Debug, Args)]
+pub struct RunArguments {
+    /// The bottle's name: usage and cuts are kept under it over all its runs.
+    pub bottle: BottleName,
+    /// The role the command runs as.
+    #[arg(long)]
+    pub agent: Option<AgentName>,
+    /// The bottle's budget for this run, such as claude=500k; may be repeated.
+    #[arg(long, value_name = "PROVIDER=TOKENS")]
+    pub budget: Vec<Budget>,
+    /// The command and its arguments.
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
+}
+
+/// `--budget claude=500k`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Whose tokens.
+    pub provider: ProviderName,
+    /// How many.
+    pub tokens: Tokens,
+}
+
+impl FromStr for Budget {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (provider, tokens) = text.split_once('=').ok_or("write PROVIDER=TOKENS, such as claude=500k")?;
+        let provider = provider.parse().map_err(|error: crate::domain::NameError| error.to_string())?;
+        let tokens = tokens.parse().map_err(|error: crate::domain::AmountError| error.to_string())?;
+        Ok(Self { provider, tokens })
+    }
+}
+
+/// Which rows to read.
+#[derive(Debug, Args)]
+pub struct Rows {
+    /// Of this bottle only.
+    pub bottle: Option<BottleName>,
+    /// The newest so many rows.
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    pub last: u32,
+}
+
+impl Rows {
+    /// As a query of the control API.
+    pub(super) fn query(&self) -> String {
+        let bottle = self.bottle.as_ref().map(|bottle| format!("&bottle={bottle}")).unwrap_or_default();
+        format!("?last={}{bottle}", self.last)
+    }
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Output {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `egress daemon`
+#[derive(Debug, Args)]
+pub struct DaemonArguments {
+    /// Directory of settings, ledger and CA [default: ~/.bot-bottle].
+    #[arg(long, env = "BOT_BOTTLE_HOME", value_name = "DIR")]
+    pub home: Option<PathBuf>,
+    /// Where gates are pinned.
+    #[arg(long, default_value = "/sys/fs/bpf/egress", value_name = "DIR")]
+    pub pins: PathBuf,
+    /// The gateway's address and the network bottles get theirs from.
+    #[arg(long, default_value = "10.213.0.1/16", value_name = "ADDRESS/PREFIX")]
+    pub gateway: Gateway,
+    /// The bridge device that holds the gateway's address.
+    #[arg(long, default_value = "egress0", value_name = "DEVICE")]
+    pub bridge: String,
+    /// How gates are attached.
+    #[arg(long, default_value = "auto", value_name = "HOOK")]
+    pub attach: AttachMode,
+}
+
+/// How gates are attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum AttachMode {
+    /// tcx where the kernel has it (6.6), else clsact.
+    Auto,
+    /// tcx links.
+    Tcx,
+    /// Classic clsact filters.
+    Clsact,
+}
+
+/// An address in its network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gateway {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// Bits of the network.
+    pub prefix: u8,
+}
+
+impl FromStr for Gateway {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let shape = || format!("{text:?} is not an address in a network: write 10.213.0.1/16");
+        let (address, prefix) = text.split_once('/').ok_or_else(shape)?;
+        let address = address.parse().map_err(|_| shape())?;
+        let prefix = prefix.parse().ok().filter(|prefix| (8..=30).contains(prefix)).ok_or_else(shape)?;
+        Ok(Self { address, prefix })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn budgets_are_read() {
+        let budget: Budget = "claude=5k".parse().unwrap();
+        assert_eq!(budget.tokens, Tokens(5_000));
+        for bad in ["claude", "=5k", "claude=", "Claude=5", "claude=5x"] {
+            assert!(bad.parse::<Budget>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn everything_after_the_dashes_is_the_command() {
+        let parsed =
+            Arguments::try_parse_from(["egress", "run", "web", "--agent", "a", "--", "sh", "-c", "--json"]).unwrap();
+        let Command::Run(run) = parsed.command else { panic!("not run") };
+        assert_eq!(run.command, ["sh", "-c", "--json"]);
+        assert!(Arguments::try_parse_from(["egress", "run", "web"]).is_err());
+    }
+}

@@ -1,0 +1,89 @@
+//! The command line. Knows the control API and the words; does nothing itself.
+
+mod arguments;
+mod run;
+mod show;
+mod terminal;
+
+pub use arguments::{Arguments, Command, DaemonArguments};
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::control::{AuditReply, BottlesReply, Client, ClientError, ErrorCode, GateReply, StatusReply, UsageReply};
+
+/// The exit codes of every command but `run`, which returns its command's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Exit {
+    Failed = 1,
+    Usage = 2,
+    NoDaemon = 3,
+    NotPermitted = 4,
+}
+
+/// Runs a command that talks to the daemon, on the caller's terminal.
+#[must_use]
+pub fn main(arguments: Arguments) -> ExitCode {
+    let client = Client::new(&arguments.run_dir);
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error.into()),
+    };
+    let outcome = runtime.block_on(dispatch(&client, arguments.command));
+    // A read of the terminal cannot be cancelled; it must not keep the process.
+    runtime.shutdown_background();
+    outcome.unwrap_or_else(|error| fail(&error))
+}
+
+/// Prints the error and what it means for the exit code.
+#[must_use]
+pub fn fail(error: &anyhow::Error) -> ExitCode {
+    show::error(error);
+    let exit = match error.downcast_ref::<ClientError>() {
+        Some(ClientError::NoDaemon { .. }) => Exit::NoDaemon,
+        Some(ClientError::NotPermitted { .. }) => Exit::NotPermitted,
+        Some(ClientError::Refused(refused)) => match refused.code {
+            ErrorCode::NotPermitted => Exit::NotPermitted,
+            ErrorCode::Usage => Exit::Usage,
+            ErrorCode::NotFound | ErrorCode::Conflict | ErrorCode::Failed => Exit::Failed,
+        },
+        Some(ClientError::Broken(_)) | None => Exit::Failed,
+    };
+    ExitCode::from(exit as u8)
+}
+
+async fn dispatch(client: &Client, command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Run(run) => return run::run(client, run).await,
+        Command::Cut { bottle, output } => {
+            let reply: GateReply = client.post(&format!("bottles/{bottle}/cut"), &()).await?;
+            show::gate(&reply, output.json)?;
+        }
+        Command::Restore { bottle, output } => {
+            let reply: GateReply = client.post(&format!("bottles/{bottle}/restore"), &()).await?;
+            show::gate(&reply, output.json)?;
+        }
+        Command::List { output } => {
+            let reply: BottlesReply = client.get("bottles").await?;
+            show::bottles(&reply, output.json)?;
+        }
+        Command::Usage { rows, output } => {
+            let reply: UsageReply = client.get(&format!("usage{}", rows.query())).await?;
+            show::usage(&reply, output.json)?;
+        }
+        Command::Audit { rows, output } => {
+            let reply: AuditReply = client.get(&format!("audit{}", rows.query())).await?;
+            show::audit(&reply, output.json)?;
+        }
+        Command::Status { output } => {
+            let reply: StatusReply = client.get("status").await?;
+            show::status(&reply, output.json)?;
+        }
+        Command::Daemon(_) | Command::Proxy | Command::BottleInit { .. } => {
+            anyhow::bail!("this command has no daemon to ask")
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

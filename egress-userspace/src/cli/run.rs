@@ -1,0 +1,101 @@
+//! `egress run`: the caller's terminal, signals and exit code around a command in a bottle.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::control::{Client, ClientError, ErrorCode, RunEvent, RunEvents, RunRequest, SignalRequest};
+
+use super::arguments::RunArguments;
+use super::show;
+use super::terminal::Streams;
+
+/// How often a daemon that went away is looked for.
+const RECONNECT_EVERY: Duration = Duration::from_millis(300);
+/// How long; after that the command is given up. A daemon that restarts takes a second.
+const RECONNECT_FOR: Duration = Duration::from_secs(60);
+
+/// Signals passed on to the command, by number.
+const FORWARDED: [i32; 6] = [1, 2, 3, 10, 12, 15];
+/// `SIGWINCH`
+const WINDOW_CHANGED: i32 = 28;
+
+pub(super) async fn run(client: &Client, arguments: RunArguments) -> Result<ExitCode> {
+    let mut streams = Streams::open()?;
+    let bottle = arguments.bottle.clone();
+    let request = request(arguments, &streams)?;
+    let mut events = client.follow(&format!("bottles/{bottle}/run"), &request).await?;
+    let mut signals = signals()?;
+    let path = format!("bottles/{bottle}");
+    loop {
+        tokio::select! {
+            event = events.next() => match event {
+                Ok(Some(RunEvent::Started { .. })) => streams.start()?,
+                Ok(Some(RunEvent::Exited { exit_code })) => {
+                    // The last output is still being carried; the terminal ends when the bottle is taken down.
+                    streams.finish();
+                    return Ok(exit(exit_code));
+                }
+                Ok(Some(RunEvent::Failed { error })) => return Err(ClientError::Refused(error).into()),
+                Ok(None) | Err(_) => events = reconnect(client, &path).await?,
+            },
+            Some(number) = signals.recv() => match number {
+                WINDOW_CHANGED => streams.resize(),
+                signal => {
+                    let _: Result<(), ClientError> = client.post(&format!("{path}/signal"), &SignalRequest { signal }).await;
+                }
+            },
+        }
+    }
+}
+
+fn request(arguments: RunArguments, streams: &Streams) -> Result<RunRequest> {
+    let directory = std::env::current_dir().context("the current directory is gone: change to one that exists")?;
+    let bytes = OsString::into_vec;
+    Ok(RunRequest {
+        agent: arguments.agent,
+        budget: arguments.budget.into_iter().map(|budget| (budget.provider, budget.tokens)).collect(),
+        command: arguments.command.into_iter().map(bytes).collect(),
+        environment: std::env::vars_os().map(|(name, value)| (bytes(name), bytes(value))).collect(),
+        directory: directory.as_os_str().as_bytes().to_vec(),
+        stdio: streams.numbers(),
+        has_terminal: streams.has_terminal(),
+    })
+}
+
+/// The signals of this process as numbers.
+fn signals() -> Result<mpsc::Receiver<i32>> {
+    let (sender, receiver) = mpsc::channel(16);
+    for number in FORWARDED.into_iter().chain([WINDOW_CHANGED]) {
+        let mut stream = signal(SignalKind::from_raw(number))?;
+        let sender = sender.clone();
+        tokio::spawn(async move { while stream.recv().await.is_some() && sender.send(number).await.is_ok() {} });
+    }
+    Ok(receiver)
+}
+
+/// The daemon went away; the bottle goes on without it (and without network). Waits for it to be back.
+async fn reconnect(client: &Client, path: &str) -> Result<RunEvents> {
+    show::note("the egress daemon went away; the bottle has no network until it is back");
+    let deadline = tokio::time::Instant::now() + RECONNECT_FOR;
+    while tokio::time::Instant::now() < deadline {
+        tokio::time::sleep(RECONNECT_EVERY).await;
+        match client.follow(&format!("{path}/wait"), &()).await {
+            Ok(events) => return Ok(events),
+            Err(ClientError::Refused(error)) if error.code == ErrorCode::NotFound => {
+                bail!("the bottle ended while the egress daemon was away: its exit code is not known")
+            }
+            Err(_) => {}
+        }
+    }
+    bail!("the egress daemon has not come back in {} s", RECONNECT_FOR.as_secs())
+}
+
+fn exit(code: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
+}

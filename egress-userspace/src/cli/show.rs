@@ -1,0 +1,190 @@
+//! Replies as people read them, or as JSON.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "printing is what this file is for")]
+
+use anyhow::Result;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use serde::Serialize;
+
+use crate::control::{AuditReply, BottleInfo, BottlesReply, GateReply, StatusReply, UsageReply};
+use crate::domain::{AuditKind, CutCause, GateView, UnixMillis};
+
+pub(super) fn error(error: &anyhow::Error) {
+    eprintln!("egress: {error:#}");
+}
+
+pub(super) fn note(text: &str) {
+    eprintln!("egress: {text}");
+}
+
+fn json(value: &impl Serialize) -> Result<()> {
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
+}
+
+pub(super) fn status(reply: &StatusReply, as_json: bool) -> Result<()> {
+    if as_json {
+        return json(reply);
+    }
+    let proxy = reply.proxy_pid.map_or_else(|| "not running".to_owned(), |pid| format!("process {pid}"));
+    println!("egress {} (process {}), gates by {} in {}", reply.version, reply.pid, reply.enforcer, reply.pins);
+    println!("gateway {}, proxy {proxy}", reply.gateway);
+    Ok(())
+}
+
+pub(super) fn gate(reply: &GateReply, as_json: bool) -> Result<()> {
+    if as_json {
+        return json(reply);
+    }
+    let already = if reply.was_already { "already " } else { "" };
+    println!("{} is {already}{}", reply.name, gate_text(reply.gate));
+    if let Some(text) = &reply.note {
+        note(text);
+    }
+    Ok(())
+}
+
+pub(super) fn bottles(reply: &BottlesReply, as_json: bool) -> Result<()> {
+    if as_json {
+        return json(reply);
+    }
+    if reply.bottles.is_empty() {
+        println!("no bottles: start one with `egress run NAME -- COMMAND`");
+        return Ok(());
+    }
+    let mut table = Table::new(&["BOTTLE", "AGENT", "STATE", "GATE", "ADDRESS", "USED / BUDGET", "DROPPED"]);
+    for bottle in &reply.bottles {
+        table.row(vec![
+            bottle.name.to_string(),
+            text(bottle.agent.as_ref()),
+            if bottle.is_running { "running" } else { "ended" }.to_owned(),
+            gate_text(bottle.gate),
+            text(bottle.address),
+            budgets(bottle),
+            bottle.dropped_packets.to_string(),
+        ]);
+    }
+    table.print();
+    Ok(())
+}
+
+fn budgets(bottle: &BottleInfo) -> String {
+    let of = |view: &crate::domain::BudgetView| {
+        let governing = view.chain.iter().find_map(|state| state.limit.map(|limit| (state, limit)));
+        match (governing, view.chain.first()) {
+            (Some((state, limit)), _) => format!("{} {} / {limit} ({})", view.provider, state.used, state.scope),
+            (None, Some(state)) => format!("{} {} / no budget", view.provider, state.used),
+            (None, None) => view.provider.to_string(),
+        }
+    };
+    if bottle.budgets.is_empty() {
+        "-".to_owned()
+    } else {
+        bottle.budgets.iter().map(of).collect::<Vec<_>>().join(", ")
+    }
+}
+
+pub(super) fn usage(reply: &UsageReply, as_json: bool) -> Result<()> {
+    if as_json {
+        return json(reply);
+    }
+    let mut table =
+        Table::new(&["TIME", "BOTTLE", "MODEL", "STATUS", "INPUT", "CACHE W", "CACHE R", "OUTPUT", "KNOWN", "END"]);
+    for row in &reply.rows {
+        table.row(vec![
+            time(row.settled),
+            row.bottle.to_string(),
+            text(row.model.as_ref()),
+            text(row.status),
+            row.usage.input.to_string(),
+            row.usage.cache_write.to_string(),
+            row.usage.cache_read.to_string(),
+            row.usage.output.to_string(),
+            row.known.as_str().to_owned(),
+            row.ending.as_str().to_owned(),
+        ]);
+    }
+    table.print();
+    for sum in &reply.sums {
+        let held = if sum.held.0 > 0 { format!(", {} held for requests in flight", sum.held) } else { String::new() };
+        println!("{} {}: {} tokens in {} requests{held}", sum.bottle, sum.provider, sum.usage.total(), sum.requests);
+    }
+    Ok(())
+}
+
+pub(super) fn audit(reply: &AuditReply, as_json: bool) -> Result<()> {
+    if as_json {
+        return json(reply);
+    }
+    let mut table = Table::new(&["NO", "TIME", "BOTTLE", "WHAT"]);
+    for row in &reply.rows {
+        table.row(vec![row.number.to_string(), time(row.at), text(row.bottle.as_ref()), audit_text(&row.kind)]);
+    }
+    table.print();
+    Ok(())
+}
+
+fn audit_text(kind: &AuditKind) -> String {
+    match kind {
+        AuditKind::DaemonStarted { version } => format!("daemon {version} started"),
+        AuditKind::BottleStarted { agent: Some(agent) } => format!("started as {agent}"),
+        AuditKind::BottleStarted { agent: None } => "started".to_owned(),
+        AuditKind::BottleEnded { exit_code } => format!("ended with exit code {exit_code}"),
+        AuditKind::BudgetCrossed { scope, provider, budget, used, request } => {
+            let request = request.as_ref().map(|request| format!(", by request {request}")).unwrap_or_default();
+            format!("{provider} budget of {scope} crossed: {used} of {budget} tokens used{request}")
+        }
+        AuditKind::GateCut { cause } => gate_text(GateView::Cut(*cause)),
+        AuditKind::GateRestored => "restored".to_owned(),
+        AuditKind::Repaired { what } => format!("repaired: {what}"),
+        AuditKind::ProxyRestarted { permits_settled } => {
+            format!("proxy restarted, {permits_settled} open permits settled conservatively")
+        }
+    }
+}
+
+fn gate_text(gate: GateView) -> String {
+    match gate {
+        GateView::Open => "open".to_owned(),
+        GateView::Cut(CutCause::Budget) => "cut (budget)".to_owned(),
+        GateView::Cut(CutCause::Operator) => "cut (operator)".to_owned(),
+    }
+}
+
+fn text(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+fn time(at: UnixMillis) -> String {
+    Timestamp::from_millisecond(at.0)
+        .map(|at| at.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string())
+        .unwrap_or_else(|_| at.0.to_string())
+}
+
+/// Columns as wide as their widest cell.
+struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    fn new(head: &[&str]) -> Self {
+        Self { rows: vec![head.iter().map(|cell| (*cell).to_owned()).collect()] }
+    }
+
+    fn row(&mut self, cells: Vec<String>) {
+        self.rows.push(cells);
+    }
+
+    fn print(&self) {
+        let columns = self.rows.first().map_or(0, Vec::len);
+        let widths: Vec<usize> = (0..columns)
+            .map(|column| {
+                self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+            })
+            .collect();
+        for row in &self.rows {
+            let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+            println!("{}", cells.join("  ").trim_end());
+        }
+    }
+}

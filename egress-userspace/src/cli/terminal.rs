@@ -1,0 +1,133 @@
+//! The caller's terminal, lent to a command in a bottle through a pseudo-terminal of its own.
+//!
+//! The command never gets the caller's terminal itself: it could otherwise read and write it after it has ended.
+
+use std::fs::File;
+use std::io::{IsTerminal, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use anyhow::{Context, Result};
+use nix::pty::openpty;
+use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use rustix::termios::{tcgetwinsize, tcsetwinsize};
+
+/// Bytes copied at once.
+const COPY_BYTES: usize = 16 * 1024;
+
+/// The standard streams a command gets, and the pseudo-terminal behind them if there is one.
+pub(super) struct Streams {
+    terminal: Option<Terminal>,
+}
+
+struct Terminal {
+    ours: OwnedFd,
+    theirs: Option<OwnedFd>,
+    reads_stdin: bool,
+    saved: Option<Termios>,
+    output: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Streams {
+    /// A pseudo-terminal where the caller's streams are terminals, the streams themselves where not.
+    pub(super) fn open() -> Result<Self> {
+        if !(std::io::stdin().is_terminal() || std::io::stdout().is_terminal()) {
+            return Ok(Self { terminal: None });
+        }
+        let size = caller_size();
+        let pair = openpty(None, None).context("no pseudo-terminal is to be had: is /dev/pts mounted?")?;
+        if let Some(size) = size {
+            tcsetwinsize(&pair.slave, size).context("the terminal's size could not be set")?;
+        }
+        let reads_stdin = std::io::stdin().is_terminal();
+        let terminal = Terminal { ours: pair.master, theirs: Some(pair.slave), reads_stdin, saved: None, output: None };
+        Ok(Self { terminal: Some(terminal) })
+    }
+
+    /// Numbers of this process's descriptors that become the command's streams.
+    pub(super) fn numbers(&self) -> [i32; 3] {
+        let theirs = self.terminal.as_ref().and_then(|terminal| terminal.theirs.as_ref()).map(AsRawFd::as_raw_fd);
+        let pick = |is_terminal: bool, own: i32| theirs.filter(|_| is_terminal).unwrap_or(own);
+        [
+            pick(std::io::stdin().is_terminal(), 0),
+            pick(std::io::stdout().is_terminal(), 1),
+            pick(std::io::stderr().is_terminal(), 2),
+        ]
+    }
+
+    /// Whether the command gets a terminal of its own.
+    pub(super) fn has_terminal(&self) -> bool {
+        self.terminal.is_some()
+    }
+
+    /// The command has its copies: starts to carry bytes, the caller's terminal in raw mode.
+    pub(super) fn start(&mut self) -> Result<()> {
+        let Some(terminal) = &mut self.terminal else { return Ok(()) };
+        terminal.theirs = None;
+        let from_command = File::from(terminal.ours.try_clone()?);
+        terminal.output = Some(std::thread::spawn(move || carry(from_command, std::io::stdout())));
+        if terminal.reads_stdin {
+            let stdin = std::io::stdin();
+            let before = tcgetattr(stdin.as_fd())?;
+            let mut raw = before.clone();
+            cfmakeraw(&mut raw);
+            tcsetattr(stdin.as_fd(), SetArg::TCSANOW, &raw)?;
+            terminal.saved = Some(before);
+            let to_command = File::from(terminal.ours.try_clone()?);
+            std::thread::spawn(move || carry(std::io::stdin(), to_command));
+        }
+        Ok(())
+    }
+
+    /// The caller's window has changed.
+    pub(super) fn resize(&self) {
+        if let (Some(terminal), Some(size)) = (&self.terminal, caller_size()) {
+            // A size that cannot be set is no reason to end the command.
+            let _ = tcsetwinsize(&terminal.ours, size);
+        }
+    }
+
+    /// The command has ended: carries what it still wrote and puts the caller's terminal back.
+    pub(super) fn finish(&mut self) {
+        let Some(terminal) = &mut self.terminal else { return };
+        if let Some(output) = terminal.output.take() {
+            let _ = output.join();
+        }
+        terminal.put_back();
+    }
+}
+
+impl Terminal {
+    fn put_back(&mut self) {
+        if let Some(saved) = self.saved.take() {
+            let _ = tcsetattr(std::io::stdin().as_fd(), SetArg::TCSADRAIN, &saved);
+        }
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        self.put_back();
+    }
+}
+
+fn caller_size() -> Option<rustix::termios::Winsize> {
+    tcgetwinsize(std::io::stdout()).or_else(|_| tcgetwinsize(std::io::stdin())).ok()
+}
+
+/// Copies until one end is closed (a pseudo-terminal whose last holder has gone reports EIO).
+fn carry(mut from: impl Read, mut to: impl Write) {
+    let mut buffer = vec![0; COPY_BYTES];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return,
+            Ok(count) => {
+                let bytes = buffer.get(..count).unwrap_or(&[]);
+                if to.write_all(bytes).and_then(|()| to.flush()).is_err() {
+                    return;
+                }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(_) => return,
+        }
+    }
+}

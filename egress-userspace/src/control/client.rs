@@ -1,0 +1,149 @@
+//! The front-ends' end: one request a connection.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::{Method, Request, Response};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+use tokio::net::UnixStream;
+
+use super::message::{ApiError, RunEvent};
+use super::{PROTOCOL, SOCKET_NAME};
+
+/// Why a call was not answered.
+#[derive(Debug, Error)]
+pub enum ClientError {
+    /// Nobody listens.
+    #[error("no egress daemon listens on {socket}: start one with `egress daemon`")]
+    NoDaemon {
+        /// Where.
+        socket: PathBuf,
+    },
+    /// The socket may not be opened.
+    #[error("you may not control egress through {socket}: use root, or join the group egress")]
+    NotPermitted {
+        /// Where.
+        socket: PathBuf,
+    },
+    /// The daemon said no.
+    #[error(transparent)]
+    Refused(#[from] ApiError),
+    /// The connection broke.
+    #[error("the connection to the egress daemon broke")]
+    Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Where the daemon is.
+#[derive(Clone, Debug)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    /// A client of the daemon with this run directory.
+    #[must_use]
+    pub fn new(run_directory: &std::path::Path) -> Self {
+        Self { socket: run_directory.join(SOCKET_NAME) }
+    }
+
+    /// Reads a document.
+    ///
+    /// # Errors
+    /// As [`ClientError`] says.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        let response = self.call(Method::GET, path, Bytes::new()).await?;
+        read_json(response).await
+    }
+
+    /// Does something and reads its result.
+    ///
+    /// # Errors
+    /// As [`ClientError`] says.
+    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(body).map_err(broken)?;
+        let response = self.call(Method::POST, path, Bytes::from(body)).await?;
+        read_json(response).await
+    }
+
+    /// Does something and follows what it says.
+    ///
+    /// # Errors
+    /// As [`ClientError`] says.
+    pub async fn follow(&self, path: &str, body: &impl Serialize) -> Result<RunEvents, ClientError> {
+        let body = serde_json::to_vec(body).map_err(broken)?;
+        let response = self.call(Method::POST, path, Bytes::from(body)).await?;
+        Ok(RunEvents { body: response.into_body(), buffer: Vec::new() })
+    }
+
+    async fn call(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, ClientError> {
+        let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.no_connection(error))?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("/{PROTOCOL}/{path}"))
+            .header("host", "egress")
+            .body(Full::new(body))
+            .map_err(broken)?;
+        let response = sender.send_request(request).await.map_err(broken)?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let body = response.into_body().collect().await.map_err(broken)?.to_bytes();
+        Err(ClientError::Refused(serde_json::from_slice(&body).map_err(broken)?))
+    }
+
+    fn no_connection(&self, error: std::io::Error) -> ClientError {
+        let socket = self.socket.clone();
+        let kind = error.kind();
+        if matches!(kind, std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused) {
+            return ClientError::NoDaemon { socket };
+        }
+        if kind == std::io::ErrorKind::PermissionDenied {
+            return ClientError::NotPermitted { socket };
+        }
+        broken(error)
+    }
+}
+
+/// The events of a run. Dropping it ends the run.
+#[derive(Debug)]
+pub struct RunEvents {
+    body: Incoming,
+    buffer: Vec<u8>,
+}
+
+impl RunEvents {
+    /// The next event; `None` when the daemon has closed the stream.
+    ///
+    /// # Errors
+    /// As [`ClientError`] says.
+    pub async fn next(&mut self) -> Result<Option<RunEvent>, ClientError> {
+        loop {
+            if let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\n\n") {
+                let event: Vec<u8> = self.buffer.drain(..end + 2).collect();
+                let json = event.strip_prefix(b"data: ").unwrap_or(&event);
+                return serde_json::from_slice(json).map(Some).map_err(broken);
+            }
+            let Some(frame) = self.body.frame().await else { return Ok(None) };
+            if let Ok(data) = frame.map_err(broken)?.into_data() {
+                self.buffer.extend_from_slice(&data);
+            }
+        }
+    }
+}
+
+async fn read_json<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T, ClientError> {
+    let body = response.into_body().collect().await.map_err(broken)?.to_bytes();
+    serde_json::from_slice(&body).map_err(broken)
+}
+
+fn broken(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ClientError {
+    ClientError::Broken(error.into())
+}

@@ -1,0 +1,166 @@
+//! The controller's end: accepts, checks who it is, parses, and hands the request to the daemon's handler.
+
+use std::convert::Infallible;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, Limited, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::header::CONTENT_TYPE;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use nix::unistd::{Gid, Group};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
+use tracing::{debug, warn};
+
+use super::REQUEST_BODY_BYTES_MAX;
+use super::message::{ApiError, ErrorCode, RunEvent};
+use super::peer::Peer;
+use super::request::ApiRequest;
+
+/// What the handler answers with.
+#[derive(Debug)]
+pub enum ApiReply {
+    /// One JSON document.
+    Json(serde_json::Value),
+    /// Events until the sender is dropped. The receiver is dropped when the front-end has gone.
+    Events(mpsc::Receiver<RunEvent>),
+}
+
+impl ApiReply {
+    /// A document.
+    ///
+    /// # Errors
+    /// When the value has no JSON form.
+    pub fn json(value: &impl serde::Serialize) -> Result<Self, ApiError> {
+        let failed = |error: serde_json::Error| ApiError { code: ErrorCode::Failed, message: error.to_string() };
+        serde_json::to_value(value).map(Self::Json).map_err(failed)
+    }
+}
+
+/// Binds the socket for root and the `egress` group, replacing the one a dead controller left.
+///
+/// # Errors
+/// When the path cannot be bound.
+pub fn bind(path: &Path) -> std::io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    let group: Option<Gid> = Group::from_name("egress").ok().flatten().map(|group| group.gid);
+    let mode = if group.is_some() { 0o660 } else { 0o600 };
+    nix::unistd::chown(path, None, group)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    Ok(listener)
+}
+
+/// Serves until the future is dropped.
+pub async fn serve<H, F>(listener: UnixListener, handler: H)
+where
+    H: Fn(Peer, ApiRequest) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<ApiReply, ApiError>> + Send + 'static,
+{
+    let handler = Arc::new(handler);
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                tokio::spawn(serve_connection(stream, Arc::clone(&handler)));
+            }
+            Err(error) => {
+                warn!(%error, "accepting on the control socket failed");
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+async fn serve_connection<H, F>(stream: UnixStream, handler: Arc<H>)
+where
+    H: Fn(Peer, ApiRequest) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<ApiReply, ApiError>> + Send + 'static,
+{
+    // One request a connection: a peer's descriptors and groups are those of the moment it connected.
+    let peer = Peer::of(&stream);
+    let peer = Arc::new(std::sync::Mutex::new(Some(peer)));
+    let service = service_fn(move |request: Request<Incoming>| {
+        let peer = peer.lock().map(|mut peer| peer.take()).unwrap_or(None);
+        let handler = Arc::clone(&handler);
+        async move { Ok::<_, Infallible>(answer(peer, request, &*handler).await.unwrap_or_else(|error| refuse(&error))) }
+    });
+    let connection =
+        hyper::server::conn::http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = connection.await {
+        debug!(%error, "a control connection ended early");
+    }
+}
+
+async fn answer<H, F>(
+    peer: Option<std::io::Result<Peer>>,
+    request: Request<Incoming>,
+    handler: &H,
+) -> Result<Response<BoxBody<Bytes, Infallible>>, ApiError>
+where
+    H: Fn(Peer, ApiRequest) -> F,
+    F: Future<Output = Result<ApiReply, ApiError>>,
+{
+    let not_permitted = |message: String| ApiError { code: ErrorCode::NotPermitted, message };
+    let peer = peer.ok_or_else(|| not_permitted("one request a connection".to_owned()))?;
+    let peer = peer.map_err(|error| not_permitted(format!("the caller's credentials could not be read: {error}")))?;
+    if !peer.may_control() {
+        return Err(not_permitted("only root and members of the group egress may control egress".to_owned()));
+    }
+    let (head, body) = request.into_parts();
+    let body = Limited::new(body, REQUEST_BODY_BYTES_MAX).collect().await.map_err(|error| ApiError {
+        code: ErrorCode::Usage,
+        message: format!("the request body could not be read: {error}"),
+    })?;
+    let query = head.uri.query().unwrap_or("");
+    let request = ApiRequest::parse(&head.method, head.uri.path(), query, &body.to_bytes())?;
+    Ok(match handler(peer, request).await? {
+        ApiReply::Json(value) => document(StatusCode::OK, &value),
+        ApiReply::Events(events) => event_stream(events),
+    })
+}
+
+fn document(status: StatusCode, value: &impl serde::Serialize) -> Response<BoxBody<Bytes, Infallible>> {
+    let body = serde_json::to_vec(value).unwrap_or_default();
+    with_body(status, "application/json", Full::new(Bytes::from(body)).boxed())
+}
+
+fn event_stream(events: mpsc::Receiver<RunEvent>) -> Response<BoxBody<Bytes, Infallible>> {
+    let frames = stream::unfold(events, |mut events| async move { events.recv().await.map(|event| (event, events)) })
+        .map(|event| {
+            let json = serde_json::to_string(&event).unwrap_or_default();
+            Ok(Frame::data(Bytes::from(format!("data: {json}\n\n"))))
+        });
+    with_body(StatusCode::OK, "text/event-stream", BodyExt::boxed(StreamBody::new(frames)))
+}
+
+fn with_body(
+    status: StatusCode,
+    content_type: &'static str,
+    body: BoxBody<Bytes, Infallible>,
+) -> Response<BoxBody<Bytes, Infallible>> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(content_type));
+    response
+}
+
+fn refuse(error: &ApiError) -> Response<BoxBody<Bytes, Infallible>> {
+    let status = match error.code {
+        ErrorCode::Usage => StatusCode::BAD_REQUEST,
+        ErrorCode::NotFound => StatusCode::NOT_FOUND,
+        ErrorCode::Conflict => StatusCode::CONFLICT,
+        ErrorCode::NotPermitted => StatusCode::FORBIDDEN,
+        ErrorCode::Failed => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    document(status, error)
+}
