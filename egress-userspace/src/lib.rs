@@ -14,7 +14,11 @@ pub mod kernel;
 
 pub mod broker;
 pub mod control;
+pub mod proxy;
 
 pub mod daemon;
 
 pub mod cli;
+
+/// Names the environment variable that says what is logged.
+pub const LOG_VARIABLE: &str = "EGRESS_LOG";

@@ -1,4 +1,63 @@
-//! The `egress` binary.
+//! The `egress` binary: one program in several roles.
 #![forbid(unsafe_code)]
 
-fn main() {}
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use egress_userspace::cli::{self, Arguments, AttachMode, Command, DaemonArguments};
+use egress_userspace::daemon::{self, Options};
+use egress_userspace::kernel::TcAttachment;
+use egress_userspace::{LOG_VARIABLE, bottle, proxy};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match arguments.command {
+        Command::Daemon(daemon) => run_daemon(daemon, arguments.run_dir).map_or_else(|error| cli::fail(&error), |()| ExitCode::SUCCESS),
+        Command::Proxy => {
+            start_log();
+            proxy::main()
+        }
+        Command::BottleInit { .. } => bottle::init_main(),
+        Command::Run(_)
+        | Command::Cut { .. }
+        | Command::Restore { .. }
+        | Command::List { .. }
+        | Command::Usage { .. }
+        | Command::Audit { .. }
+        | Command::Status { .. } => cli::main(arguments),
+    }
+}
+
+fn run_daemon(arguments: DaemonArguments, run_directory: PathBuf) -> Result<()> {
+    start_log();
+    let options = Options {
+        home: arguments.home.map_or_else(default_home, Ok)?,
+        run_directory,
+        pins: arguments.pins,
+        gateway: arguments.gateway.address,
+        prefix: arguments.gateway.prefix,
+        bridge: arguments.bridge,
+        attachment: match arguments.attach {
+            AttachMode::Auto => TcAttachment::Auto,
+            AttachMode::Tcx => TcAttachment::Tcx,
+            AttachMode::Clsact => TcAttachment::Clsact,
+        },
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no threads are to be had")?;
+    runtime.block_on(daemon::run(options))?;
+    Ok(())
+}
+
+fn default_home() -> Result<PathBuf> {
+    let home = std::env::home_dir().context("there is no home directory: give --home")?;
+    Ok(home.join(".bot-bottle"))
+}
+
+/// Logs go to standard error; the journal keeps them.
+fn start_log() {
+    let filter = EnvFilter::try_from_env(LOG_VARIABLE).unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}

@@ -1,3 +1,185 @@
-//! The controller.
+//! The controller: the only process with privilege, and the only module that sees everything. It wires and starts; what
+//! decides is elsewhere.
+
+mod api;
 mod authority;
+mod clock;
+mod controller;
 mod cutting;
+mod files;
+mod launch;
+mod listeners;
+mod proxy_link;
+mod reconcile;
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use thiserror::Error;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{info, warn};
+
+use crate::bottle::{BottleError, HostWiring, NativeRuntime};
+use crate::broker::Configuration;
+use crate::control;
+use crate::domain::AuditKind;
+use crate::kernel::{EbpfEnforcer, Enforcer, KernelError, TcAttachment};
+use crate::ledger::{AddressPool, Ledger, LedgerError, Limits};
+use crate::policy::Routes;
+use crate::settings::{Settings, SettingsError};
+
+use api::Desk;
+use authority::{Authority, AuthorityError};
+use controller::ControllerHandle;
+use cutting::Bounds;
+use launch::Launcher;
+use proxy_link::ProxyLink;
+
+/// The proxy's TCP ports on the gateway: explicit, TLS by SNI, plain by Host.
+const PROXY_PORTS: [u16; 3] = [8080, 443, 80];
+/// The resolver's port on the gateway, UDP and TCP.
+const DNS_PORT: u16 = 53;
+
+/// Where things are and what they are called.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Settings, ledger and CA.
+    pub home: PathBuf,
+    /// Sockets and what belongs to running bottles.
+    pub run_directory: PathBuf,
+    /// Where gates are pinned.
+    pub pins: PathBuf,
+    /// The gateway's address.
+    pub gateway: Ipv4Addr,
+    /// Bits of the network that bottles get addresses of.
+    pub prefix: u8,
+    /// Bridge device that holds the gateway's address.
+    pub bridge: String,
+    /// How gates are attached.
+    pub attachment: TcAttachment,
+}
+
+/// Why the daemon does not run.
+#[derive(Debug, Error)]
+pub enum DaemonError {
+    /// It lacks privilege.
+    #[error("the daemon lacks {missing}: run it as root")]
+    Privilege {
+        /// What it lacks.
+        missing: String,
+    },
+    /// A directory or file could not be prepared.
+    #[error("{path} could not be {action}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// An address of the gateway is taken.
+    #[error("{address} cannot be listened on: `ss -lntup` shows who has it, --gateway chooses another address")]
+    Listen {
+        /// Which.
+        address: std::net::SocketAddr,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// See there.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// See there.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// See there.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// See there.
+    #[error(transparent)]
+    Bottle(#[from] BottleError),
+    /// See there.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+}
+
+/// Runs the controller until it is told to stop. Bottles and gates outlive it.
+///
+/// # Errors
+/// When it cannot start; the error says what to do.
+pub async fn run(options: Options) -> Result<(), DaemonError> {
+    files::check_privilege()?;
+    files::make_directories(&options)?;
+    let settings = files::read_settings(&options.home)?;
+    let ledger = open_ledger(&options, &settings)?;
+    let authority = Authority::open(&options.home.join("ca"))?;
+    let enforcer: Arc<dyn Enforcer> = Arc::new(EbpfEnforcer::open(&options.pins, options.attachment)?);
+    let runtime = Arc::new(NativeRuntime::new(wiring(&options, &authority)));
+    runtime.prepare_host().await?;
+    let listeners = listeners::bind(options.gateway)?;
+    let socket_path = options.run_directory.join(control::SOCKET_NAME);
+    let socket = control::bind(&socket_path).map_err(|source| DaemonError::File {
+        path: socket_path.clone(),
+        action: "bound",
+        source,
+    })?;
+
+    let routes = Routes::built_in(&settings.upstream_resolve);
+    let bounds = Bounds { drain: settings.drain, last_word: settings.last_word };
+    let controller = controller::spawn(ledger.clone(), Arc::clone(&enforcer), routes.clone(), bounds);
+    let pool = AddressPool { gateway: options.gateway, prefix: options.prefix };
+    let launcher = Launcher { ledger: ledger.clone(), enforcer, runtime: Arc::clone(&runtime), controller: controller.clone(), pool };
+    record_start(&ledger, &controller).await?;
+    reconcile::reconcile(&launcher).await?;
+
+    let configuration = Configuration { gateway: options.gateway, extra_roots_pem: files::read_roots(&options.home, &settings)? };
+    let link = ProxyLink { listeners, configuration, routes, authority, ledger, controller };
+    let desk = Desk { launcher, runtime, pins: options.pins.display().to_string() };
+    let mut terminated = stop_signal(SignalKind::terminate())?;
+    let mut interrupted = stop_signal(SignalKind::interrupt())?;
+    info!(gateway = %options.gateway, socket = %socket_path.display(), "ready");
+    tokio::select! {
+        () = link.supervise() => {}
+        () = control::serve(socket, move |peer, request| desk.clone().answer(peer, request)) => {}
+        _ = terminated.recv() => {}
+        _ = interrupted.recv() => {}
+    }
+    info!("stopping; bottles stay behind their gates without network until the next start");
+    if let Err(error) = std::fs::remove_file(&socket_path) {
+        warn!(%error, "the control socket is left");
+    }
+    Ok(())
+}
+
+fn open_ledger(options: &Options, settings: &Settings) -> Result<Ledger, LedgerError> {
+    let limits = Limits { host: settings.budget.clone() };
+    Ledger::open(&options.home.join("bot-bottle.db"), limits, clock::now)
+}
+
+fn wiring(options: &Options, authority: &Authority) -> HostWiring {
+    HostWiring {
+        bridge: options.bridge.clone(),
+        gateway: options.gateway,
+        run_directory: options.run_directory.join("bottles"),
+        hidden: vec![options.home.clone(), options.run_directory.clone(), options.pins.clone()],
+        ca_pem: authority.ca_pem().to_owned(),
+    }
+}
+
+/// What an earlier controller left open is settled before anything new is admitted.
+async fn record_start(ledger: &Ledger, controller: &ControllerHandle) -> Result<(), LedgerError> {
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    ledger.audit(None, AuditKind::DaemonStarted { version }).await?;
+    let permits_settled = proxy_link::settle_open(ledger, controller).await;
+    if permits_settled > 0 {
+        ledger.audit(None, AuditKind::ProxyRestarted { permits_settled }).await?;
+    }
+    Ok(())
+}
+
+fn stop_signal(kind: SignalKind) -> Result<tokio::signal::unix::Signal, DaemonError> {
+    signal(kind).map_err(|source| DaemonError::File { path: "signals".into(), action: "listened to", source })
+}

@@ -109,6 +109,20 @@ pub struct Refusal {
     pub used: Option<Tokens>,
 }
 
+impl Refusal {
+    /// A refusal that no budget is the reason of.
+    #[must_use]
+    pub fn of(reason: RefusalReason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into(), scope: None, budget: None, used: None }
+    }
+
+    /// A budget is used up, not just too small for this one request.
+    #[must_use]
+    pub fn is_exhausted(&self) -> bool {
+        self.reason == RefusalReason::BudgetExhausted && self.budget.zip(self.used).is_some_and(|(budget, used)| used >= budget)
+    }
+}
+
 /// What an audit row is about.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]

@@ -1,0 +1,153 @@
+//! What the control API's requests mean: each goes to the one that knows, and the answer is put together here.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use egress_common::Outcome;
+use tokio::sync::mpsc;
+
+use crate::bottle::NativeRuntime;
+use crate::control::{
+    ApiError, ApiReply, ApiRequest, AuditReply, BottleInfo, BottlesReply, ErrorCode, GateReply, Peer, RowFilter, RunEvent,
+    StatusReply, UsageReply,
+};
+use crate::domain::{BottleId, BottleName, CutCause, GateView};
+use crate::ledger::{AuditFilter, BottleRow, UsageFilter};
+
+use super::controller::{Running, View};
+use super::launch::{Launcher, failed, refused};
+
+/// Everything requests are answered from.
+#[derive(Clone)]
+pub(super) struct Desk {
+    pub(super) launcher: Launcher,
+    pub(super) runtime: Arc<NativeRuntime>,
+    pub(super) pins: String,
+}
+
+impl Desk {
+    pub(super) async fn answer(self, peer: Peer, request: ApiRequest) -> Result<ApiReply, ApiError> {
+        match request {
+            ApiRequest::Status => ApiReply::json(&self.status().await?),
+            ApiRequest::Bottles => ApiReply::json(&self.bottles().await?),
+            ApiRequest::Run(name, request) => Ok(ApiReply::Events(self.launcher.run(peer, name, request).await?)),
+            ApiRequest::Wait(name) => Ok(ApiReply::Events(self.wait(&name).await?)),
+            ApiRequest::Signal(name, request) => {
+                self.running(&name).await?;
+                self.runtime.signal(&name, request.signal).map_err(|error| failed(error.to_string()))?;
+                ApiReply::json(&())
+            }
+            ApiRequest::Cut(name) => ApiReply::json(&self.cut(name).await?),
+            ApiRequest::Restore(name) => ApiReply::json(&self.restore(name).await?),
+            ApiRequest::Usage(filter) => ApiReply::json(&self.usage(filter).await?),
+            ApiRequest::Audit(RowFilter { bottle, last }) => {
+                let rows = self.launcher.ledger.audit_rows(AuditFilter { bottle, last }).await;
+                ApiReply::json(&AuditReply { rows: rows.map_err(|error| refused(&error))? })
+            }
+        }
+    }
+
+    async fn look(&self) -> Result<View, ApiError> {
+        self.launcher.controller.look().await.ok_or_else(|| failed("the controller has stopped"))
+    }
+
+    async fn running(&self, name: &BottleName) -> Result<Running, ApiError> {
+        let found = self.look().await?.running.into_iter().find(|running| running.name == *name);
+        found.ok_or_else(|| ApiError {
+            code: ErrorCode::NotFound,
+            message: format!("bottle {name} is not running: `egress list` shows those that are"),
+        })
+    }
+
+    async fn status(&self) -> Result<StatusReply, ApiError> {
+        Ok(StatusReply {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            proxy_pid: self.look().await?.proxy_pid,
+            enforcer: self.launcher.enforcer.backend().to_owned(),
+            gateway: self.launcher.pool.gateway,
+            pins: self.pins.clone(),
+        })
+    }
+
+    /// Running bottles, and ended ones whose gate stays cut.
+    async fn bottles(&self) -> Result<BottlesReply, ApiError> {
+        let rows = self.launcher.ledger.bottles().await.map_err(|error| refused(&error))?;
+        let running: BTreeMap<BottleId, Running> =
+            self.look().await?.running.into_iter().map(|running| (running.id, running)).collect();
+        let mut bottles = Vec::new();
+        for row in rows {
+            let running = running.get(&row.id);
+            if running.is_some() || row.gate != GateView::Open {
+                bottles.push(self.info(row, running).await?);
+            }
+        }
+        Ok(BottlesReply { bottles })
+    }
+
+    async fn info(&self, row: BottleRow, running: Option<&Running>) -> Result<BottleInfo, ApiError> {
+        let budgets = self.launcher.ledger.budgets(row.id).await.map_err(|error| refused(&error))?;
+        let counters = match running {
+            Some(running) => self.launcher.enforcer.counters(running.interface).unwrap_or_default(),
+            None => Vec::new(),
+        };
+        let dropped = counters.iter().filter(|counter| counter.outcome != Outcome::Passed);
+        Ok(BottleInfo {
+            name: row.name,
+            agent: row.agent,
+            address: running.map(|running| running.address),
+            interface: running.map(|running| running.interface_name.clone()),
+            pid: running.and_then(|running| running.init_pid),
+            gate: row.gate,
+            is_running: running.is_some(),
+            started: row.started,
+            budgets,
+            dropped_packets: dropped.map(|counter| counter.packets).sum(),
+        })
+    }
+
+    async fn cut(&self, name: BottleName) -> Result<GateReply, ApiError> {
+        let row = self.launcher.ledger.bottle(&name).await.map_err(|error| refused(&error))?;
+        let was_already = self.launcher.controller.cut(row.id).await.map_err(|error| refused(&error))?;
+        let gate = self.launcher.ledger.bottle(&name).await.map_or(GateView::Cut(CutCause::Operator), |row| row.gate);
+        let note = row.ended.map(|_| format!("{name} is not running; it cannot be run again until `egress restore {name}`"));
+        Ok(GateReply { name, gate, was_already, note })
+    }
+
+    async fn restore(&self, name: BottleName) -> Result<GateReply, ApiError> {
+        let row = self.launcher.ledger.bottle(&name).await.map_err(|error| refused(&error))?;
+        let was_already = self.launcher.controller.restore(row.id).await.map_err(|error| refused(&error))?;
+        let budgets = self.launcher.ledger.budgets(row.id).await.map_err(|error| refused(&error))?;
+        let gone = budgets.iter().find_map(|view| Some((view, crate::budget::crossed(&view.chain)?)));
+        let note = gone.map(|(view, crossing)| {
+            format!(
+                "the {} budget of {} is still used up ({} of {}): the next request is refused and {name} is cut again",
+                view.provider, crossing.scope, crossing.used, crossing.budget
+            )
+        });
+        Ok(GateReply { name, gate: GateView::Open, was_already, note })
+    }
+
+    async fn usage(&self, filter: RowFilter) -> Result<UsageReply, ApiError> {
+        let RowFilter { bottle, last } = filter;
+        let sums = self.launcher.ledger.usage_sums(bottle.clone()).await.map_err(|error| refused(&error))?;
+        let rows = self.launcher.ledger.usage_rows(UsageFilter { bottle, last }).await.map_err(|error| refused(&error))?;
+        Ok(UsageReply { sums, rows })
+    }
+
+    /// The end of a run that another connection started, or another controller.
+    async fn wait(&self, name: &BottleName) -> Result<mpsc::Receiver<RunEvent>, ApiError> {
+        let mut exit = self.running(name).await?.exit;
+        let (events, receiver) = mpsc::channel(1);
+        tokio::spawn(async move {
+            let ended = tokio::select! {
+                ended = exit.wait_for(Option::is_some) => ended.ok().and_then(|code| *code),
+                () = events.closed() => None,
+            };
+            if let Some(exit_code) = ended {
+                let _ = events.send(RunEvent::Exited { exit_code }).await;
+            }
+        });
+        Ok(receiver)
+    }
+}

@@ -1,0 +1,58 @@
+//! What the daemon needs of the host before it starts: privilege, directories, settings.
+
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+
+use caps::{CapSet, Capability};
+
+use crate::settings::{self, Settings};
+
+use super::{DaemonError, Options};
+
+/// Everything the controller does is covered by these.
+const CAPABILITIES: [Capability; 8] = [
+    Capability::CAP_SYS_ADMIN,
+    Capability::CAP_NET_ADMIN,
+    Capability::CAP_NET_BIND_SERVICE,
+    Capability::CAP_SYS_PTRACE,
+    Capability::CAP_SETUID,
+    Capability::CAP_SETGID,
+    Capability::CAP_SETPCAP,
+    Capability::CAP_KILL,
+];
+
+/// Names every missing capability at once.
+pub(super) fn check_privilege() -> Result<(), DaemonError> {
+    let held = caps::read(None, CapSet::Effective).unwrap_or_default();
+    let missing: Vec<String> =
+        CAPABILITIES.iter().filter(|capability| !held.contains(capability)).map(ToString::to_string).collect();
+    if missing.is_empty() { Ok(()) } else { Err(DaemonError::Privilege { missing: missing.join(", ") }) }
+}
+
+/// The home is the controller's alone; the run directory may be entered, its socket decides who is heard.
+pub(super) fn make_directories(options: &Options) -> Result<(), DaemonError> {
+    for (path, mode) in [(&options.home, 0o700), (&options.run_directory, 0o755)] {
+        let made = fs::DirBuilder::new().recursive(true).mode(mode).create(path);
+        let made = made.and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(mode)));
+        made.map_err(|source| DaemonError::File { path: path.clone(), action: "made", source })?;
+    }
+    Ok(())
+}
+
+/// `settings.yml`, or the defaults when there is none.
+pub(super) fn read_settings(home: &Path) -> Result<Settings, DaemonError> {
+    let path = home.join("settings.yml");
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(settings::parse(&text, &path)?),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Settings::default()),
+        Err(source) => Err(DaemonError::File { path, action: "read", source }),
+    }
+}
+
+/// The roots of `upstream.ca`, as PEM; empty when it names none.
+pub(super) fn read_roots(home: &Path, settings: &Settings) -> Result<String, DaemonError> {
+    let Some(file) = &settings.upstream_ca else { return Ok(String::new()) };
+    let path = home.join(file);
+    fs::read_to_string(&path).map_err(|source| DaemonError::File { path, action: "read (upstream.ca of settings.yml)", source })
+}

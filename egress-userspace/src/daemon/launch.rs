@@ -1,0 +1,232 @@
+//! One run of a bottle, from the caller's descriptors to its exit code.
+//!
+//! The order is the promise: address, namespace, gate, only then the command. Taking down goes the other way.
+
+use std::ffi::OsString;
+use std::net::Ipv4Addr;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, watch};
+use tracing::{error, info, warn};
+
+use crate::bottle::{BottleSpec, BuiltBottle, Caller, Launch, NativeRuntime, RunningCommand};
+use crate::control::{ApiError, ErrorCode, Peer, RunEvent, RunRequest};
+use crate::domain::{BottleName, CutCause, GateView};
+use crate::kernel::{Enforcer, Gate, GateStatus, IfIndex};
+use crate::ledger::{AddressPool, BottleRow, Ledger, LedgerError, NewRun};
+
+use super::controller::{ControllerHandle, Running};
+use super::cutting::Stage;
+use super::proxy_link::chain;
+use super::{DNS_PORT, PROXY_PORTS};
+
+/// What a bottle that could not be started is recorded to have ended with.
+const NOT_STARTED: i32 = 125;
+/// What a bottle that was ended from outside is recorded to have ended with: 128 + SIGKILL.
+const ENDED: i32 = 137;
+/// Between the hang-up of a command whose front-end has gone and its end.
+const HANG_UP_GRACE: Duration = Duration::from_secs(2);
+/// `SIGHUP`
+const HANG_UP: i32 = 1;
+/// Events a front-end may be behind; a run has three.
+const EVENTS_MAX: usize = 8;
+
+/// Builds, starts and takes down bottles.
+#[derive(Clone)]
+pub(super) struct Launcher {
+    pub(super) ledger: Ledger,
+    pub(super) enforcer: Arc<dyn Enforcer>,
+    pub(super) runtime: Arc<NativeRuntime>,
+    pub(super) controller: ControllerHandle,
+    pub(super) pool: AddressPool,
+}
+
+impl Launcher {
+    /// Starts a run for a front-end. The run ends when the receiver is dropped.
+    pub(super) async fn run(
+        &self, peer: Peer, name: BottleName, request: RunRequest,
+    ) -> Result<mpsc::Receiver<RunEvent>, ApiError> {
+        let new = NewRun { name, agent: request.agent.clone(), budget: request.budget.clone() };
+        let launch = launch(&peer, request)?;
+        let row = self.ledger.begin_run(new, self.pool).await.map_err(|error| refused(&error))?;
+        let (events, receiver) = mpsc::channel(EVENTS_MAX);
+        tokio::spawn(self.clone().live(row, launch, events));
+        Ok(receiver)
+    }
+
+    async fn live(self, row: BottleRow, launch: Launch, events: mpsc::Sender<RunEvent>) {
+        let (exit, exit_seen) = watch::channel(None);
+        let end = Arc::new(Notify::new());
+        let started = self.start(&row, launch, Arc::clone(&end), exit_seen).await;
+        let (command, interface, address) = match started {
+            Ok(started) => started,
+            Err(error) => {
+                error!(bottle = %row.name, error = error.message, "a bottle could not be started");
+                self.take_down(&row, NOT_STARTED).await;
+                let _ = events.send(RunEvent::Failed { error }).await;
+                return;
+            }
+        };
+        info!(bottle = %row.name, %address, interface = interface.0, "started");
+        let _ = events.send(RunEvent::Started { address }).await;
+        let exit_code = watch_over(&command, &end, Some(&events)).await;
+        self.take_down(&row, exit_code).await;
+        info!(bottle = %row.name, exit_code, "ended");
+        let _ = exit.send(Some(exit_code));
+        let _ = events.send(RunEvent::Exited { exit_code }).await;
+    }
+
+    async fn start(
+        &self, row: &BottleRow, launch: Launch, end: Arc<Notify>, exit: watch::Receiver<Option<i32>>,
+    ) -> Result<(RunningCommand, IfIndex, Ipv4Addr), ApiError> {
+        let address = row.address.ok_or_else(|| failed("the ledger gave the bottle no address"))?;
+        let spec = BottleSpec { name: row.name.clone(), address, mac: mac(address) };
+        let built = self.runtime.build(&spec).await.map_err(|error| failed(chain(&error)))?;
+        let interface = IfIndex(built.interface);
+        self.enforcer.attach(&self.gate(row, address, interface)).map_err(|error| failed(chain(&error)))?;
+        self.runtime.bring_up(&spec, &built).await.map_err(|error| failed(chain(&error)))?;
+        self.controller.started(running(row, address, &built, end, exit)).await;
+        let command = self.runtime.start(&spec, launch).await.map_err(|error| failed(chain(&error)))?;
+        self.controller.has_pid(row.id, command.init_pid());
+        Ok((command, interface, address))
+    }
+
+    /// The whole desired state of a bottle's gate.
+    pub(super) fn gate(&self, row: &BottleRow, address: Ipv4Addr, interface: IfIndex) -> Gate {
+        let status = match row.gate {
+            GateView::Open => GateStatus::Open,
+            GateView::Cut(CutCause::Budget) => GateStatus::Cut(egress_common::CutReason::Budget),
+            GateView::Cut(CutCause::Operator) => GateStatus::Cut(egress_common::CutReason::Operator),
+        };
+        Gate {
+            interface,
+            bottle: row.id,
+            mac: mac(address),
+            address,
+            gateway: self.pool.gateway,
+            tcp_ports: PROXY_PORTS.into_iter().chain([DNS_PORT]).collect(),
+            dns_port: DNS_PORT,
+            status,
+        }
+    }
+
+    /// Takes down whatever there is of a run, in the order that keeps the gate longest.
+    pub(super) async fn take_down(&self, row: &BottleRow, exit_code: i32) {
+        let interface = self.interface_of(row).await;
+        self.controller.ended(row.id).await;
+        if let Err(error) = self.runtime.take_down(&row.name).await {
+            error!(bottle = %row.name, error = chain(&error), "something of the bottle is left; the next start tries again");
+        }
+        if let Some(interface) = interface
+            && let Err(error) = self.enforcer.detach(interface)
+        {
+            warn!(bottle = %row.name, error = chain(&error), "the gate's entry is left; the next start tries again");
+        }
+        if let Err(error) = self.ledger.end_run(row.id, exit_code).await {
+            error!(bottle = %row.name, error = chain(&error), "the end of the run is not in the ledger; the next start tries again");
+        }
+    }
+
+    async fn interface_of(&self, row: &BottleRow) -> Option<IfIndex> {
+        let gates = self.enforcer.gates().unwrap_or_default();
+        gates.into_iter().find(|gate| gate.bottle == row.id).map(|gate| gate.interface)
+    }
+
+    /// Waits for a run that an earlier controller started, and takes it down.
+    pub(super) async fn live_on(
+        self, row: BottleRow, command: RunningCommand, end: Arc<Notify>, exit: watch::Sender<Option<i32>>,
+    ) {
+        let exit_code = watch_over(&command, &end, None).await;
+        self.take_down(&row, exit_code).await;
+        let _ = exit.send(Some(exit_code));
+    }
+}
+
+/// Waits for the command's end, or brings it about when nobody wants it any more.
+async fn watch_over(command: &RunningCommand, end: &Notify, events: Option<&mpsc::Sender<RunEvent>>) -> i32 {
+    let gone = async {
+        match events {
+            Some(events) => events.closed().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        exit_code = command.wait() => return exit_code,
+        () = end.notified() => return ENDED,
+        () = gone => {}
+    }
+    let _ = command.signal(HANG_UP);
+    tokio::time::timeout(HANG_UP_GRACE, command.wait()).await.unwrap_or(ENDED)
+}
+
+/// What the controller keeps of a run.
+pub(super) fn running(
+    row: &BottleRow, address: Ipv4Addr, built: &BuiltBottle, end: Arc<Notify>, exit: watch::Receiver<Option<i32>>,
+) -> Running {
+    let stage = match row.gate {
+        GateView::Open => Stage::Open,
+        GateView::Cut(cause) => Stage::Cut(cause),
+    };
+    Running {
+        id: row.id,
+        name: row.name.clone(),
+        agent: row.agent.clone(),
+        address,
+        interface: IfIndex(built.interface),
+        interface_name: built.interface_name.clone(),
+        init_pid: None,
+        stage,
+        end,
+        exit,
+    }
+}
+
+/// Takes from the calling process what its command gets.
+fn launch(peer: &Peer, request: RunRequest) -> Result<Launch, ApiError> {
+    let descriptor = |number: i32| {
+        peer.descriptor(number).map_err(|error| ApiError {
+            code: ErrorCode::Usage,
+            message: format!("the caller's descriptor {number} cannot be taken: {error}"),
+        })
+    };
+    let text = OsString::from_vec;
+    let [input, output, errors] = request.stdio;
+    Ok(Launch {
+        command: request.command.into_iter().map(text).collect(),
+        environment: request.environment.into_iter().map(|(name, value)| (text(name), text(value))).collect(),
+        directory: PathBuf::from(text(request.directory)),
+        caller: Caller { uid: peer.uid, gid: peer.gid, groups: peer.groups.clone() },
+        stdio: [descriptor(input)?, descriptor(output)?, descriptor(errors)?],
+        has_terminal: request.has_terminal,
+    })
+}
+
+/// Locally administered, and as unique on the host as the address.
+pub(super) fn mac(address: Ipv4Addr) -> [u8; 6] {
+    let [a, b, c, d] = address.octets();
+    [0x02, 0xe9, a, b, c, d]
+}
+
+pub(super) fn failed(message: impl Into<String>) -> ApiError {
+    ApiError { code: ErrorCode::Failed, message: message.into() }
+}
+
+/// A ledger error as the front-end hears it.
+pub(super) fn refused(error: &LedgerError) -> ApiError {
+    let code = match error {
+        LedgerError::NoBottle(_) => ErrorCode::NotFound,
+        LedgerError::AlreadyRunning(_) | LedgerError::StillCut { .. } => ErrorCode::Conflict,
+        LedgerError::Open { .. }
+        | LedgerError::FromTheFuture { .. }
+        | LedgerError::InUse { .. }
+        | LedgerError::File { .. }
+        | LedgerError::Transaction { .. }
+        | LedgerError::NoReservation(_)
+        | LedgerError::NoAddress
+        | LedgerError::Closed => ErrorCode::Failed,
+    };
+    ApiError { code, message: chain(error) }
+}

@@ -1,0 +1,79 @@
+//! At start: what the ledger wants against what there is. Bottles that live on are adopted behind their gates, everything
+//! else of an earlier controller is taken down. Each repair is audited.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tokio::sync::{Notify, watch};
+use tracing::{info, warn};
+
+use crate::domain::{AuditKind, BottleName};
+use crate::kernel::IfIndex;
+use crate::ledger::BottleRow;
+
+use super::DaemonError;
+use super::launch::{Launcher, running};
+
+/// What a run is recorded to have ended with when nobody saw its end.
+const UNSEEN: i32 = 137;
+
+pub(super) async fn reconcile(launcher: &Launcher) -> Result<(), DaemonError> {
+    let rows = launcher.ledger.bottles().await?;
+    let mut kept = BTreeSet::new();
+    for row in rows.iter().filter(|row| row.ended.is_none()) {
+        match adopt(launcher, row).await? {
+            Some(interface) => {
+                kept.insert(interface);
+            }
+            None => {
+                launcher.take_down(row, UNSEEN).await;
+                audit(launcher, row, "a run whose processes had ended was taken down").await?;
+            }
+        }
+    }
+    remove_stray_bottles(launcher, &rows).await?;
+    remove_stray_gates(launcher, &kept)
+}
+
+/// A bottle whose processes live: its gate is made what the ledger wants before anything else.
+async fn adopt(launcher: &Launcher, row: &BottleRow) -> Result<Option<IfIndex>, DaemonError> {
+    let Some(address) = row.address else { return Ok(None) };
+    let Some((built, command)) = launcher.runtime.adopt(&row.name).await? else { return Ok(None) };
+    let interface = IfIndex(built.interface);
+    let wanted = launcher.gate(row, address, interface);
+    let held = launcher.enforcer.gates()?.into_iter().find(|gate| gate.interface == interface);
+    if held.as_ref() != Some(&wanted) || !launcher.enforcer.is_attached(interface)? {
+        launcher.enforcer.attach(&wanted)?;
+        warn!(bottle = %row.name, "its gate was not what the ledger wants, and is now");
+        audit(launcher, row, "the gate was not what the ledger wants").await?;
+    }
+    let end = Arc::new(Notify::new());
+    let (exit, exit_seen) = watch::channel(None);
+    let mut adopted = running(row, address, &built, Arc::clone(&end), exit_seen);
+    adopted.init_pid = Some(command.init_pid());
+    launcher.controller.started(adopted).await;
+    info!(bottle = %row.name, "adopted");
+    tokio::spawn(launcher.clone().live_on(row.clone(), command, end, exit));
+    Ok(Some(interface))
+}
+
+/// What is on disk of bottles that do not run.
+async fn remove_stray_bottles(launcher: &Launcher, rows: &[BottleRow]) -> Result<(), DaemonError> {
+    let runs = |name: &BottleName| rows.iter().any(|row| row.name == *name && row.ended.is_none());
+    for name in launcher.runtime.leftovers()?.into_iter().filter(|name| !runs(name)) {
+        warn!(bottle = %name, "left over by an earlier run; taken down");
+        launcher.runtime.take_down(&name).await?;
+    }
+    Ok(())
+}
+
+fn remove_stray_gates(launcher: &Launcher, kept: &BTreeSet<IfIndex>) -> Result<(), DaemonError> {
+    for gate in launcher.enforcer.gates()?.into_iter().filter(|gate| !kept.contains(&gate.interface)) {
+        launcher.enforcer.detach(gate.interface)?;
+    }
+    Ok(())
+}
+
+async fn audit(launcher: &Launcher, row: &BottleRow, what: &str) -> Result<(), DaemonError> {
+    Ok(launcher.ledger.audit(Some(row.id), AuditKind::Repaired { what: what.to_owned() }).await?)
+}
