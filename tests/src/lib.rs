@@ -1,1 +1,2 @@
 //! Worlds to test egress in.
+pub mod load;

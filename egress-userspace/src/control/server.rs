@@ -47,8 +47,11 @@ impl ApiReply {
 /// Binds the socket for root and the `egress` group, replacing the one a dead controller left.
 ///
 /// # Errors
-/// When the path cannot be bound.
+/// When another controller listens on it, or the path cannot be bound.
 pub fn bind(path: &Path) -> std::io::Result<UnixListener> {
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(std::io::Error::new(std::io::ErrorKind::AddrInUse, "another egress daemon listens on it"));
+    }
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
