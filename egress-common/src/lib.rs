@@ -2,7 +2,8 @@
 //!
 //! Layout only, no logic: both sides read these bytes, `bpftool` prints these names. Integers are in host order
 //! unless a field says otherwise; IPv4 addresses are `[u8; 4]` in the order they stand in a packet.
-#![cfg_attr(not(feature = "user"), no_std)]
+#![no_std]
+#![forbid(unsafe_code)]
 
 use core::mem::size_of;
 
@@ -52,7 +53,10 @@ pub enum CutReason {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GateEntry {
-    /// Checked first of all.
+    /// Equal to the key. The kernel may give an element to another gate while a program is still reading it; reading
+    /// this field after all others tells.
+    pub ifindex: u32,
+    /// Looked at before the packet is.
     pub state: GateState,
     /// `NotCut` while open.
     pub cut_reason: CutReason,
@@ -208,16 +212,3 @@ const _: () = assert!(size_of::<CounterKey>() == 12);
 const _: () = assert!(size_of::<Tally>() == 16);
 const _: () = assert!(size_of::<DropEvent>() == 48);
 const _: () = assert!(size_of::<RateWindow>() == 16);
-
-#[cfg(feature = "user")]
-#[expect(unsafe_code, reason = "aya::Pod marks types that are safe to copy to and from kernel memory as bytes")]
-mod pod {
-    // SAFETY: `repr(C)`, every byte is initialised (no padding, asserted by the sizes above), no pointers.
-    unsafe impl aya::Pod for super::GateEntry {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for super::CounterKey {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for super::Tally {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for super::RateWindow {}
-}

@@ -3,6 +3,12 @@
 //! [`Enforcer`] is the boundary. Two things implement it, eBPF and nftables, and a fake for tests; one conformance
 //! suite runs over all. Nothing here knows what a token or a request is. Owns `aya`.
 
+mod ebpf;
+mod fake;
+
+pub use ebpf::{EbpfEnforcer, PIN_DIRECTORY, TcAttachment};
+pub use fake::{Call, FakeEnforcer};
+
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
@@ -75,6 +81,17 @@ pub enum KernelError {
     Attach {
         /// Which interface.
         interface: IfIndex,
+        /// What the kernel says.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A gate on its interface was not looked up or removed.
+    #[error("the gate on interface {} could not be {action}", interface.0)]
+    Interface {
+        /// Which interface.
+        interface: IfIndex,
+        /// Removed, looked up …
+        action: &'static str,
         /// What the kernel says.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,

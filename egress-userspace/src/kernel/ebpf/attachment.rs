@@ -1,0 +1,184 @@
+//! Puts a program on an interface's tc hook, finds it there again, and takes it away.
+//!
+//! Two ways, because tcx came with Linux 6.6: a pinned tcx link, or a filter of the classic clsact qdisc that lives as
+//! long as the interface. Either way the gate comes first: a program before it could let a packet pass it by.
+
+use std::io;
+use std::mem::ManuallyDrop;
+
+use aya::programs::links::{FdLink, LinkError, LinkOrder, PinnedLink};
+use aya::programs::tc::{self, NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcError, TcHandle};
+use aya::programs::{Link, ProgramError, ProgramInfo, SchedClassifier, TcAttachType, loaded_programs};
+use nix::errno::Errno;
+use nix::net::if_::if_indextoname;
+
+use super::super::IfIndex;
+use super::filter;
+use super::pins::Pins;
+
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// How gates are put on their interfaces.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TcAttachment {
+    /// tcx where the kernel has it, else clsact.
+    #[default]
+    Auto,
+    /// Pinned links (Linux 6.6 and later).
+    Tcx,
+    /// Filters of the clsact qdisc.
+    Clsact,
+}
+
+/// Where our filter is found again: before others, under a handle nobody else picks.
+const FILTER_PRIORITY: u16 = 1;
+const FILTER_HANDLE: u32 = 0xe9e5;
+
+/// The two hooks a gate sits on, with the program for each.
+pub(super) const HOOKS: [(TcAttachType, &str); 2] =
+    [(TcAttachType::Ingress, "from_bottle"), (TcAttachType::Egress, "to_bottle")];
+
+/// One hook of one interface that exists.
+pub(super) struct Place<'a> {
+    pub(super) interface: IfIndex,
+    pub(super) name: &'a str,
+    pub(super) hook: TcAttachType,
+}
+
+/// What a program of ours looks like from outside: its name, and that it reads our map.
+#[derive(Clone, Copy)]
+pub(super) struct Identity<'a> {
+    pub(super) program: &'a str,
+    pub(super) gates_map: u32,
+}
+
+impl TcAttachment {
+    /// Settles `Auto`.
+    pub(super) fn settle(self) -> Self {
+        match self {
+            Self::Auto if kernel_has_tcx() => Self::Tcx,
+            Self::Auto => Self::Clsact,
+            Self::Tcx | Self::Clsact => self,
+        }
+    }
+}
+
+/// The name of an interface; `None` when it is gone.
+pub(super) fn interface_name(interface: IfIndex) -> Result<Option<String>, BoxError> {
+    match if_indextoname(interface.0) {
+        Ok(name) => Ok(Some(name.into_string()?)),
+        Err(Errno::ENXIO | Errno::ENODEV) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Puts the program on the hook. One of ours that is there is replaced in place: there is no moment without.
+pub(super) fn attach(
+    way: TcAttachment,
+    place: &Place<'_>,
+    program: &mut SchedClassifier,
+    pins: &Pins,
+) -> Result<(), BoxError> {
+    match way {
+        TcAttachment::Auto | TcAttachment::Tcx => attach_tcx(place, program, pins),
+        TcAttachment::Clsact => attach_clsact(place, program),
+    }
+}
+
+/// Is our program on the hook?
+pub(super) fn is_attached(way: TcAttachment, place: &Place<'_>, ours: Identity<'_>) -> Result<bool, BoxError> {
+    let found = match way {
+        TcAttachment::Auto | TcAttachment::Tcx => SchedClassifier::query_tcx(place.name, place.hook)?.1,
+        TcAttachment::Clsact => filter_program(place)?.into_iter().collect(),
+    };
+    for program in found {
+        if program.name_as_str() == Some(ours.program)
+            && program.map_ids()?.is_some_and(|maps| maps.contains(&ours.gates_map))
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Takes the filter off the hook. (A tcx link goes with its pin.)
+pub(super) fn remove_filter(place: &Place<'_>) -> Result<(), BoxError> {
+    if filter_program(place)?.is_some() {
+        filter_link(place)?.detach()?;
+    }
+    Ok(())
+}
+
+fn kernel_has_tcx() -> bool {
+    SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok()
+}
+
+fn attach_tcx(place: &Place<'_>, program: &mut SchedClassifier, pins: &Pins) -> Result<(), BoxError> {
+    let pin = pins.link(place.interface, place.hook);
+    if let Some(link) = pinned_link(&pin)? {
+        if is_on(&link, place)? {
+            let link = program.attach_to_link(SchedClassifierLink::try_from(link)?)?;
+            // Dropped here, the link lives on in its pin.
+            program.take_link(link)?;
+            return Ok(());
+        }
+        // Left by an interface that had this number before.
+        pins.remove(&pin)?;
+    }
+    let order = TcAttachOptions::TcxOrder(LinkOrder::first());
+    let link = program.attach_with_options(place.name, place.hook, order)?;
+    FdLink::try_from(program.take_link(link)?)?.pin(pin)?;
+    Ok(())
+}
+
+fn pinned_link(pin: &std::path::Path) -> Result<Option<FdLink>, BoxError> {
+    match PinnedLink::from_pin(pin) {
+        Ok(link) => Ok(Some(link.into())),
+        Err(LinkError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn is_on(link: &FdLink, place: &Place<'_>) -> Result<bool, BoxError> {
+    let program = link.info()?.program_id();
+    let (_, attached) = SchedClassifier::query_tcx(place.name, place.hook)?;
+    Ok(attached.iter().any(|attached| attached.id() == program))
+}
+
+fn attach_clsact(place: &Place<'_>, program: &mut SchedClassifier) -> Result<(), BoxError> {
+    match tc::qdisc_add_clsact(place.name) {
+        Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(Errno::EEXIST as i32) => {}
+        other => other?,
+    }
+    let link = if filter_program(place)?.is_some() {
+        program.attach_to_link(filter_link(place)?)?
+    } else {
+        let options =
+            NlOptions { priority: FILTER_PRIORITY, handle: TcHandle::from(FILTER_HANDLE), ..NlOptions::default() };
+        program.attach_with_options(place.name, place.hook, TcAttachOptions::Netlink(options))?
+    };
+    Ok(leave(program, link)?)
+}
+
+/// A classic link detaches when it is dropped; the filter is to stay.
+fn leave(program: &mut SchedClassifier, link: SchedClassifierLinkId) -> Result<(), ProgramError> {
+    let _stays = ManuallyDrop::new(program.take_link(link)?);
+    Ok(())
+}
+
+fn filter_link(place: &Place<'_>) -> io::Result<SchedClassifierLink> {
+    SchedClassifierLink::attached(place.name, place.hook, FILTER_PRIORITY, TcHandle::from(FILTER_HANDLE), None)
+}
+
+fn filter_program(place: &Place<'_>) -> Result<Option<ProgramInfo>, BoxError> {
+    let Some(id) = filter::program_id(place.interface, place.hook, FILTER_PRIORITY, FILTER_HANDLE)? else {
+        return Ok(None);
+    };
+    for program in loaded_programs() {
+        let program = program?;
+        if program.id() == id {
+            return Ok(Some(program));
+        }
+    }
+    Ok(None)
+}

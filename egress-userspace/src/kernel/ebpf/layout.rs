@@ -1,0 +1,229 @@
+//! Bytes of the gate's maps to values and back.
+//!
+//! Pure. Anything may have been written to a map, so nothing is read as an enum: an entry that makes no sense is cut,
+//! as the program in the kernel sees it.
+
+use std::net::Ipv4Addr;
+
+use egress_common::{
+    CounterKey, CutReason, Direction, DropEvent, GATE_TCP_PORTS_MAX, GateEntry, GateState, Outcome, Tally,
+};
+
+use super::super::{Gate, GateStatus, IfIndex, KernelError};
+use crate::domain::BottleId;
+
+pub(super) type EntryBytes = [u8; size_of::<GateEntry>()];
+pub(super) type CounterKeyBytes = [u8; size_of::<CounterKey>()];
+/// Packets and bytes of a [`Tally`].
+pub(super) type TallyWords = [u64; size_of::<Tally>() / size_of::<u64>()];
+
+pub(super) const DIRECTIONS: [Direction; 2] = [Direction::FromBottle, Direction::ToBottle];
+
+/// The entry that makes the kernel hold `gate`.
+pub(super) fn encode_entry(gate: &Gate, changed_at_ns: u64) -> Result<EntryBytes, KernelError> {
+    let (state, reason) = match gate.status {
+        GateStatus::Open => (GateState::Open, CutReason::NotCut),
+        GateStatus::Cut(reason) => (GateState::Cut, reason),
+    };
+    let mut bytes = Writer::new();
+    bytes.put(gate.interface.0.to_ne_bytes());
+    bytes.put((state as u32).to_ne_bytes());
+    bytes.put((reason as u32).to_ne_bytes());
+    bytes.put(gate.bottle.0.to_ne_bytes());
+    bytes.put(gate.address.octets());
+    bytes.put(gate.gateway.octets());
+    bytes.put(gate.mac);
+    bytes.put(gate.dns_port.to_ne_bytes());
+    for port in ports(&gate.tcp_ports)? {
+        bytes.put(port.to_ne_bytes());
+    }
+    bytes.put(changed_at_ns.to_ne_bytes());
+    Ok(bytes.finish())
+}
+
+/// The gate an entry stands for. Its key says which interface; the copy in the entry is the program's.
+pub(super) fn decode_entry(interface: IfIndex, bytes: &EntryBytes) -> Gate {
+    let mut bytes = Reader(bytes);
+    let _ifindex = bytes.word();
+    let (state, reason) = (bytes.word(), bytes.word());
+    Gate {
+        interface,
+        status: status(state, reason),
+        bottle: BottleId(bytes.word()),
+        address: Ipv4Addr::from(bytes.take::<4>()),
+        gateway: Ipv4Addr::from(bytes.take::<4>()),
+        mac: bytes.take(),
+        dns_port: u16::from_ne_bytes(bytes.take()),
+        tcp_ports: (0..GATE_TCP_PORTS_MAX)
+            .map(|_| u16::from_ne_bytes(bytes.take()))
+            .filter(|port| *port != 0)
+            .collect(),
+    }
+}
+
+/// The key of one counter cell.
+pub(super) fn encode_counter_key(interface: IfIndex, direction: Direction, outcome: Outcome) -> CounterKeyBytes {
+    let mut bytes = Writer::new();
+    bytes.put(interface.0.to_ne_bytes());
+    bytes.put((direction as u32).to_ne_bytes());
+    bytes.put((outcome as u32).to_ne_bytes());
+    bytes.finish()
+}
+
+/// One record of the ring buffer; `None` when it is none of ours.
+pub(super) fn decode_drop_event(bytes: &[u8]) -> Option<DropEvent> {
+    let bytes: &[u8; size_of::<DropEvent>()] = bytes.first_chunk()?;
+    let mut bytes = Reader(bytes);
+    Some(DropEvent {
+        at_ns: u64::from_ne_bytes(bytes.take()),
+        ifindex: bytes.word(),
+        bottle_id: bytes.word(),
+        direction: direction(bytes.word())?,
+        outcome: outcome(bytes.word())?,
+        length: bytes.word(),
+        source: bytes.take(),
+        destination: bytes.take(),
+        ether_type: u16::from_ne_bytes(bytes.take()),
+        destination_port: u16::from_ne_bytes(bytes.take()),
+        protocol: u8::from_ne_bytes(bytes.take()),
+        reserved: bytes.take(),
+    })
+}
+
+fn ports(given: &[u16]) -> Result<[u16; GATE_TCP_PORTS_MAX], KernelError> {
+    let mut ports = [0; GATE_TCP_PORTS_MAX];
+    let places = ports
+        .get_mut(..given.len())
+        .ok_or(KernelError::TooManyPorts { max: GATE_TCP_PORTS_MAX, given: given.len() })?;
+    places.copy_from_slice(given);
+    Ok(ports)
+}
+
+fn status(state: u32, reason: u32) -> GateStatus {
+    if state == GateState::Open as u32 {
+        return GateStatus::Open;
+    }
+    const REASONS: [CutReason; 4] = [CutReason::Budget, CutReason::Operator, CutReason::NotRunning, CutReason::Tampered];
+    let reason = REASONS.into_iter().find(|known| *known as u32 == reason);
+    GateStatus::Cut(reason.unwrap_or(CutReason::Tampered))
+}
+
+fn direction(value: u32) -> Option<Direction> {
+    DIRECTIONS.into_iter().find(|known| *known as u32 == value)
+}
+
+fn outcome(value: u32) -> Option<Outcome> {
+    Outcome::ALL.into_iter().find(|known| *known as u32 == value)
+}
+
+/// Reads fields in the order they stand. What lies beyond the end is zero: the types say how many bytes there are.
+struct Reader<'a>(&'a [u8]);
+
+impl Reader<'_> {
+    fn take<const N: usize>(&mut self) -> [u8; N] {
+        let (field, rest) = self.0.split_first_chunk().unwrap_or((&[0; N], &[]));
+        self.0 = rest;
+        *field
+    }
+
+    fn word(&mut self) -> u32 {
+        u32::from_ne_bytes(self.take())
+    }
+}
+
+/// Writes fields in the order they stand.
+struct Writer<const SIZE: usize> {
+    bytes: [u8; SIZE],
+    written: usize,
+}
+
+impl<const SIZE: usize> Writer<SIZE> {
+    fn new() -> Self {
+        Self { bytes: [0; SIZE], written: 0 }
+    }
+
+    fn put<const N: usize>(&mut self, field: [u8; N]) {
+        let end = self.written + N;
+        if let Some(place) = self.bytes.get_mut(self.written..end) {
+            place.copy_from_slice(&field);
+        }
+        self.written = end;
+    }
+
+    fn finish(self) -> [u8; SIZE] {
+        debug_assert_eq!(self.written, SIZE, "the fields fill the value exactly");
+        self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::offset_of;
+
+    use super::*;
+
+    fn gate(status: GateStatus) -> Gate {
+        Gate {
+            interface: IfIndex(7),
+            bottle: BottleId(3),
+            mac: [2, 0, 0, 0, 0, 9],
+            address: Ipv4Addr::new(10, 213, 0, 2),
+            gateway: Ipv4Addr::new(10, 213, 0, 1),
+            tcp_ports: vec![8080, 443],
+            dns_port: 53,
+            status,
+        }
+    }
+
+    #[test]
+    fn an_entry_reads_back_as_the_gate_it_was_written_from() {
+        for status in [GateStatus::Open, GateStatus::Cut(CutReason::Budget), GateStatus::Cut(CutReason::Tampered)] {
+            let gate = gate(status);
+            let bytes = encode_entry(&gate, 1).unwrap();
+            assert_eq!(decode_entry(gate.interface, &bytes), gate);
+        }
+    }
+
+    #[test]
+    fn fields_stand_where_the_program_reads_them() {
+        let bytes = encode_entry(&gate(GateStatus::Open), 0x0102_0304).unwrap();
+        let at = |offset: usize, length: usize| bytes[offset..offset + length].to_vec();
+        assert_eq!(at(offset_of!(GateEntry, state), 4), 1_u32.to_ne_bytes());
+        assert_eq!(at(offset_of!(GateEntry, ipv4), 4), [10, 213, 0, 2]);
+        assert_eq!(at(offset_of!(GateEntry, gateway), 4), [10, 213, 0, 1]);
+        assert_eq!(at(offset_of!(GateEntry, mac), 6), [2, 0, 0, 0, 0, 9]);
+        assert_eq!(at(offset_of!(GateEntry, dns_port), 2), 53_u16.to_ne_bytes());
+        assert_eq!(at(offset_of!(GateEntry, tcp_ports), 2), 8080_u16.to_ne_bytes());
+        assert_eq!(at(offset_of!(GateEntry, changed_at_ns), 8), 0x0102_0304_u64.to_ne_bytes());
+        let key = encode_counter_key(IfIndex(7), Direction::ToBottle, Outcome::Port);
+        assert_eq!(key[offset_of!(CounterKey, direction)..][..4], 2_u32.to_ne_bytes());
+        assert_eq!(key[offset_of!(CounterKey, outcome)..][..4], 14_u32.to_ne_bytes());
+    }
+
+    #[test]
+    fn an_entry_that_makes_no_sense_is_cut() {
+        let mut bytes = encode_entry(&gate(GateStatus::Open), 0).unwrap();
+        bytes[offset_of!(GateEntry, state)] = 99;
+        assert_eq!(decode_entry(IfIndex(7), &bytes).status, GateStatus::Cut(CutReason::Tampered));
+    }
+
+    #[test]
+    fn a_gate_holds_eight_ports_and_not_nine() {
+        let mut gate = gate(GateStatus::Open);
+        gate.tcp_ports = (1..=8).collect();
+        assert_eq!(decode_entry(IfIndex(7), &encode_entry(&gate, 0).unwrap()).tcp_ports, gate.tcp_ports);
+        gate.tcp_ports.push(9);
+        assert!(matches!(encode_entry(&gate, 0), Err(KernelError::TooManyPorts { max: 8, given: 9 })));
+    }
+
+    #[test]
+    fn a_drop_event_that_makes_no_sense_is_none() {
+        let mut bytes = [0_u8; size_of::<DropEvent>()];
+        bytes[offset_of!(DropEvent, direction)] = 1;
+        bytes[offset_of!(DropEvent, outcome)] = 14;
+        assert_eq!(decode_drop_event(&bytes).map(|event| event.outcome), Some(Outcome::Port));
+        bytes[offset_of!(DropEvent, outcome)] = 15;
+        assert_eq!(decode_drop_event(&bytes), None);
+        assert_eq!(decode_drop_event(&bytes[1..]), None);
+    }
+}

@@ -1,0 +1,263 @@
+//! Gates as eBPF programs on tc hooks, with their state in pinned maps.
+//!
+//! Knows how to load, pin, adopt and attach the program that `egress-ebpf` is the source of; knows nothing of what it
+//! decides. Maps and links outlive this process: the next one finds both where this one left them.
+
+mod attachment;
+mod filter;
+mod layout;
+mod pins;
+
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuHashMap, RingBuf};
+use aya::programs::SchedClassifier;
+use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
+use egress_common::{ABI_VERSION, DropEvent, Outcome, RateWindow};
+use nix::time::{ClockId, clock_gettime};
+
+pub use attachment::TcAttachment;
+
+use self::attachment::{BoxError, HOOKS, Identity, Place};
+use self::layout::{CounterKeyBytes, DIRECTIONS, EntryBytes, TallyWords};
+use self::pins::{ABI_MAP, MAPS, Pins};
+use super::{Counter, Enforcer, Gate, GateStatus, IfIndex, KernelError};
+
+/// Where gates are pinned unless somebody says otherwise.
+pub const PIN_DIRECTORY: &str = "/sys/fs/bpf/egress";
+
+/// Built by `cargo xtask ebpf`.
+static PROGRAM: &[u8] = include_bytes_aligned!("../gate.bpf.o");
+
+type Entries = HashMap<MapData, u32, EntryBytes>;
+type Rates = HashMap<MapData, u32, [u8; size_of::<RateWindow>()]>;
+type Counters = PerCpuHashMap<MapData, CounterKeyBytes, TallyWords>;
+
+/// The eBPF backend. Calls may come from any thread; cutting waits for nothing slower than another map write.
+pub struct EbpfEnforcer {
+    attachment: TcAttachment,
+    pins: Pins,
+    gates_map: u32,
+    program: Mutex<Ebpf>,
+    gates: Mutex<Entries>,
+    tallies: Mutex<Tallies>,
+    drop_events: Mutex<RingBuf<MapData>>,
+}
+
+struct Tallies {
+    counters: Counters,
+    rates: Rates,
+}
+
+impl EbpfEnforcer {
+    /// Loads the program and adopts the maps pinned in `directory`, or pins new ones.
+    pub fn new(directory: &Path, attachment: TcAttachment) -> Result<Self, KernelError> {
+        let pins = Pins::open(directory)?;
+        let mut program = load(&pins)?;
+        let enforcer = Self {
+            attachment: attachment.settle(),
+            gates_map: MapInfo::from_pin(pins.map("gates")).map_err(opening("gates"))?.id(),
+            pins,
+            gates: Mutex::new(take(&mut program, "gates")?.try_into().map_err(opening("gates"))?),
+            tallies: Mutex::new(Tallies {
+                counters: take(&mut program, "counters")?.try_into().map_err(opening("counters"))?,
+                rates: take(&mut program, "drop_rates")?.try_into().map_err(opening("drop_rates"))?,
+            }),
+            drop_events: Mutex::new(take(&mut program, "drop_events")?.try_into().map_err(opening("drop_events"))?),
+            program: Mutex::new(program),
+        };
+        enforcer.write_version()?;
+        Ok(enforcer)
+    }
+
+    /// How gates are put on interfaces here; never `Auto`.
+    #[must_use]
+    pub fn attachment(&self) -> TcAttachment {
+        self.attachment
+    }
+
+    fn write_version(&self) -> Result<(), KernelError> {
+        let map = take(&mut lock(&self.program), ABI_MAP)?;
+        let mut versions: Array<MapData, u32> = map.try_into().map_err(opening(ABI_MAP))?;
+        versions.set(0, ABI_VERSION, 0).map_err(writing(ABI_MAP))
+    }
+
+    fn put_on_interface(&self, interface: IfIndex) -> Result<(), BoxError> {
+        let name = attachment::interface_name(interface)?.ok_or("there is no such interface")?;
+        let mut loaded = lock(&self.program);
+        for (hook, program) in HOOKS {
+            let program: &mut SchedClassifier =
+                loaded.program_mut(program).ok_or("the object lacks the program")?.try_into()?;
+            let place = Place { interface, name: &name, hook };
+            attachment::attach(self.attachment, &place, program, &self.pins)?;
+        }
+        Ok(())
+    }
+
+    fn take_off_interface(&self, interface: IfIndex) -> Result<(), BoxError> {
+        let name = attachment::interface_name(interface)?;
+        for (hook, _) in HOOKS {
+            self.pins.remove(&self.pins.link(interface, hook))?;
+            if let Some(name) = &name {
+                attachment::remove_filter(&Place { interface, name, hook })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn look_up(&self, interface: IfIndex) -> Result<bool, BoxError> {
+        let Some(name) = attachment::interface_name(interface)? else { return Ok(false) };
+        for (hook, program) in HOOKS {
+            let ours = Identity { program, gates_map: self.gates_map };
+            if !attachment::is_attached(self.attachment, &Place { interface, name: &name, hook }, ours)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn forget_tallies(&self, interface: IfIndex) -> Result<(), KernelError> {
+        let mut tallies = lock(&self.tallies);
+        present(tallies.rates.remove(&interface.0)).map_err(writing("drop_rates"))?;
+        for (direction, outcome) in cells() {
+            let key = layout::encode_counter_key(interface, direction, outcome);
+            present(tallies.counters.remove(&key)).map_err(writing("counters"))?;
+        }
+        Ok(())
+    }
+}
+
+impl Enforcer for EbpfEnforcer {
+    fn backend(&self) -> &'static str {
+        "ebpf"
+    }
+
+    fn attach(&self, gate: &Gate) -> Result<(), KernelError> {
+        let interface = gate.interface;
+        let entry = layout::encode_entry(gate, monotonic_ns())?;
+        if !self.is_attached(interface)? {
+            // What was counted belongs to an interface that had this number before.
+            self.forget_tallies(interface)?;
+        }
+        lock(&self.gates).insert(interface.0, entry, 0).map_err(writing("gates"))?;
+        self.put_on_interface(interface).map_err(|source| {
+            // A hook that did get its program drops everything without an entry. The first error is the one to tell.
+            let _ = lock(&self.gates).remove(&interface.0);
+            KernelError::Attach { interface, source }
+        })
+    }
+
+    fn set(&self, interface: IfIndex, status: GateStatus) -> Result<(), KernelError> {
+        let mut gates = lock(&self.gates);
+        let entry = present(gates.get(&interface.0, 0).map(Some)).map_err(reading("gates"))?;
+        let entry = entry.ok_or(KernelError::NoGate(interface))?;
+        let gate = Gate { status, ..layout::decode_entry(interface, &entry) };
+        let entry = layout::encode_entry(&gate, monotonic_ns())?;
+        gates.insert(interface.0, entry, 0).map_err(writing("gates"))
+    }
+
+    fn detach(&self, interface: IfIndex) -> Result<(), KernelError> {
+        // The entry first: whatever of the program is left then drops everything.
+        present(lock(&self.gates).remove(&interface.0)).map_err(writing("gates"))?;
+        self.take_off_interface(interface)
+            .map_err(|source| KernelError::Interface { interface, action: "removed", source })?;
+        self.forget_tallies(interface)
+    }
+
+    fn gates(&self) -> Result<Vec<Gate>, KernelError> {
+        let map = lock(&self.gates);
+        let mut gates = Vec::new();
+        for entry in map.iter() {
+            let (interface, entry) = entry.map_err(reading("gates"))?;
+            gates.push(layout::decode_entry(IfIndex(interface), &entry));
+        }
+        gates.sort_by_key(|gate| gate.interface);
+        Ok(gates)
+    }
+
+    fn is_attached(&self, interface: IfIndex) -> Result<bool, KernelError> {
+        self.look_up(interface).map_err(|source| KernelError::Interface { interface, action: "looked up", source })
+    }
+
+    fn counters(&self, interface: IfIndex) -> Result<Vec<Counter>, KernelError> {
+        let tallies = lock(&self.tallies);
+        let mut counters = Vec::new();
+        for (direction, outcome) in cells() {
+            let key = layout::encode_counter_key(interface, direction, outcome);
+            let cell = present(tallies.counters.get(&key, 0).map(Some)).map_err(reading("counters"))?;
+            let per_cpu = cell.iter().flat_map(|cell| cell.iter());
+            let (packets, bytes) = per_cpu.fold((0, 0), |sum, [packets, bytes]| (sum.0 + packets, sum.1 + bytes));
+            if packets > 0 {
+                counters.push(Counter { direction, outcome, packets, bytes });
+            }
+        }
+        Ok(counters)
+    }
+
+    fn drop_events(&self, max: usize) -> Result<Vec<DropEvent>, KernelError> {
+        let mut ring = lock(&self.drop_events);
+        let mut events = Vec::new();
+        while events.len() < max {
+            let Some(record) = ring.next() else { break };
+            events.extend(layout::decode_drop_event(&record));
+        }
+        Ok(events)
+    }
+}
+
+fn load(pins: &Pins) -> Result<Ebpf, KernelError> {
+    const HINT: &str = "it needs root, and Linux 5.8 or later with CONFIG_BPF_SYSCALL and CONFIG_NET_CLS_BPF";
+    let failed = |source: BoxError| KernelError::Load { hint: HINT, source };
+    let mut loader = EbpfLoader::new();
+    for map in MAPS {
+        loader.map_pin_path(map, pins.map(map));
+    }
+    let mut loaded = loader.load(PROGRAM).map_err(|error| failed(error.into()))?;
+    for (_, program) in HOOKS {
+        let program = loaded.program_mut(program).ok_or_else(|| failed("the object lacks a program".into()))?;
+        let program: &mut SchedClassifier = program.try_into().map_err(|error| failed(BoxError::from(error)))?;
+        program.load().map_err(|error| failed(error.into()))?;
+    }
+    Ok(loaded)
+}
+
+fn take(program: &mut Ebpf, name: &'static str) -> Result<Map, KernelError> {
+    let missing = || KernelError::Map { map: name, action: "found", source: "the object lacks it".into() };
+    program.take_map(name).ok_or_else(missing)
+}
+
+fn cells() -> impl Iterator<Item = (egress_common::Direction, Outcome)> {
+    DIRECTIONS.into_iter().flat_map(|direction| Outcome::ALL.into_iter().map(move |outcome| (direction, outcome)))
+}
+
+/// A key that is not in the map is no error.
+fn present<T: Default>(result: Result<T, MapError>) -> Result<T, MapError> {
+    match result {
+        Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(T::default()),
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => Ok(T::default()),
+        other => other,
+    }
+}
+
+fn opening(map: &'static str) -> impl Fn(MapError) -> KernelError {
+    move |source| KernelError::Map { map, action: "opened", source: source.into() }
+}
+
+fn reading(map: &'static str) -> impl Fn(MapError) -> KernelError {
+    move |source| KernelError::Map { map, action: "read", source: source.into() }
+}
+
+fn writing(map: &'static str) -> impl Fn(MapError) -> KernelError {
+    move |source| KernelError::Map { map, action: "written", source: source.into() }
+}
+
+/// A thread that panicked while it held a map left the map as the kernel has it.
+fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    value.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(std::time::Duration::from).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
+}
