@@ -2,68 +2,32 @@
 //!
 //! The only place with SQL. A call returns when its transaction is committed. Decides with `budget` inside its transaction.
 
-use std::net::Ipv4Addr;
-use std::path::PathBuf;
+mod account;
+mod address;
+mod audit;
+mod book;
+mod column;
+mod error;
+mod exchange;
+mod handle;
+mod open;
+mod report;
+mod run;
+mod writer;
 
-use thiserror::Error;
+#[cfg(test)]
+mod tests;
+
+use std::net::Ipv4Addr;
 
 use crate::domain::{
     AgentName, BottleId, BottleName, Crossing, CutCause, Ending, GateView, Host, Known, PermitId, ProviderName, Tokens,
     UnixMillis, Usage,
 };
 
-/// Why the ledger did not do it.
-#[derive(Debug, Error)]
-pub enum LedgerError {
-    /// The database could not be opened.
-    #[error("the ledger {path} could not be opened")]
-    Open {
-        /// Where.
-        path: PathBuf,
-        /// What SQLite says.
-        #[source]
-        source: rusqlite::Error,
-    },
-    /// Written by a later version.
-    #[error(
-        "the ledger {path} has schema version {found}, this egress knows up to {known}: run the newer egress, or restore a backup"
-    )]
-    FromTheFuture {
-        /// Where.
-        path: PathBuf,
-        /// Its version.
-        found: u32,
-        /// Ours.
-        known: u32,
-    },
-    /// Another controller has it.
-    #[error("the ledger {path} is in use by another egress daemon")]
-    InUse {
-        /// Where.
-        path: PathBuf,
-    },
-    /// A transaction failed; nothing of it was kept.
-    #[error("the ledger could not {action}")]
-    Transaction {
-        /// What was being done.
-        action: &'static str,
-        /// What SQLite says: disk full, I/O error …
-        #[source]
-        source: rusqlite::Error,
-    },
-    /// There is no such bottle.
-    #[error("there is no bottle {0}: `egress list` shows those there are")]
-    NoBottle(String),
-    /// There is no such open reservation: it was settled before.
-    #[error("reservation {} is not open", .0.0)]
-    NoReservation(PermitId),
-    /// Every address of the pool is taken.
-    #[error("all bottle addresses are in use")]
-    NoAddress,
-    /// The writer has ended.
-    #[error("the ledger is closed")]
-    Closed,
-}
+pub use address::AddressPool;
+pub use error::LedgerError;
+pub use handle::Ledger;
 
 /// The limits in force, as `settings` and the launch flags give them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -160,6 +124,15 @@ pub struct Settled {
 /// What to read of the usage.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UsageFilter {
+    /// Of one bottle only.
+    pub bottle: Option<BottleName>,
+    /// The last so many rows; all when `None`.
+    pub last: Option<u32>,
+}
+
+/// What to read of the audit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AuditFilter {
     /// Of one bottle only.
     pub bottle: Option<BottleName>,
     /// The last so many rows; all when `None`.

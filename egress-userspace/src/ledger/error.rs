@@ -1,0 +1,124 @@
+//! What can go wrong with the ledger, and how a failure inside a transaction becomes one.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::domain::{BottleName, CutCause, PermitId};
+
+/// Why the ledger did not do it.
+#[derive(Debug, Error)]
+pub enum LedgerError {
+    /// The database could not be opened.
+    #[error("the ledger {path} could not be opened")]
+    Open {
+        /// Where.
+        path: PathBuf,
+        /// What SQLite says.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// Written by a later version.
+    #[error(
+        "the ledger {path} has schema version {found}, this egress knows up to {known}: run the newer egress, or restore a backup"
+    )]
+    FromTheFuture {
+        /// Where.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+        /// Ours.
+        known: u32,
+    },
+    /// Another controller has it.
+    #[error("the ledger {path} is in use by another egress daemon")]
+    InUse {
+        /// Where.
+        path: PathBuf,
+    },
+    /// Its directory, file or lock file could not be made.
+    #[error("{path}, where the ledger is kept, could not be prepared")]
+    File {
+        /// Where.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A transaction failed; nothing of it was kept.
+    #[error("the ledger could not {action}")]
+    Transaction {
+        /// What was being done.
+        action: &'static str,
+        /// What SQLite says: disk full, I/O error …
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// There is no such bottle.
+    #[error("there is no bottle {0}: `egress list` shows those there are")]
+    NoBottle(String),
+    /// The bottle's last run has not ended.
+    #[error("bottle {0} is already running: `egress list` shows it")]
+    AlreadyRunning(BottleName),
+    /// Its gate is still cut.
+    #[error(
+        "bottle {name} is still cut ({}): `egress restore {name}` opens its gate{}",
+        .cause.as_str(),
+        match .cause { CutCause::Budget => ", or run it with a larger --budget", CutCause::Operator => "" }
+    )]
+    StillCut {
+        /// Which.
+        name: BottleName,
+        /// Why it was cut.
+        cause: CutCause,
+    },
+    /// There is no such open reservation: it was settled before.
+    #[error("reservation {} is not open", .0.0)]
+    NoReservation(PermitId),
+    /// Every address of the pool is taken.
+    #[error("all bottle addresses are in use")]
+    NoAddress,
+    /// The writer has ended.
+    #[error("the ledger is closed")]
+    Closed,
+}
+
+/// A failure inside a transaction, before it is known what the transaction was for.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// SQLite failed.
+    Sql(rusqlite::Error),
+    /// A rule of the ledger was broken.
+    Rule(LedgerError),
+}
+
+impl Fault {
+    pub(super) fn while_trying_to(self, action: &'static str) -> LedgerError {
+        match self {
+            Self::Sql(source) => LedgerError::Transaction { action, source },
+            Self::Rule(error) => error,
+        }
+    }
+}
+
+impl From<rusqlite::Error> for Fault {
+    fn from(source: rusqlite::Error) -> Self {
+        Self::Sql(source)
+    }
+}
+
+impl From<LedgerError> for Fault {
+    fn from(error: LedgerError) -> Self {
+        Self::Rule(error)
+    }
+}
+
+/// The same failure once more: every command of a batch that was not committed is told it.
+pub(super) fn again(error: &rusqlite::Error) -> rusqlite::Error {
+    let (code, message) = if let rusqlite::Error::SqliteFailure(code, message) = error {
+        (*code, message.clone())
+    } else {
+        (rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ERROR), Some(error.to_string()))
+    };
+    rusqlite::Error::SqliteFailure(code, message)
+}

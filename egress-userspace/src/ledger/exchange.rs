@@ -1,0 +1,178 @@
+//! Admission and settlement: the two commands of every request, and the conservative one for those nobody saw end.
+
+use std::sync::Arc;
+
+use rusqlite::{Row, params};
+
+use super::account::Posting;
+use super::book::BottleEntry;
+use super::column::{TOKENS_PER_EXCHANGE_MAX, amount, bounded, tokens, word};
+use super::error::{Fault, LedgerError};
+use super::writer::Desk;
+use super::{Reserve, Settle, Settled};
+use crate::budget::{self, Decision, Want};
+use crate::domain::{
+    AgentName, BottleId, Ending, Known, PermitId, ProviderName, Refusal, RefusalReason, Tokens, Usage,
+};
+
+const RESERVE: &str = "INSERT INTO reservation
+    (permit, bottle, agent, provider, host, target, model, is_metered, input_estimate, output_cap, admitted)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+
+/// Everything that admission wrote is kept; the response's model stands in for the request's when it names one.
+const RECORD: &str = "INSERT INTO usage
+    (permit, bottle, agent, provider, host, target, model, request_id, status,
+     input, cache_write, cache_read, output, known, ending, admitted, settled)
+    SELECT permit, bottle, agent, provider, host, target, ifnull(?2, model), ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, admitted, ?11
+    FROM reservation WHERE permit = ?1";
+
+const RELEASE: &str =
+    "DELETE FROM reservation WHERE permit = ?1 RETURNING bottle, provider, is_metered, input_estimate, output_cap";
+
+/// An open reservation.
+#[derive(Debug)]
+struct Held {
+    bottle: BottleId,
+    provider: ProviderName,
+    is_metered: bool,
+    input_estimate: Tokens,
+    output_cap: Tokens,
+}
+
+impl Desk {
+    /// Decides, and writes the reservation of what is admitted.
+    pub(super) fn admit(&mut self, reserve: &Reserve) -> Result<Result<PermitId, Refusal>, Fault> {
+        let entry = self.bottle(reserve.bottle)?;
+        let mut chain =
+            self.book.chain(&self.connection, &self.limits, (&entry.name, &entry.budget), &reserve.provider)?;
+        let (input_estimate, output_cap) = match reserve.is_metered {
+            true => (capped(reserve.input_estimate), capped(reserve.output_cap)),
+            false => (Tokens::ZERO, Tokens::ZERO),
+        };
+        if let Decision::Refuse(refusal) = budget::decide(&chain, Want { input_estimate }) {
+            return Ok(Err(refusal));
+        }
+        if let Some(refusal) = closed(&entry) {
+            return Ok(Err(refusal));
+        }
+        let permit = self.take_permit();
+        self.connection.prepare_cached(RESERVE)?.execute(params![
+            permit.0,
+            reserve.bottle.0,
+            entry.agent.as_ref().map(AgentName::as_str),
+            reserve.provider.as_str(),
+            reserve.host.as_str(),
+            bounded(&reserve.target),
+            reserve.model.as_deref().map(bounded),
+            reserve.is_metered,
+            amount(input_estimate),
+            amount(output_cap),
+            self.now.0,
+        ])?;
+        self.book.post(&mut chain, &reserve.provider, Posting::Hold(set_aside(input_estimate, output_cap)));
+        Ok(Ok(permit))
+    }
+
+    /// Replaces a reservation by what was used.
+    pub(super) fn settle(&mut self, settle: &Settle) -> Result<Settled, Fault> {
+        let usage = Usage {
+            input: capped(settle.usage.input),
+            cache_write: capped(settle.usage.cache_write),
+            cache_read: capped(settle.usage.cache_read),
+            output: capped(settle.usage.output),
+        };
+        let recorded = self.connection.prepare_cached(RECORD)?.execute(params![
+            settle.permit.0,
+            settle.model.as_deref().map(bounded),
+            settle.provider_request_id.as_deref().map(bounded),
+            settle.status,
+            amount(usage.input),
+            amount(usage.cache_write),
+            amount(usage.cache_read),
+            amount(usage.output),
+            settle.known.as_str(),
+            settle.ending.as_str(),
+            self.now.0,
+        ])?;
+        if recorded == 0 {
+            return Err(LedgerError::NoReservation(settle.permit).into());
+        }
+        let held = self.connection.prepare_cached(RELEASE)?.query_row([settle.permit.0], held)?;
+        let entry = self.bottle(held.bottle)?;
+        let mut chain =
+            self.book.chain(&self.connection, &self.limits, (&entry.name, &entry.budget), &held.provider)?;
+        let posting =
+            Posting::Settle { held: set_aside(held.input_estimate, held.output_cap), usage, known: settle.known };
+        self.book.post(&mut chain, &held.provider, posting);
+        Ok(Settled {
+            bottle: held.bottle,
+            crossing: budget::crossed(&chain),
+            provider: held.provider,
+            provider_request_id: settle.provider_request_id.clone(),
+        })
+    }
+
+    /// Settles whatever is open as if everything that was set aside had been used.
+    pub(super) fn settle_open(&mut self, ending: Ending) -> Result<Vec<Settled>, Fault> {
+        let open = self.open_reservations()?;
+        let mut settled = Vec::with_capacity(open.len());
+        for (permit, held) in open {
+            let usage = Usage { input: held.input_estimate, output: held.output_cap, ..Usage::default() };
+            let known = if held.is_metered { Known::Estimated } else { Known::Unmetered };
+            settled.push(self.settle(&Settle {
+                permit,
+                usage,
+                known,
+                ending,
+                status: None,
+                model: None,
+                provider_request_id: None,
+            })?);
+        }
+        Ok(settled)
+    }
+
+    fn open_reservations(&self) -> rusqlite::Result<Vec<(PermitId, Held)>> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT bottle, provider, is_metered, input_estimate, output_cap, permit FROM reservation ORDER BY permit",
+        )?;
+        statement.query_map([], |row| Ok((PermitId(row.get(5)?), held(row)?)))?.collect()
+    }
+
+    /// What is known of a bottle that must exist.
+    pub(super) fn bottle(&mut self, id: BottleId) -> Result<Arc<BottleEntry>, Fault> {
+        let entry = self.book.bottle(&self.connection, id)?;
+        entry.ok_or_else(|| LedgerError::NoBottle(format!("number {}", id.0)).into())
+    }
+}
+
+/// What a reservation takes out of the budgets until it is settled: the most it can cost, so that requests in flight
+/// together cannot be promised the same tokens.
+fn set_aside(input_estimate: Tokens, output_cap: Tokens) -> Tokens {
+    input_estimate + output_cap
+}
+
+fn capped(tokens: Tokens) -> Tokens {
+    tokens.min(TOKENS_PER_EXCHANGE_MAX)
+}
+
+/// The proxy's view of bottles lags behind the ledger's: a bottle that was cut or has ended gets no permit.
+fn closed(entry: &BottleEntry) -> Option<Refusal> {
+    let name = &entry.name;
+    let message = match entry.cut {
+        Some(cause) => format!("bottle {name} is cut ({}): `egress restore {name}` opens it again", cause.as_str()),
+        None if !entry.is_running => format!("bottle {name} is not running"),
+        None => return None,
+    };
+    Some(Refusal { reason: RefusalReason::BottleCut, message, scope: None, budget: None, used: None })
+}
+
+fn held(row: &Row<'_>) -> rusqlite::Result<Held> {
+    Ok(Held {
+        bottle: BottleId(row.get(0)?),
+        provider: word(row, 1)?,
+        is_metered: row.get(2)?,
+        input_estimate: tokens(row, 3)?,
+        output_cap: tokens(row, 4)?,
+    })
+}

@@ -1,0 +1,225 @@
+//! The handle everyone else has: commands go to the writer's queue, reports to a connection of their own.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use rusqlite::Connection;
+use tokio::sync::mpsc;
+
+use super::error::{Fault, LedgerError};
+use super::writer::{Desk, Job, QUEUE_COMMANDS_MAX, job};
+use super::{
+    AddressPool, AuditFilter, BottleRow, GateChange, Limits, NewRun, Reserve, Settle, Settled, UsageFilter, audit,
+    open, report,
+};
+use crate::domain::{
+    AuditKind, AuditRow, BottleId, BottleName, BudgetView, Ending, PermitId, Refusal, UnixMillis, UsageRow, UsageSum,
+};
+
+/// The ledger of this host. Clones share one writer; it ends, and the files are free again, when the last one is dropped.
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// `None` only while dropping.
+    queue: Option<mpsc::Sender<Job>>,
+    writer: Option<JoinHandle<()>>,
+    /// `None` only while dropping.
+    reader: Option<Mutex<Connection>>,
+    limits: Limits,
+    /// Last, so that it outlives the writer.
+    _lock: File,
+}
+
+impl Ledger {
+    /// Opens the ledger, made where there is none, for this process alone. Reservations that an earlier process left open
+    /// stay open until [`Ledger::settle_open`].
+    ///
+    /// # Errors
+    /// When it is in use, written by a later version, or cannot be opened.
+    pub fn open(path: &Path, limits: Limits, clock: fn() -> UnixMillis) -> Result<Self, LedgerError> {
+        let opened = open::open(path, clock())?;
+        let failed = |source| LedgerError::Open { path: path.to_owned(), source };
+        let desk = Desk::new(opened.writer, limits.clone(), clock).map_err(failed)?;
+        let (queue, commands) = mpsc::channel(QUEUE_COMMANDS_MAX);
+        let writer = thread::Builder::new()
+            .name("ledger".to_owned())
+            .spawn(move || desk.serve(commands))
+            .map_err(|source| LedgerError::File { path: path.to_owned(), source })?;
+        let reader = Some(Mutex::new(opened.reader));
+        let shared = Shared { queue: Some(queue), writer: Some(writer), reader, limits, _lock: opened.lock };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// May this request go? A permit says its tokens are set aside; a refusal says why not.
+    ///
+    /// # Errors
+    /// When it could not be recorded: the request must not go.
+    pub async fn admit(&self, reserve: Reserve) -> Result<Result<PermitId, Refusal>, LedgerError> {
+        self.write("admit a request", move |desk| desk.admit(&reserve)).await
+    }
+
+    /// Replaces a reservation by what was used. Reports the governing budget's crossing at the settlement that crosses
+    /// and at each one after it.
+    ///
+    /// # Errors
+    /// [`LedgerError::NoReservation`] when it was settled before; otherwise it could not be recorded and is still open.
+    pub async fn settle(&self, settle: Settle) -> Result<Settled, LedgerError> {
+        self.write("settle a request", move |desk| desk.settle(&settle)).await
+    }
+
+    /// Settles everything open as if all that was set aside had been used: nobody saw how it ended.
+    ///
+    /// # Errors
+    /// When it could not be recorded; all are still open.
+    pub async fn settle_open(&self, ending: Ending) -> Result<Vec<Settled>, LedgerError> {
+        self.write("settle the open requests", move |desk| desk.settle_open(ending)).await
+    }
+
+    /// Starts a run of a bottle, with an address of `pool`. Lifts a cut for a used-up budget when the budgets that
+    /// govern this run are not used up.
+    ///
+    /// # Errors
+    /// When it runs already, is still cut, no address is free, or it could not be recorded.
+    pub async fn begin_run(&self, run: NewRun, pool: AddressPool) -> Result<BottleRow, LedgerError> {
+        self.write("start a run", move |desk| desk.begin_run(&run, pool)).await
+    }
+
+    /// Ends a run: its address is free again, its gate stays as it is. Harmless when it has ended.
+    ///
+    /// # Errors
+    /// When there is no such bottle or it could not be recorded.
+    pub async fn end_run(&self, bottle: BottleId, exit_code: i32) -> Result<(), LedgerError> {
+        self.write("end a run", move |desk| desk.end_run(bottle, exit_code)).await
+    }
+
+    /// Changes the desired state of a gate, with its audit row; returns whether it was cut or open already.
+    ///
+    /// # Errors
+    /// When there is no such bottle or it could not be recorded.
+    pub async fn change_gate(&self, bottle: BottleId, change: GateChange) -> Result<bool, LedgerError> {
+        self.write("change a gate", move |desk| desk.change_gate(bottle, change)).await
+    }
+
+    /// Adds an audit row.
+    ///
+    /// # Errors
+    /// When there is no such bottle or it could not be recorded.
+    pub async fn audit(&self, bottle: Option<BottleId>, kind: AuditKind) -> Result<(), LedgerError> {
+        self.write("write the audit", move |desk| desk.audit(bottle, &kind)).await
+    }
+
+    /// Every bottle there has been, by name.
+    ///
+    /// # Errors
+    /// When it could not be read.
+    pub async fn bottles(&self) -> Result<Vec<BottleRow>, LedgerError> {
+        self.read("read the bottles", |connection, _| Ok(report::bottles(connection)?)).await
+    }
+
+    /// One bottle.
+    ///
+    /// # Errors
+    /// When there is none of that name or it could not be read.
+    pub async fn bottle(&self, name: &BottleName) -> Result<BottleRow, LedgerError> {
+        let name = name.clone();
+        self.read("read a bottle", move |connection, _| named(connection, &name)).await
+    }
+
+    /// Settled exchanges in the order they were admitted.
+    ///
+    /// # Errors
+    /// When there is no such bottle or it could not be read.
+    pub async fn usage_rows(&self, filter: UsageFilter) -> Result<Vec<UsageRow>, LedgerError> {
+        self.read("read the usage", move |connection, _| {
+            let bottle = filter.bottle.as_ref().map(|name| named(connection, name)).transpose()?;
+            Ok(report::usage_rows(connection, bottle.as_ref(), &filter)?)
+        })
+        .await
+    }
+
+    /// Totals per bottle and provider.
+    ///
+    /// # Errors
+    /// When there is no such bottle or it could not be read.
+    pub async fn usage_sums(&self, bottle: Option<BottleName>) -> Result<Vec<UsageSum>, LedgerError> {
+        self.read("read the usage", move |connection, _| {
+            let bottle = bottle.as_ref().map(|name| named(connection, name)).transpose()?;
+            Ok(report::usage_sums(connection, bottle.as_ref().map(|bottle| &bottle.name))?)
+        })
+        .await
+    }
+
+    /// Audit rows, oldest first.
+    ///
+    /// # Errors
+    /// When there is no such bottle or it could not be read.
+    pub async fn audit_rows(&self, filter: AuditFilter) -> Result<Vec<AuditRow>, LedgerError> {
+        self.read("read the audit", move |connection, _| {
+            let bottle = filter.bottle.as_ref().map(|name| named(connection, name)).transpose()?;
+            Ok(audit::rows(connection, bottle.as_ref(), &filter)?)
+        })
+        .await
+    }
+
+    /// Budgets of a bottle for each provider that has a limit, or that it has used.
+    ///
+    /// # Errors
+    /// When there is no such bottle or it could not be read.
+    pub async fn budgets(&self, bottle: BottleId) -> Result<Vec<BudgetView>, LedgerError> {
+        self.read("read the budgets", move |connection, limits| {
+            let row = report::bottle_by_id(connection, bottle)?;
+            let row = row.ok_or_else(|| LedgerError::NoBottle(format!("number {}", bottle.0)))?;
+            Ok(report::budgets(connection, limits, &row)?)
+        })
+        .await
+    }
+
+    pub(super) async fn write<T: Send + 'static>(
+        &self,
+        action: &'static str,
+        work: impl FnOnce(&mut Desk) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, LedgerError> {
+        let (job, answer) = job(action, work);
+        let queue = self.shared.queue.as_ref().ok_or(LedgerError::Closed)?;
+        queue.send(job).await.map_err(|_| LedgerError::Closed)?;
+        answer.await.map_err(|_| LedgerError::Closed)?
+    }
+
+    /// Reads one consistent state of the database on a thread that may block.
+    async fn read<T: Send + 'static>(
+        &self,
+        action: &'static str,
+        work: impl FnOnce(&Connection, &Limits) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, LedgerError> {
+        let shared = Arc::clone(&self.shared);
+        let reading = tokio::task::spawn_blocking(move || {
+            let connection =
+                shared.reader.as_ref().ok_or(LedgerError::Closed)?.lock().unwrap_or_else(PoisonError::into_inner);
+            let transaction = connection.unchecked_transaction()?;
+            work(&transaction, &shared.limits)
+        });
+        reading.await.map_err(|_| LedgerError::Closed)?.map_err(|fault| fault.while_trying_to(action))
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // The writer's connection has to be the last one: closing that folds the write-ahead log into the database.
+        self.reader.take();
+        self.queue.take();
+        if let Some(writer) = self.writer.take() {
+            // A writer that panicked has said so, and its transaction is rolled back.
+            writer.join().ok();
+        }
+    }
+}
+
+fn named(connection: &Connection, name: &BottleName) -> Result<BottleRow, Fault> {
+    report::bottle(connection, name)?.ok_or_else(|| LedgerError::NoBottle(name.to_string()).into())
+}

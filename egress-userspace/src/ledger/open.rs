@@ -1,0 +1,118 @@
+//! Opening the ledger: its files, who may use them, its schema.
+
+use std::ffi::OsString;
+use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, TransactionBehavior, params};
+
+use super::error::LedgerError;
+use crate::domain::UnixMillis;
+
+/// Every schema there has been, in order; the first is version 1.
+const MIGRATIONS: &[&str] = &[include_str!("../../../migrations/0001_first.sql")];
+/// How long to wait for another process that reads or copies the database.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Distinct statements there are, with room.
+const STATEMENTS_CACHED: usize = 64;
+/// Pages of write-ahead log between two checkpoints: fewer of them cost more `fsync`s, more of them a larger file.
+const CHECKPOINT_PAGES: u32 = 4_000;
+const DIRECTORY_MODE: u32 = 0o700;
+const FILE_MODE: u32 = 0o600;
+
+/// An open ledger.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) writer: Connection,
+    pub(super) reader: Connection,
+    /// Held as long as this ledger is open; the kernel lets go of it when the process dies.
+    pub(super) lock: File,
+}
+
+/// Opens the ledger for this process alone and brings its schema up to date.
+pub(super) fn open(path: &Path, now: UnixMillis) -> Result<Opened, LedgerError> {
+    let lock = take(path)?;
+    let failed = |source| LedgerError::Open { path: path.to_owned(), source };
+    let mut writer = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(failed)?;
+    writer.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
+    // Before anything is written: a later version's file must stay as it is.
+    let version = version(&writer).map_err(failed)?;
+    let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
+    if version > known {
+        return Err(LedgerError::FromTheFuture { path: path.to_owned(), found: version, known });
+    }
+    configure(&writer).map_err(failed)?;
+    migrate(&mut writer, now).map_err(failed)?;
+    let reader = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(failed)?;
+    reader.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
+    reader.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
+    Ok(Opened { writer, reader, lock })
+}
+
+/// Makes directory, database and lock file where they are missing, and takes the lock.
+fn take(path: &Path) -> Result<File, LedgerError> {
+    let at = |path: &Path| {
+        let path = path.to_owned();
+        move |source: io::Error| LedgerError::File { path, source }
+    };
+    if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+        DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(directory).map_err(at(directory))?;
+    }
+    let lock_path = lock_path(path);
+    let lock = private_file(&lock_path).map_err(at(&lock_path))?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(LedgerError::InUse { path: path.to_owned() }),
+        Err(TryLockError::Error(source)) => return Err(at(&lock_path)(source)),
+    }
+    private_file(path).map_err(at(path))?;
+    Ok(lock)
+}
+
+/// Beside the database, because SQLite's own locks on that file are given up when any descriptor of it is closed.
+fn lock_path(path: &Path) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(".lock");
+    name.into()
+}
+
+/// A file only its owner reads and writes, whatever mode it had. SQLite gives its log files the same mode.
+fn private_file(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(FILE_MODE).open(path)?;
+    file.set_permissions(Permissions::from_mode(FILE_MODE))?;
+    Ok(file)
+}
+
+fn configure(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
+    Ok(())
+}
+
+/// Zero for a file without a schema.
+fn version(connection: &Connection) -> rusqlite::Result<u32> {
+    if !connection.table_exists(None, "schema_version")? {
+        return Ok(0);
+    }
+    connection.query_row("SELECT ifnull(max(version), 0) FROM schema_version", [], |row| row.get(0))
+}
+
+/// Applies what is missing, all of it or nothing.
+fn migrate(connection: &mut Connection, now: UnixMillis) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    transaction.execute_batch(
+        "CREATE TABLE IF NOT EXISTS schema_version (version INTEGER PRIMARY KEY, applied INTEGER NOT NULL) STRICT",
+    )?;
+    let applied = version(&transaction)?;
+    for (number, migration) in (1_u32..).zip(MIGRATIONS).filter(|(number, _)| *number > applied) {
+        transaction.execute_batch(migration)?;
+        transaction.execute("INSERT INTO schema_version (version, applied) VALUES (?1, ?2)", params![number, now.0])?;
+    }
+    transaction.commit()
+}

@@ -1,0 +1,169 @@
+//! What people read: bottles, usage, budgets. Queries only, on whichever connection the caller has.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use rusqlite::{Connection, Row, params};
+
+use super::account::AccountKey;
+use super::book::{limit_of, read_account};
+use super::column::{tokens, word, word_or_null};
+use super::{BottleRow, Limits, UsageFilter};
+use crate::domain::{
+    BottleId, BottleName, BudgetView, GateView, ProviderName, Scope, Tokens, UnixMillis, Usage, UsageRow, UsageSum,
+};
+
+const BOTTLE: &str = "SELECT id, name, agent, address, cut, started, ended FROM bottle";
+
+/// All bottles, by name.
+pub(super) fn bottles(connection: &Connection) -> rusqlite::Result<Vec<BottleRow>> {
+    let bottles: Vec<BottleRow> = connection
+        .prepare_cached(&format!("{BOTTLE} ORDER BY name"))?
+        .query_map([], bottle_row)?
+        .collect::<Result<_, _>>()?;
+    bottles.into_iter().map(|bottle| with_budget(connection, bottle)).collect()
+}
+
+/// The bottle of that name.
+pub(super) fn bottle(connection: &Connection, name: &BottleName) -> rusqlite::Result<Option<BottleRow>> {
+    let mut statement = connection.prepare_cached(&format!("{BOTTLE} WHERE name = ?1"))?;
+    let bottle = statement.query_map([name.as_str()], bottle_row)?.next().transpose()?;
+    bottle.map(|bottle| with_budget(connection, bottle)).transpose()
+}
+
+/// The bottle of that number.
+pub(super) fn bottle_by_id(connection: &Connection, id: BottleId) -> rusqlite::Result<Option<BottleRow>> {
+    let mut statement = connection.prepare_cached(&format!("{BOTTLE} WHERE id = ?1"))?;
+    let bottle = statement.query_map([id.0], bottle_row)?.next().transpose()?;
+    bottle.map(|bottle| with_budget(connection, bottle)).transpose()
+}
+
+/// `--budget` of a bottle's last run, by provider.
+pub(super) fn budget_of(connection: &Connection, id: BottleId) -> rusqlite::Result<Vec<(ProviderName, Tokens)>> {
+    connection
+        .prepare_cached("SELECT provider, tokens FROM bottle_budget WHERE bottle = ?1 ORDER BY provider")?
+        .query_map([id.0], |row| Ok((word(row, 0)?, tokens(row, 1)?)))?
+        .collect()
+}
+
+/// Addresses of running bottles.
+pub(super) fn addresses(connection: &Connection) -> rusqlite::Result<BTreeSet<Ipv4Addr>> {
+    connection
+        .prepare_cached("SELECT address FROM bottle WHERE address IS NOT NULL")?
+        .query_map([], |row| row.get(0).map(Ipv4Addr::from_bits))?
+        .collect()
+}
+
+/// Settled exchanges in the order they were admitted; only those of `bottle` when there is one.
+pub(super) fn usage_rows(
+    connection: &Connection,
+    bottle: Option<&BottleRow>,
+    filter: &UsageFilter,
+) -> rusqlite::Result<Vec<UsageRow>> {
+    const COLUMNS: &str = "SELECT bottle.name, usage.agent, provider, host, target, model, request_id, status, input,
+            cache_write, cache_read, output, known, ending, admitted, settled
+        FROM usage JOIN bottle ON bottle.id = usage.bottle";
+    let mut rows: Vec<UsageRow> = match bottle {
+        Some(bottle) => connection
+            .prepare_cached(&format!("{COLUMNS} WHERE usage.bottle = ?1 ORDER BY permit DESC LIMIT ?2"))?
+            .query_map(params![bottle.id.0, last(filter.last)], usage_row)?
+            .collect::<Result<_, _>>()?,
+        None => connection
+            .prepare_cached(&format!("{COLUMNS} ORDER BY permit DESC LIMIT ?1"))?
+            .query_map([last(filter.last)], usage_row)?
+            .collect::<Result<_, _>>()?,
+    };
+    rows.reverse();
+    Ok(rows)
+}
+
+/// Totals per bottle and provider; only those of `bottle` when there is one.
+pub(super) fn usage_sums(connection: &Connection, bottle: Option<&BottleName>) -> rusqlite::Result<Vec<UsageSum>> {
+    connection
+        .prepare_cached(
+            "SELECT name, provider, requests, input, cache_write, cache_read, output, held FROM spend
+             WHERE scope = 'bottle' AND (?1 IS NULL OR name = ?1) ORDER BY name, provider",
+        )?
+        .query_map([bottle.map(BottleName::as_str)], |row| {
+            Ok(UsageSum {
+                bottle: word(row, 0)?,
+                provider: word(row, 1)?,
+                requests: tokens(row, 2)?.0,
+                usage: usage(row, 3)?,
+                held: tokens(row, 7)?,
+            })
+        })?
+        .collect()
+}
+
+/// Budgets of a bottle for each provider that has a limit, or that it has used.
+pub(super) fn budgets(
+    connection: &Connection,
+    limits: &Limits,
+    bottle: &BottleRow,
+) -> rusqlite::Result<Vec<BudgetView>> {
+    let sums = usage_sums(connection, Some(&bottle.name))?;
+    let used = sums.into_iter().map(|sum| sum.provider);
+    let limited = bottle.budget.iter().chain(&limits.host).map(|(provider, _)| provider.clone());
+    let providers: BTreeSet<ProviderName> = used.chain(limited).collect();
+    let scopes = [(Scope::Bottle(bottle.name.clone()), &bottle.budget), (Scope::Host, &limits.host)];
+    let view = |provider: ProviderName| {
+        let state = |(scope, budget): &(Scope, &Vec<(ProviderName, Tokens)>)| {
+            let key = AccountKey { scope: scope.clone(), provider: provider.clone() };
+            Ok(read_account(connection, &key)?.state(key.scope, limit_of(budget, &provider)))
+        };
+        let chain = scopes.iter().map(state).collect::<rusqlite::Result<_>>()?;
+        Ok(BudgetView { provider, chain })
+    };
+    providers.into_iter().map(view).collect()
+}
+
+/// A LIMIT: all rows when nothing is said.
+pub(super) fn last(rows: Option<u32>) -> i64 {
+    rows.map_or(-1, i64::from)
+}
+
+fn with_budget(connection: &Connection, bottle: BottleRow) -> rusqlite::Result<BottleRow> {
+    Ok(BottleRow { budget: budget_of(connection, bottle.id)?, ..bottle })
+}
+
+fn bottle_row(row: &Row<'_>) -> rusqlite::Result<BottleRow> {
+    Ok(BottleRow {
+        id: BottleId(row.get(0)?),
+        name: word(row, 1)?,
+        agent: word_or_null(row, 2)?,
+        address: row.get::<_, Option<u32>>(3)?.map(Ipv4Addr::from_bits),
+        gate: word_or_null(row, 4)?.map_or(GateView::Open, GateView::Cut),
+        budget: Vec::new(),
+        started: UnixMillis(row.get(5)?),
+        ended: row.get::<_, Option<i64>>(6)?.map(UnixMillis),
+    })
+}
+
+fn usage_row(row: &Row<'_>) -> rusqlite::Result<UsageRow> {
+    Ok(UsageRow {
+        bottle: word(row, 0)?,
+        agent: word_or_null(row, 1)?,
+        provider: word(row, 2)?,
+        host: word(row, 3)?,
+        target: row.get(4)?,
+        model: row.get(5)?,
+        request_id: row.get(6)?,
+        status: row.get(7)?,
+        usage: usage(row, 8)?,
+        known: word(row, 12)?,
+        ending: word(row, 13)?,
+        admitted: UnixMillis(row.get(14)?),
+        settled: UnixMillis(row.get(15)?),
+    })
+}
+
+/// Four columns from `first` on.
+fn usage(row: &Row<'_>, first: usize) -> rusqlite::Result<Usage> {
+    Ok(Usage {
+        input: tokens(row, first)?,
+        cache_write: tokens(row, first + 1)?,
+        cache_read: tokens(row, first + 2)?,
+        output: tokens(row, first + 3)?,
+    })
+}

@@ -1,0 +1,268 @@
+//! Admission and settlement: the whole account afterwards.
+
+use std::collections::HashSet;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::budget::{Decision, Want, decide};
+use crate::domain::{RefusalReason, Scope, ScopeState};
+use crate::ledger::UsageFilter;
+use crate::ledger::column::{TEXT_BYTES_MAX, TOKENS_PER_EXCHANGE_MAX};
+
+#[tokio::test]
+async fn what_was_admitted_is_held_and_what_was_settled_is_recorded() {
+    let world = World::new(&[]);
+    let web = world.run("web", &[("claude", 10_000)]).await;
+    let permit = world.ledger().admit(reserve(&web, "claude", 100, 400)).await.unwrap().unwrap();
+    let before = world.ledger().budgets(web.id).await.unwrap();
+    assert_eq!(before[0].chain[0].held, Tokens(500));
+    assert_eq!(before[0].chain[0].used, Tokens::ZERO);
+
+    let mut said = settle(permit, 90, 30);
+    said.usage.cache_write = Tokens(7);
+    said.usage.cache_read = Tokens(5);
+    let settled = world.ledger().settle(said).await.unwrap();
+    assert_eq!((settled.bottle, settled.crossing), (web.id, None));
+
+    let after = world.ledger().budgets(web.id).await.unwrap();
+    let scopes: Vec<_> = after[0].chain.iter().map(|state| (state.scope.clone(), state.limit, state.used)).collect();
+    let used = Tokens(132);
+    assert_eq!(
+        scopes,
+        [(Scope::Bottle(web.name.clone()), Some(Tokens(10_000)), used), (Scope::Host, None, used)],
+        "spend rolls up"
+    );
+    let rows = world.ledger().usage_rows(UsageFilter::default()).await.unwrap();
+    assert_eq!(rows.len(), 1);
+    assert_eq!(rows[0].usage.total(), used);
+    assert_eq!(rows[0].model.as_deref(), Some("asked"), "the request's model, for want of the response's");
+    assert_eq!(rows[0].agent.as_ref().map(ToString::to_string).as_deref(), Some("reviewer"));
+    let sums = world.ledger().usage_sums(Some(web.name)).await.unwrap();
+    assert_eq!((sums[0].requests, sums[0].usage.total(), sums[0].held), (1, used, Tokens::ZERO));
+    world.assert_totals_are_sums();
+}
+
+#[tokio::test]
+async fn a_reservation_is_settled_once() {
+    let world = World::new(&[]);
+    let web = world.run("web", &[]).await;
+    let permit = world.ledger().admit(reserve(&web, "claude", 1, 1)).await.unwrap().unwrap();
+    world.ledger().settle(settle(permit, 1, 1)).await.unwrap();
+    for unknown in [permit, PermitId(999), PermitId(-1)] {
+        let again = world.ledger().settle(settle(unknown, 1, 1)).await;
+        assert!(matches!(again, Err(LedgerError::NoReservation(number)) if number == unknown), "{again:?}");
+    }
+    assert_eq!(world.count("usage"), 1);
+    world.assert_totals_are_sums();
+}
+
+#[tokio::test]
+async fn permit_numbers_are_never_used_twice() {
+    let mut world = World::new(&[]);
+    let web = world.run("web", &[]).await;
+    let first = world.ledger().admit(reserve(&web, "claude", 1, 1)).await.unwrap().unwrap();
+    world.ledger().settle(settle(first, 1, 1)).await.unwrap();
+    world.reopen();
+    let second = world.ledger().admit(reserve(&web, "claude", 1, 1)).await.unwrap().unwrap();
+    assert!(second > first);
+}
+
+#[tokio::test]
+async fn a_crossing_is_reported_from_the_settlement_that_crosses_on() {
+    let world = World::new(&[("claude", 1_000_000)]);
+    let web = world.run("web", &[("claude", 100)]).await;
+    let mut permits = Vec::new();
+    for _ in 0..3 {
+        permits.push(world.ledger().admit(reserve(&web, "claude", 10, 0)).await.unwrap().unwrap());
+    }
+    let mut crossings = Vec::new();
+    for permit in permits {
+        crossings.push(world.ledger().settle(settle(permit, 10, 50)).await.unwrap().crossing);
+    }
+    let used: Vec<_> = crossings.iter().map(|crossing| crossing.as_ref().map(|crossing| crossing.used.0)).collect();
+    assert_eq!(used, [None, Some(120), Some(180)]);
+    assert_eq!(crossings[1].as_ref().unwrap().scope, Scope::Bottle(web.name.clone()));
+
+    for is_metered in [true, false] {
+        let refused = world.ledger().admit(Reserve { is_metered, ..reserve(&web, "claude", 0, 0) }).await.unwrap();
+        assert_eq!(refused.unwrap_err().reason, RefusalReason::BudgetExhausted, "metered: {is_metered}");
+    }
+    assert!(world.ledger().admit(reserve(&web, "codex", 10, 10)).await.unwrap().is_ok(), "another provider");
+}
+
+#[tokio::test]
+async fn unmetered_requests_hold_and_count_nothing() {
+    let world = World::new(&[("claude", 10)]);
+    let web = world.run("web", &[]).await;
+    let free = Reserve { is_metered: false, ..reserve(&web, "claude", 5_000, 5_000) };
+    let permit = world.ledger().admit(free.clone()).await.unwrap().unwrap();
+    let said = Settle { known: Known::Unmetered, ..settle(permit, 0, 0) };
+    assert_eq!(world.ledger().settle(said).await.unwrap().crossing, None);
+    world.ledger().admit(free).await.unwrap().unwrap();
+    assert_eq!(world.ledger().settle_open(Ending::ProxyLost).await.unwrap().len(), 1);
+    let sums = world.ledger().usage_sums(None).await.unwrap();
+    assert_eq!((sums[0].requests, sums[0].usage.total(), sums[0].held), (0, Tokens::ZERO, Tokens::ZERO));
+    let rows = world.ledger().usage_rows(UsageFilter::default()).await.unwrap();
+    assert!(rows.iter().all(|row| row.known == Known::Unmetered) && rows.len() == 2);
+}
+
+#[tokio::test]
+async fn absurd_answers_can_neither_overflow_nor_fill_the_ledger() {
+    let world = World::new(&[]);
+    let web = world.run("web", &[]).await;
+    for _ in 0..3 {
+        let mut ask = reserve(&web, "claude", u64::MAX, u64::MAX);
+        ask.target = "GET /".repeat(TEXT_BYTES_MAX);
+        let permit = world.ledger().admit(ask).await.unwrap().unwrap();
+        let mut said = settle(permit, u64::MAX, u64::MAX);
+        said.model = Some("ä".repeat(TEXT_BYTES_MAX));
+        world.ledger().settle(said).await.unwrap();
+    }
+    let rows = world.ledger().usage_rows(UsageFilter { bottle: Some(web.name), last: Some(1) }).await.unwrap();
+    assert_eq!(rows.len(), 1);
+    assert_eq!(rows[0].usage.input, TOKENS_PER_EXCHANGE_MAX);
+    assert_eq!(rows[0].target.len(), TEXT_BYTES_MAX);
+    world.assert_totals_are_sums();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn sixty_four_at_once_are_never_promised_the_same_tokens() {
+    const BUDGET: u64 = 10_000;
+    let world = World::new(&[("claude", BUDGET)]);
+    let web = world.run("web", &[]).await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for task in 0..64_u64 {
+        let (ledger, web) = (world.ledger().clone(), web.clone());
+        tasks.spawn(async move {
+            let mut settled = Vec::new();
+            for turn in 0..20 {
+                let Ok(permit) = ledger.admit(reserve(&web, "claude", 10 + task, 0)).await.unwrap() else { break };
+                tokio::task::yield_now().await;
+                ledger.settle(settle(permit, 10 + task - turn % 3, 0)).await.unwrap();
+                settled.push(permit);
+            }
+            settled
+        });
+    }
+    let settled: Vec<PermitId> = tasks.join_all().await.into_iter().flatten().collect();
+    let distinct: HashSet<PermitId> = settled.iter().copied().collect();
+    assert_eq!(distinct.len(), settled.len());
+    assert_eq!(world.count("usage"), settled.len());
+    let sums = world.ledger().usage_sums(None).await.unwrap();
+    let used = sums[0].usage.total().0;
+    assert!(used <= BUDGET && used > BUDGET / 2, "no response exceeded what was set aside for it: {used}");
+    world.assert_totals_are_sums();
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Admit { bottle: usize, provider: usize, is_metered: bool, input: u64, output: u64 },
+    Settle { which: prop::sample::Index, input: u64, output: u64 },
+    SettleOpen,
+    Reopen,
+}
+
+const PROVIDERS: [&str; 2] = ["claude", "codex"];
+
+fn step() -> impl Strategy<Value = Step> {
+    let admit = (0..2_usize, 0..2_usize, prop::bool::weighted(0.9), 0..400_u64, 0..400_u64).prop_map(
+        |(bottle, provider, is_metered, input, output)| Step::Admit { bottle, provider, is_metered, input, output },
+    );
+    let settle = (any::<prop::sample::Index>(), 0..600_u64, 0..600_u64)
+        .prop_map(|(which, input, output)| Step::Settle { which, input, output });
+    prop_oneof![10 => admit, 8 => settle, 1 => Just(Step::SettleOpen), 1 => Just(Step::Reopen)]
+}
+
+/// One exchange as the test remembers it.
+struct Exchange {
+    permit: PermitId,
+    bottle: usize,
+    provider: usize,
+    held: u64,
+    used: Option<u64>,
+}
+
+/// The same account kept the slow and obvious way.
+#[derive(Default)]
+struct Model {
+    exchanges: Vec<Exchange>,
+}
+
+impl Model {
+    fn chain(&self, bottle: usize, provider: usize) -> Vec<ScopeState> {
+        let of = |state: Scope, limit: Option<u64>, bottle: Option<usize>| {
+            let counts =
+                |exchange: &&Exchange| exchange.provider == provider && bottle.is_none_or(|it| it == exchange.bottle);
+            let lines = || self.exchanges.iter().filter(counts);
+            ScopeState {
+                scope: state,
+                limit: limit.map(Tokens),
+                used: lines().filter_map(|exchange| exchange.used).map(Tokens).sum(),
+                held: lines().filter(|exchange| exchange.used.is_none()).map(|exchange| Tokens(exchange.held)).sum(),
+            }
+        };
+        // As `play` launches them: bottle 0 has a claude budget of its own, the host one for each provider.
+        let own = (bottle == 0 && provider == 0).then_some(3_000);
+        let name = format!("bottle-{bottle}").parse().unwrap();
+        vec![of(Scope::Bottle(name), own, Some(bottle)), of(Scope::Host, Some([8_000, 2_000][provider]), None)]
+    }
+}
+
+async fn play(steps: Vec<Step>) {
+    let mut world = World::new(&[("claude", 8_000), ("codex", 2_000)]);
+    let bottles = [world.run("bottle-0", &[("claude", 3_000)]).await, world.run("bottle-1", &[]).await];
+    let mut model = Model::default();
+    for step in steps {
+        match step {
+            Step::Admit { bottle, provider, is_metered, input, output } => {
+                let (input, output) = if is_metered { (input, output) } else { (0, 0) };
+                let expected = decide(&model.chain(bottle, provider), Want { input_estimate: Tokens(input) });
+                let ask = Reserve { is_metered, ..reserve(&bottles[bottle], PROVIDERS[provider], input, output) };
+                match world.ledger().admit(ask).await.unwrap() {
+                    Ok(permit) => {
+                        assert_eq!(expected, Decision::Admit);
+                        model.exchanges.push(Exchange { permit, bottle, provider, held: input + output, used: None });
+                    }
+                    Err(refusal) => assert_eq!(expected, Decision::Refuse(refusal)),
+                }
+            }
+            Step::Settle { which, input, output } if !model.exchanges.is_empty() => {
+                let index = which.index(model.exchanges.len());
+                let outcome = world.ledger().settle(settle(model.exchanges[index].permit, input, output)).await;
+                match model.exchanges[index].used {
+                    Some(_) => assert!(matches!(outcome, Err(LedgerError::NoReservation(_))), "{outcome:?}"),
+                    None => {
+                        model.exchanges[index].used = Some(input + output);
+                        let exchange = &model.exchanges[index];
+                        let expected = crate::budget::crossed(&model.chain(exchange.bottle, exchange.provider));
+                        assert_eq!(outcome.unwrap().crossing, expected);
+                    }
+                }
+            }
+            Step::Settle { .. } => {}
+            Step::SettleOpen => {
+                let open = model.exchanges.iter_mut().filter(|exchange| exchange.used.is_none());
+                let settled = open.map(|exchange| exchange.used = Some(exchange.held)).count();
+                assert_eq!(world.ledger().settle_open(Ending::ProxyLost).await.unwrap().len(), settled);
+            }
+            Step::Reopen => world.reopen(),
+        }
+    }
+    world.assert_totals_are_sums();
+    for (index, bottle) in bottles.iter().enumerate() {
+        for view in world.ledger().budgets(bottle.id).await.unwrap() {
+            let provider = PROVIDERS.iter().position(|name| *name == view.provider.as_str()).unwrap();
+            assert_eq!(view.chain, model.chain(index, provider));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn any_interleaving_keeps_the_account_true(steps in prop::collection::vec(step(), 1..80)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(play(steps));
+    }
+}

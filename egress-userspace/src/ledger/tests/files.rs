@@ -1,0 +1,71 @@
+//! Files, locks and schema versions.
+
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+
+#[tokio::test]
+async fn opening_again_changes_nothing() {
+    let mut world = World::new(&[]);
+    let web = world.run("web", &[]).await;
+    let schema = |world: &World| -> Vec<(String, String)> {
+        let sql = world.sql();
+        let mut statement = sql.prepare("SELECT name, ifnull(sql, '') FROM sqlite_master ORDER BY name").unwrap();
+        statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap().map(Result::unwrap).collect()
+    };
+    let first = schema(&world);
+    for _ in 0..2 {
+        world.reopen();
+        assert_eq!(schema(&world), first);
+        assert_eq!(world.count("schema_version"), 1);
+        assert_eq!(world.ledger().bottles().await.unwrap(), std::slice::from_ref(&web));
+    }
+}
+
+#[test]
+fn a_later_versions_file_is_left_alone() {
+    let mut world = World::new(&[]);
+    world.ledger = None;
+    world.sql().execute("INSERT INTO schema_version (version, applied) VALUES (1000, 0)", []).unwrap();
+    let before = std::fs::read(world.path()).unwrap();
+    let refused = open(&world.path(), &limits(&[]));
+    assert!(matches!(refused, Err(LedgerError::FromTheFuture { found: 1000, known: 1, .. })), "{refused:?}");
+    assert_eq!(std::fs::read(world.path()).unwrap(), before);
+}
+
+#[test]
+fn one_controller_at_a_time() {
+    let mut world = World::new(&[]);
+    let second = open(&world.path(), &limits(&[]));
+    assert!(matches!(second, Err(LedgerError::InUse { .. })), "{second:?}");
+    world.ledger = None;
+    open(&world.path(), &limits(&[])).unwrap();
+}
+
+#[tokio::test]
+async fn only_its_owner_reads_it() {
+    let directory = TempDir::new().unwrap();
+    let home = directory.path().join("home").join(".bot-bottle");
+    let path = home.join("bot-bottle.db");
+    let ledger = open(&path, &limits(&[])).unwrap();
+    ledger.begin_run(new_run("web", &[]), POOL).await.unwrap();
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&home), 0o700);
+    for file in ["bot-bottle.db", "bot-bottle.db-wal", "bot-bottle.db-shm", "bot-bottle.db.lock"] {
+        assert_eq!(mode(&home.join(file)), 0o600, "{file}");
+    }
+    drop(ledger);
+    assert!(!home.join("bot-bottle.db-wal").exists(), "a closed ledger is one file");
+}
+
+#[test]
+fn what_is_not_a_ledger_is_not_overwritten() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("bot-bottle.db");
+    std::fs::write(&path, "not a database, but somebody's notes".repeat(100)).unwrap();
+    let refused = open(&path, &limits(&[]));
+    assert!(matches!(refused, Err(LedgerError::Open { .. })), "{refused:?}");
+    assert!(std::fs::read_to_string(&path).unwrap().starts_with("not a database"));
+    let nowhere = open(Path::new("/proc/nowhere/bot-bottle.db"), &limits(&[]));
+    assert!(matches!(nowhere, Err(LedgerError::File { .. })), "{nowhere:?}");
+}

@@ -1,0 +1,137 @@
+//! The ledger on real files: what is promised to hold is read back through a connection of the test's own.
+
+mod account;
+mod crash;
+mod files;
+mod full;
+mod run;
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+use super::{AddressPool, BottleRow, Ledger, LedgerError, Limits, NewRun, Reserve, Settle};
+use crate::domain::{Ending, Known, PermitId, ProviderName, Tokens, UnixMillis, Usage};
+
+/// A ledger in a directory of its own.
+struct World {
+    directory: TempDir,
+    ledger: Option<Ledger>,
+    limits: Limits,
+}
+
+impl World {
+    fn new(host: &[(&str, u64)]) -> Self {
+        let mut world = Self { directory: TempDir::new().unwrap(), ledger: None, limits: limits(host) };
+        world.reopen();
+        world
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("bot-bottle.db")
+    }
+
+    fn ledger(&self) -> &Ledger {
+        self.ledger.as_ref().unwrap()
+    }
+
+    /// Closes and opens the ledger, as a restart does.
+    fn reopen(&mut self) {
+        self.ledger = None;
+        self.ledger = Some(open(&self.path(), &self.limits).unwrap());
+    }
+
+    async fn run(&self, name: &str, budget: &[(&str, u64)]) -> BottleRow {
+        self.ledger().begin_run(new_run(name, budget), POOL).await.unwrap()
+    }
+
+    fn sql(&self) -> Connection {
+        Connection::open(self.path()).unwrap()
+    }
+
+    fn count(&self, table: &str) -> usize {
+        let count = |row: &rusqlite::Row<'_>| row.get::<_, u32>(0);
+        self.sql().query_row(&format!("SELECT count(*) FROM {table}"), [], count).unwrap() as usize
+    }
+
+    /// The totals that decisions are made from must be the sums of the rows they stand for.
+    fn assert_totals_are_sums(&self) {
+        assert_totals_are_sums(&self.path());
+    }
+}
+
+const POOL: AddressPool = AddressPool { gateway: std::net::Ipv4Addr::new(10, 213, 0, 1), prefix: 16 };
+
+fn clock() -> UnixMillis {
+    UnixMillis(1_700_000_000_000)
+}
+
+fn open(path: &Path, limits: &Limits) -> Result<Ledger, LedgerError> {
+    Ledger::open(path, limits.clone(), clock)
+}
+
+fn limits(host: &[(&str, u64)]) -> Limits {
+    Limits { host: budget(host) }
+}
+
+fn budget(amounts: &[(&str, u64)]) -> Vec<(ProviderName, Tokens)> {
+    amounts.iter().map(|(provider, tokens)| (provider.parse().unwrap(), Tokens(*tokens))).collect()
+}
+
+fn new_run(name: &str, amounts: &[(&str, u64)]) -> NewRun {
+    NewRun { name: name.parse().unwrap(), agent: Some("reviewer".parse().unwrap()), budget: budget(amounts) }
+}
+
+fn reserve(bottle: &BottleRow, provider: &str, input: u64, output: u64) -> Reserve {
+    Reserve {
+        bottle: bottle.id,
+        provider: provider.parse().unwrap(),
+        host: "api.anthropic.com".parse().unwrap(),
+        target: "POST /v1/messages".to_owned(),
+        is_metered: true,
+        model: Some("asked".to_owned()),
+        input_estimate: Tokens(input),
+        output_cap: Tokens(output),
+    }
+}
+
+fn settle(permit: PermitId, input: u64, output: u64) -> Settle {
+    Settle {
+        permit,
+        usage: usage(input, output),
+        known: Known::Reported,
+        ending: Ending::Complete,
+        status: Some(200),
+        model: None,
+        provider_request_id: Some(format!("req_{}", permit.0)),
+    }
+}
+
+fn usage(input: u64, output: u64) -> Usage {
+    Usage { input: Tokens(input), output: Tokens(output), ..Usage::default() }
+}
+
+fn assert_totals_are_sums(path: &Path) {
+    let connection = Connection::open(path).unwrap();
+    let wrong: i64 = connection.query_row(DIFFERENCES, [], |row| row.get(0)).unwrap();
+    assert_eq!(wrong, 0, "rows of spend that are not the sums of usage and reservation");
+}
+
+/// Both ways round, so that neither a wrong nor a missing nor a superfluous total goes unseen.
+const DIFFERENCES: &str = "
+    WITH line (scope, name, provider, requests, input, cache_write, cache_read, output, held) AS (
+        SELECT 'bottle', b.name, provider, known <> 'unmetered', input, cache_write, cache_read, output, 0
+            FROM usage JOIN bottle b ON b.id = bottle
+        UNION ALL
+        SELECT 'bottle', b.name, provider, 0, 0, 0, 0, 0, input_estimate + output_cap
+            FROM reservation JOIN bottle b ON b.id = bottle
+    ), entry AS (
+        SELECT * FROM line
+        UNION ALL SELECT 'host', '', provider, requests, input, cache_write, cache_read, output, held FROM line
+    ), total AS (
+        SELECT scope, name, provider, sum(requests), sum(input), sum(cache_write), sum(cache_read), sum(output), sum(held)
+        FROM entry GROUP BY scope, name, provider
+    )
+    SELECT (SELECT count(*) FROM (SELECT * FROM total EXCEPT SELECT * FROM spend))
+         + (SELECT count(*) FROM (SELECT * FROM spend EXCEPT SELECT * FROM total))";

@@ -1,0 +1,132 @@
+//! The one writer: a thread that owns the write connection and commits what has queued up in one transaction.
+//!
+//! Each command runs in a savepoint, so one that fails does not spoil its neighbours. Nobody is answered before the
+//! commit; when it fails, nothing was kept and every command of the batch is told so.
+
+use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot};
+
+use super::Limits;
+use super::book::Book;
+use super::error::{Fault, LedgerError, again};
+use crate::domain::{PermitId, UnixMillis};
+
+/// Most commands in one transaction.
+const BATCH_COMMANDS_MAX: usize = 512;
+/// Most commands that wait for the writer before callers wait for room.
+pub(super) const QUEUE_COMMANDS_MAX: usize = 4096;
+
+/// A command; run inside the transaction, it returns its answer, to be given once the commit has succeeded or failed.
+pub(super) type Job = Box<dyn FnOnce(&mut Desk) -> Answer + Send>;
+/// Gives a command's caller what it is waiting for.
+type Answer = Box<dyn FnOnce(Result<(), &rusqlite::Error>)>;
+
+/// Everything a command works with.
+pub(super) struct Desk {
+    pub(super) connection: Connection,
+    pub(super) book: Book,
+    pub(super) limits: Limits,
+    /// The time of this transaction.
+    pub(super) now: UnixMillis,
+    clock: fn() -> UnixMillis,
+    next_permit: i64,
+    /// Why the transaction can no longer be committed.
+    spoilt: Option<rusqlite::Error>,
+}
+
+impl Desk {
+    pub(super) fn new(connection: Connection, limits: Limits, clock: fn() -> UnixMillis) -> rusqlite::Result<Self> {
+        let next_permit = connection.query_row(
+            "SELECT 1 + max(ifnull((SELECT max(permit) FROM reservation), 0), ifnull((SELECT max(permit) FROM usage), 0))",
+            [],
+            |row| row.get(0),
+        )?;
+        Ok(Self { connection, book: Book::default(), limits, now: clock(), clock, next_permit, spoilt: None })
+    }
+
+    /// A number no reservation has had. Numbers of transactions that were not committed are skipped.
+    pub(super) fn take_permit(&mut self) -> PermitId {
+        let permit = PermitId(self.next_permit);
+        self.next_permit = self.next_permit.saturating_add(1);
+        permit
+    }
+
+    /// Does everything that is queued, until every handle is gone.
+    pub(super) fn serve(mut self, mut queue: mpsc::Receiver<Job>) {
+        let mut jobs = Vec::new();
+        while queue.blocking_recv_many(&mut jobs, BATCH_COMMANDS_MAX) > 0 {
+            self.run_batch(jobs.drain(..));
+        }
+    }
+
+    fn run_batch(&mut self, jobs: impl Iterator<Item = Job>) {
+        self.now = (self.clock)();
+        self.spoilt = self.connection.execute_batch("BEGIN IMMEDIATE").err();
+        let answers: Vec<Answer> = jobs.map(|job| job(self)).collect();
+        let outcome = self.commit();
+        for answer in answers {
+            answer(outcome.as_ref().copied());
+        }
+    }
+
+    fn commit(&mut self) -> Result<(), rusqlite::Error> {
+        let outcome = match self.spoilt.take() {
+            Some(error) => Err(error),
+            None => self.book.write(&self.connection).and_then(|()| self.execute("COMMIT")),
+        };
+        if outcome.is_err() {
+            self.book.forget();
+            if !self.connection.is_autocommit() {
+                // What it says is of no use: the transaction is over either way, at the latest when the next BEGIN fails.
+                self.execute("ROLLBACK").ok();
+            }
+        }
+        outcome
+    }
+
+    fn in_savepoint<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, Fault>) -> Result<T, Fault> {
+        if let Some(error) = &self.spoilt {
+            return Err(Fault::Sql(again(error)));
+        }
+        self.execute("SAVEPOINT command")?;
+        let outcome = work(self);
+        let closed = match &outcome {
+            Ok(_) => {
+                self.book.keep();
+                self.execute("RELEASE command")
+            }
+            // SQLite itself rolls everything back on some failures; there is no savepoint to return to then.
+            Err(Fault::Sql(error)) if self.connection.is_autocommit() => Err(again(error)),
+            Err(_) => {
+                self.book.take_back();
+                self.execute("ROLLBACK TO command").and_then(|()| self.execute("RELEASE command"))
+            }
+        };
+        self.spoilt = closed.err();
+        outcome
+    }
+
+    fn execute(&self, statement: &str) -> rusqlite::Result<()> {
+        self.connection.prepare_cached(statement)?.execute([]).map(drop)
+    }
+}
+
+/// A command and where its answer will arrive.
+pub(super) fn job<T: Send + 'static>(
+    action: &'static str,
+    work: impl FnOnce(&mut Desk) -> Result<T, Fault> + Send + 'static,
+) -> (Job, oneshot::Receiver<Result<T, LedgerError>>) {
+    let (reply, answer) = oneshot::channel();
+    let job: Job = Box::new(move |desk| {
+        let outcome = desk.in_savepoint(work);
+        Box::new(move |committed| {
+            let outcome = match committed {
+                Ok(()) => outcome.map_err(|fault| fault.while_trying_to(action)),
+                Err(error) => Err(LedgerError::Transaction { action, source: again(error) }),
+            };
+            // A caller that has gone away no longer wants to know; what it asked for is done.
+            reply.send(outcome).ok();
+        })
+    });
+    (job, answer)
+}
