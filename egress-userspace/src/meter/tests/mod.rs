@@ -1,0 +1,1 @@
+//! The meter as its callers see it.
