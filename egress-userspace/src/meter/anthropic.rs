@@ -141,7 +141,11 @@ impl Messages {
     fn report(&mut self, usage: &Value) {
         let reported = Counts::read(usage);
         let iterations = usage.get("iterations").and_then(Value::as_array);
-        let sum = iterations.into_iter().flatten().map(|entry| Counts::read(entry).usage()).fold(Usage::default(), |a, b| a + b);
+        let sum = iterations
+            .into_iter()
+            .flatten()
+            .map(|entry| Counts::read(entry).usage())
+            .fold(Usage::default(), |a, b| a + b);
         let merged = self.counts.replaced_by(reported);
         let has_collapsed = merged.usage().input_total().0.saturating_mul(100)
             < self.counts.usage().input_total().0.saturating_mul(INPUT_KEPT_PERCENT);
@@ -207,12 +211,7 @@ impl Seen {
     }
 
     fn thinking(bytes: usize, tokens: u64) -> Self {
-        Self {
-            deltas: u64::from(bytes > 0),
-            thinking_bytes: bytes as u64,
-            thinking_tokens: tokens,
-            ..Self::default()
-        }
+        Self { deltas: u64::from(bytes > 0), thinking_bytes: bytes as u64, thinking_tokens: tokens, ..Self::default() }
     }
 
     fn add(&mut self, more: Self) {

@@ -143,7 +143,8 @@ fn number(value: &[u8]) -> Option<Tokens> {
 mod tests {
     use super::*;
 
-    const REQUEST: &str = r#"{"model":"claude-opus-4-8","messages":[{"role":"user","content":"hi"}],"max_tokens":300,"stream":true}"#;
+    const REQUEST: &str =
+        r#"{"model":"claude-opus-4-8","messages":[{"role":"user","content":"hi"}],"max_tokens":300,"stream":true}"#;
 
     fn check(body: &[u8], body_bytes: Option<u64>, expected: (Option<&str>, u64, u64, bool)) {
         let ask = ask("POST", "/v1/messages", body, body_bytes);

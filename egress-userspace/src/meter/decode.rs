@@ -69,9 +69,9 @@ impl<W: Write + Default> Pipe<W> {
     pub(super) fn new(header: Option<&str>, writer: W) -> Option<Self> {
         let mut encodings = Vec::new();
         for name in header.unwrap_or("").split(',') {
-            match encoding(name)? {
-                Encoding::Identity => {}
-                known => encodings.push(known),
+            let encoding = encoding(name)?;
+            if encoding != Encoding::Identity {
+                encodings.push(encoding);
             }
         }
         if encodings.len() > ENCODINGS_MAX {

@@ -216,7 +216,11 @@ mod tests {
     #[test]
     fn top_level_fields_are_found_and_nothing_else() {
         check(r#"{"model":"a","max_tokens": 12 }"#, &[("model", "\"a\""), ("max_tokens", "12")], true);
-        check(r#" { "x" : {"model":"no"}, "usage":{"a":[1,{"b":"}"}]} , "y":"model" } "#, &[("usage", r#"{"a":[1,{"b":"}"}]}"#)], true);
+        check(
+            r#" { "x" : {"model":"no"}, "usage":{"a":[1,{"b":"}"}]} , "y":"model" } "#,
+            &[("usage", r#"{"a":[1,{"b":"}"}]}"#)],
+            true,
+        );
         check(r#"{"max_tokens":1,"max_tokens":2}"#, &[("max_tokens", "1"), ("max_tokens", "2")], true);
         check(r#"{"max\u005ftokens":7}"#, &[("max_tokens", "7")], true);
         check(r#"{"a":"\\","model":"q\"}","b":"\\\""}"#, &[("model", r#""q\"}""#)], true);
@@ -248,7 +252,8 @@ mod tests {
     fn long_strings_without_spaces_are_media() {
         let mut scanner = TopLevel::new(WANTED);
         let data = "A".repeat(5000);
-        scanner.push(format!("{{\"a\":\"{data}\",\"b\":\"some words {data}\",\"c\":\"{data}").as_bytes(), &mut |_, _| {});
+        scanner
+            .push(format!("{{\"a\":\"{data}\",\"b\":\"some words {data}\",\"c\":\"{data}").as_bytes(), &mut |_, _| {});
         assert_eq!(scanner.media_bytes(), 10_000);
         assert!(scanner.is_in_media());
     }

@@ -113,7 +113,9 @@ mod tests {
     #[test]
     fn what_spends_is_known_by_its_path_however_it_is_spelt() {
         let messages = Surface::Metered(Dialect::AnthropicMessages);
-        for path in ["/v1/messages", "/v1/messages/", "//v1/messages", "/v1/%6Dessages", "/v1/./messages", "/V1/Messages"] {
+        for path in
+            ["/v1/messages", "/v1/messages/", "//v1/messages", "/v1/%6Dessages", "/v1/./messages", "/V1/Messages"]
+        {
             check("POST", path, messages);
         }
         check("POST", "/v1/x/../messages", messages);
