@@ -2,6 +2,27 @@
 //!
 //! Sans-IO: bytes are pushed in as they pass, an answer is read out. Imports `domain`; knows nothing of HTTP connections,
 //! budgets or clocks. What one exchange may hold is bounded by the constants in this folder.
+//!
+//! The way through: [`ask`] reads a request; [`ResponseMeter`] takes the response's bytes through `decode` (content
+//! encodings) into `body`, which frames them (`sse` or `json`) and hands each piece to the dialect (`anthropic`), whose
+//! `tally` becomes a [`Reading`] by one rule for every dialect.
+
+mod anthropic;
+mod ask;
+mod body;
+mod decode;
+mod estimate;
+mod json;
+mod response;
+mod sse;
+mod surface;
+mod tally;
+#[cfg(test)]
+mod tests;
+
+pub use ask::{Ask, ask};
+pub use response::ResponseMeter;
+pub use surface::Dialect;
 
 use crate::domain::{Known, Usage};
 
@@ -21,7 +42,7 @@ pub struct Reading {
 /// What the head of a response says to the meter.
 #[derive(Clone, Debug, Default)]
 pub struct ResponseHead<'a> {
-    /// HTTP status.
+    /// HTTP status; 0 when no head ever came.
     pub status: u16,
     /// `content-type`, if any.
     pub content_type: Option<&'a str>,

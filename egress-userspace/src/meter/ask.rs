@@ -1,0 +1,185 @@
+//! What a request asks for, from its head and the first part of its body.
+
+use std::io::{Error, ErrorKind, Result, Write};
+
+use crate::domain::Tokens;
+
+use super::decode::Pipe;
+use super::estimate::{self, BodySize, OUTPUT_TOKENS_ASSUMED};
+use super::json::TopLevel;
+use super::surface::{Dialect, Surface, surface};
+
+/// Keys of the request that matter.
+const KEYS: &[&str] = &["model", "max_tokens", "stream"];
+/// Longest model name kept, in characters; a longer one is cut.
+const MODEL_CHARS_MAX: usize = 128;
+/// Most bytes a compressed prefix is decoded to.
+const DECODED_PREFIX_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// What a request asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ask {
+    /// The request spends tokens.
+    pub is_metered: bool,
+    /// How its response tells of them. `None` on a metered request: no response ever does (a batch, an agent session), so
+    /// nothing can be settled; see [`Ask::is_meterable`].
+    pub dialect: Option<Dialect>,
+    /// The model it names.
+    pub model: Option<String>,
+    /// Conservative estimate of the input.
+    pub input_estimate: Tokens,
+    /// The most output it allows (`max_tokens`), or what is assumed when no cap was seen.
+    pub output_cap: Tokens,
+    /// It asks for an event stream. Decides nothing: the response says what it is.
+    pub is_streaming: bool,
+}
+
+impl Ask {
+    /// What it spends can be known from its response. A metered request for which this is false must be refused
+    /// (`not_meterable`): forwarded, it would work on unseen after its answer.
+    #[must_use]
+    pub fn is_meterable(&self) -> bool {
+        !self.is_metered || self.dialect.is_some()
+    }
+
+    fn free() -> Self {
+        Self {
+            is_metered: false,
+            dialect: None,
+            model: None,
+            input_estimate: Tokens::ZERO,
+            output_cap: Tokens::ZERO,
+            is_streaming: false,
+        }
+    }
+}
+
+/// Reads a request. `path` is without query; `body_prefix` the first bytes of the body as sent, cut anywhere (gzip and zstd
+/// are recognised); `body_bytes` its whole length, if known. A longer prefix makes better estimates; 1 MiB is ample.
+#[must_use]
+pub fn ask(method: &str, path: &str, body_prefix: &[u8], body_bytes: Option<u64>) -> Ask {
+    let dialect = match surface(method, path) {
+        Surface::Free => return Ask::free(),
+        Surface::Blind => None,
+        Surface::Metered(dialect) => Some(dialect),
+    };
+    let prefix = Prefix::read(body_prefix);
+    let sent = body_prefix.len() as u64;
+    let unseen_sent = body_bytes.unwrap_or(sent).saturating_sub(sent);
+    let size = BodySize {
+        seen: prefix.bytes,
+        media: prefix.object.media_bytes(),
+        // What was not looked at is taken to expand as what was.
+        unseen: unseen_sent.saturating_mul(prefix.bytes.div_ceil(sent.max(1)).max(1)),
+        is_cut_in_media: prefix.object.is_in_media(),
+    };
+    Ask {
+        is_metered: true,
+        dialect,
+        model: prefix.model,
+        input_estimate: estimate::input(size),
+        output_cap: prefix.output_cap.unwrap_or(OUTPUT_TOKENS_ASSUMED),
+        is_streaming: prefix.is_streaming,
+    }
+}
+
+/// What the first bytes of a body say.
+#[derive(Debug)]
+struct Prefix {
+    object: TopLevel,
+    bytes: u64,
+    model: Option<String>,
+    output_cap: Option<Tokens>,
+    is_streaming: bool,
+}
+
+impl Default for Prefix {
+    fn default() -> Self {
+        Self { object: TopLevel::new(KEYS), bytes: 0, model: None, output_cap: None, is_streaming: false }
+    }
+}
+
+impl Prefix {
+    fn read(bytes: &[u8]) -> Self {
+        let Some(mut pipe) = Pipe::new(None, Self::default()) else { return Self::default() };
+        // A body cut inside its encoding, or larger than the limit, says what it said so far.
+        let _ = pipe.write_all(bytes).and_then(|()| pipe.finish());
+        std::mem::take(pipe.writer_mut())
+    }
+}
+
+impl Write for Prefix {
+    fn write(&mut self, bytes: &[u8]) -> Result<usize> {
+        self.bytes += bytes.len() as u64;
+        if self.bytes > DECODED_PREFIX_BYTES_MAX {
+            return Err(Error::from(ErrorKind::FileTooLarge));
+        }
+        let Self { object, model, output_cap, is_streaming, .. } = self;
+        object.push(bytes, &mut |key, value| match key {
+            "model" => *model = text(value).or(model.take()),
+            // Of two caps the provider may take either.
+            "max_tokens" => *output_cap = number(value).max(*output_cap),
+            "stream" => *is_streaming = value == b"true",
+            _ => {}
+        });
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+fn text(value: &[u8]) -> Option<String> {
+    let text: String = serde_json::from_slice(value).ok()?;
+    Some(text.chars().take(MODEL_CHARS_MAX).collect())
+}
+
+fn number(value: &[u8]) -> Option<Tokens> {
+    serde_json::from_slice(value).ok().map(Tokens)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REQUEST: &str =
+        r#"{"model":"claude-opus-4-8","messages":[{"role":"user","content":"hi"}],"max_tokens":300,"stream":true}"#;
+
+    fn check(body: &[u8], body_bytes: Option<u64>, expected: (Option<&str>, u64, u64, bool)) {
+        let ask = ask("POST", "/v1/messages", body, body_bytes);
+        let found = (ask.model.as_deref(), ask.input_estimate.0, ask.output_cap.0, ask.is_streaming);
+        assert_eq!(found, expected, "{}", String::from_utf8_lossy(body));
+        assert!(ask.is_metered && ask.is_meterable());
+    }
+
+    #[test]
+    fn a_request_is_read_as_far_as_it_is_there() {
+        let estimate = (REQUEST.len() as u64).div_ceil(3);
+        check(REQUEST.as_bytes(), None, (Some("claude-opus-4-8"), estimate, 300, true));
+        check(&REQUEST.as_bytes()[..40], Some(102), (Some("claude-opus-4-8"), 14 + 21, 128_000, false));
+        check(br#"{"max_tokens":12"#, None, (None, 6, 128_000, false));
+        check(br#"{"max_tokens":12,"max_tokens":900,"model":7}"#, None, (None, 15, 900, false));
+        check(b"", None, (None, 0, 128_000, false));
+        check(b"\xff\xfe\x00", None, (None, 1, 128_000, false));
+    }
+
+    #[test]
+    fn a_compressed_request_is_read_too() {
+        let body = zstd::bulk::compress(REQUEST.as_bytes(), 3).unwrap();
+        let estimate = (REQUEST.len() as u64).div_ceil(3);
+        check(&body, Some(body.len() as u64), (Some("claude-opus-4-8"), estimate, 300, true));
+        let bomb = zstd::bulk::compress(&vec![b' '; 64 << 20], 3).unwrap();
+        let ask = ask("POST", "/v1/messages", &bomb, Some(bomb.len() as u64));
+        assert!(ask.input_estimate <= Tokens(1_500_000), "{ask:?}");
+    }
+
+    #[test]
+    fn what_cannot_be_metered_is_marked() {
+        let batch = ask("POST", "/v1/messages/batches", b"{\"requests\":[]}", None);
+        assert!(batch.is_metered && !batch.is_meterable());
+        let free = ask("POST", "/v1/messages/count_tokens", REQUEST.as_bytes(), None);
+        assert!(!free.is_metered && free.is_meterable());
+        assert_eq!(free.input_estimate, Tokens::ZERO);
+    }
+}
