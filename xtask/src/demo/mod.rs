@@ -1,0 +1,4 @@
+//! demo
+pub(crate) fn run(_install: bool) -> anyhow::Result<()> {
+    Ok(())
+}
