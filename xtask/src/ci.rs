@@ -1,6 +1,5 @@
 //! What the continuous integration checks besides tests. Every check runs, so that one run names everything.
 
-use std::process::Command;
 use std::time::Instant;
 
 use anyhow::bail;
@@ -40,18 +39,31 @@ pub(crate) fn run(install: bool) -> anyhow::Result<()> {
 
 fn format() -> anyhow::Result<()> {
     command::run(command::cargo().args(["fmt", "--all", "--check"]))?;
-    // Its own workspace: it is built for another target with another toolchain.
-    if command::workspace().join("egress-ebpf/Cargo.toml").exists() {
-        command::run(command::cargo().args(["fmt", "--manifest-path", "egress-ebpf/Cargo.toml", "--check"]))?;
+    match ebpf_manifest() {
+        Some(manifest) => command::run(command::cargo().args(["fmt", "--check", "--manifest-path", &manifest])),
+        None => Ok(()),
     }
-    Ok(())
 }
 
+/// Of the eBPF crate only the library: its program compiles for the bpf target alone.
 fn clippy() -> anyhow::Result<()> {
-    command::run(command::cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+    command::run(command::cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    let Some(manifest) = ebpf_manifest() else {
+        return Ok(());
+    };
+    let target = command::ebpf_host_directory();
+    let mut cargo = command::cargo();
+    cargo.args(["clippy", "--lib", "--tests", "--manifest-path", &manifest, "--target-dir"]).arg(target);
+    command::run(cargo.args(["--", "-D", "warnings"]))
 }
 
 fn doc() -> anyhow::Result<()> {
-    let mut cargo: Command = command::cargo();
+    let mut cargo = command::cargo();
     command::run(cargo.args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+/// The eBPF crate is a workspace of its own: it is built for another target by another toolchain.
+fn ebpf_manifest() -> Option<String> {
+    let manifest = command::workspace().join("egress-ebpf/Cargo.toml");
+    manifest.exists().then(|| manifest.display().to_string())
 }

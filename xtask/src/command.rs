@@ -18,7 +18,13 @@ pub(crate) fn workspace() -> PathBuf {
 
 /// Cargo's output directory.
 pub(crate) fn target_directory() -> PathBuf {
-    env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
+    // Cargo takes a relative one from where it runs, which is the top.
+    workspace().join(env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
+}
+
+/// Where the parts of the eBPF crate that run on this machine are built.
+pub(crate) fn ebpf_host_directory() -> PathBuf {
+    target_directory().join("ebpf-host")
 }
 
 /// The cargo that runs this tool, at the top of the workspace.
@@ -68,11 +74,14 @@ pub(crate) fn as_typed(command: &Command) -> String {
         .join(" ")
 }
 
-/// The first directory of `PATH`, or of the system's own, that holds `program`.
+/// `program` in `PATH`, in the system's own directories, or where `cargo install` puts things.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
+    let cargo_home = env::var_os("CARGO_HOME").map(PathBuf::from);
+    let cargo_home = cargo_home.or_else(|| env::home_dir().map(|home| home.join(".cargo")));
     env::split_paths(&path)
         .chain(SYSTEM_DIRECTORIES.iter().map(PathBuf::from))
+        .chain(cargo_home.map(|home| home.join("bin")))
         .map(|directory| directory.join(program))
         .find(|candidate| candidate.is_file())
 }

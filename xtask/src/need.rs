@@ -162,9 +162,10 @@ pub(crate) fn as_root(task: &str) -> String {
 
 fn missing(groups: &[Group]) -> Missing {
     let builds_ebpf = groups.contains(&Ebpf);
-    // With rustup's nightly and its sources the object can be built without Debian's packages.
-    let groups: Vec<Group> =
-        groups.iter().copied().filter(|group| *group != Ebpf || !has_nightly_with_sources()).collect();
+    let has_linker = command::find("bpf-linker").is_some();
+    // With these the object can be built without Debian's packages.
+    let builds_with_rustup = builds_ebpf && has_linker && has_nightly_with_sources();
+    let groups: Vec<Group> = groups.iter().copied().filter(|group| *group != Ebpf || !builds_with_rustup).collect();
     let packages = NEEDS
         .iter()
         .filter(|need| need.groups.iter().any(|group| groups.contains(group)))
@@ -174,7 +175,7 @@ fn missing(groups: &[Group]) -> Missing {
         })
         .map(|need| need.package)
         .collect();
-    Missing { packages, bpf_linker: builds_ebpf && command::find("bpf-linker").is_none() }
+    Missing { packages, bpf_linker: builds_ebpf && !has_linker }
 }
 
 /// Asks the files that dpkg keeps, which needs no dpkg.
@@ -190,7 +191,10 @@ fn is_installed(package: &str) -> bool {
 }
 
 fn has_nightly_with_sources() -> bool {
-    let Ok(output) = Command::new("rustc").args(["+nightly", "--print", "sysroot"]).output() else {
+    let mut rustc = Command::new("rustc");
+    // A question must not install a toolchain.
+    rustc.args(["+nightly", "--print", "sysroot"]).env("RUSTUP_AUTO_INSTALL", "0");
+    let Ok(output) = rustc.output() else {
         return false;
     };
     let sysroot = String::from_utf8_lossy(&output.stdout);

@@ -73,7 +73,8 @@ impl Agent {
 
     /// Runs one line of shell in the bottle.
     pub(super) fn shell(&mut self, line: &str) -> anyhow::Result<Done> {
-        writeln!(self.stdin, "{{ {line}\n}} 2>&1; echo; echo {END} $?").context("the bottle's shell has ended")?;
+        writeln!(self.stdin, "{{ {line}\n}} </dev/null 2>&1; code=$?; echo; echo {END} $code")
+            .context("the bottle's shell has ended")?;
         self.stdin.flush()?;
         let deadline = Instant::now() + COMMAND_MAX;
         let mut output = Vec::new();
@@ -97,7 +98,7 @@ impl Agent {
 
     /// One streaming request to the provider.
     pub(super) fn request(&mut self) -> anyhow::Result<Answer> {
-        let done = self.shell(&format!("{REQUEST} -w '\\n%{{http_code}}'; (exit $?)"))?;
+        let done = self.shell(&format!("{REQUEST} -w '\\n%{{http_code}}'"))?;
         let text = done.output.trim_end();
         let (body, status) = text.rsplit_once('\n').unwrap_or(("", text));
         Ok(Answer { status: status.parse().unwrap_or(0), body: body.to_owned(), exit_code: done.exit_code })

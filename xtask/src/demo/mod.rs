@@ -16,7 +16,7 @@ use crate::need::{self, Group};
 use agent::{Agent, BOTTLE};
 use show::Show;
 use undo::wait_until;
-use world::{BUDGET_TOKENS, World};
+use world::{BUDGET_TOKENS, GATEWAY, World};
 
 /// More requests than the budget can pay for.
 const REQUESTS_MAX: usize = 200;
@@ -124,11 +124,10 @@ fn bypass(show: Show, world: &World, _agent: &mut Agent) -> anyhow::Result<()> {
     let text = |key: &str| bottle.get(key).and_then(Value::as_str).map(str::to_owned);
     let pid = number_at(&bottle, "pid").to_string();
     let address = text("address").context("the bottle has no address")?;
-    let gateway = gateway_of(&address);
     let before = dropped(&bottle);
     let sent = command::output(
         Command::new("nsenter")
-            .args(["--target", &pid, "--net", "python3", "-c", BYPASS, &gateway, &address])
+            .args(["--target", &pid, "--net", "python3", "-c", BYPASS, GATEWAY, &address])
             .env("PATH", command::system_path()),
     )?;
     show.quote(&sent);
@@ -215,9 +214,4 @@ fn input_tokens(row: &Value) -> u64 {
 
 fn number_at(value: &Value, key: &str) -> u64 {
     value.get(key).and_then(Value::as_u64).unwrap_or(0)
-}
-
-/// The gateway is the first address of the bottles' network.
-fn gateway_of(address: &str) -> String {
-    address.rsplit_once('.').map_or_else(String::new, |(network, _)| format!("{network}.1"))
 }

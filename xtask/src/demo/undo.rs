@@ -80,6 +80,23 @@ pub(super) fn end(child: &mut Child) {
     let _ = child.wait();
 }
 
+/// Kills what a killed run left: our programs that were given a path in `directory`.
+pub(super) fn end_strays(directory: &Path) {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    for process in processes {
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let arguments = fs::read_to_string(process.path().join("cmdline")).unwrap_or_default();
+        let mut words = arguments.split('\0').map(Path::new);
+        let is_ours =
+            words.next().and_then(Path::file_name).is_some_and(|name| name == "egress" || name == "test-provider");
+        if is_ours && words.any(|word| word.starts_with(directory)) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+}
+
 /// Unmounts everything under `directory` and removes it. Nothing there is as good.
 pub(super) fn remove_directory(directory: &Path) {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();

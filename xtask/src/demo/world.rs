@@ -16,9 +16,12 @@ use crate::command;
 
 /// Everything on disk; fixed, so that leftovers are found.
 const DIRECTORY: &str = "/run/egress-demo";
+const LOCK: &str = "/run/egress-demo.lock";
 const PINS: &str = "/sys/fs/bpf/egress-demo";
 const BRIDGE: &str = "egress-demo0";
-const GATEWAY: &str = "10.213.254.1/24";
+pub(super) const GATEWAY: &str = "10.213.254.1";
+/// Bottles get addresses of this network.
+const NETWORK_BITS: u8 = 24;
 /// What the bottle may spend.
 pub(super) const BUDGET_TOKENS: u64 = 5000;
 /// How long daemon and provider may take to come up.
@@ -96,11 +99,13 @@ impl World {
     fn make_directories(&mut self) -> anyhow::Result<()> {
         let directory = self.directory.clone();
         let clean = move || {
+            undo::end_strays(&directory);
             undo::remove_device(BRIDGE);
             undo::remove_directory(Path::new(PINS));
             undo::remove_directory(&directory);
         };
         clean();
+        self.plan.on_undo(|| drop(fs::remove_file(LOCK)));
         self.plan.on_undo(clean);
         for directory in [self.home(), self.run_directory()] {
             fs::create_dir_all(&directory).with_context(|| format!("{} cannot be made", directory.display()))?;
@@ -134,14 +139,8 @@ impl World {
 
     fn start_daemon(&mut self) -> anyhow::Result<()> {
         let mut command = self.egress();
-        command.arg("daemon").arg("--home").arg(self.home()).arg("--run-dir").arg(self.run_directory()).args([
-            "--pins",
-            PINS,
-            "--gateway",
-            GATEWAY,
-            "--bridge",
-            BRIDGE,
-        ]);
+        command.arg("daemon").arg("--home").arg(self.home()).arg("--run-dir").arg(self.run_directory());
+        command.args(["--pins", PINS, "--bridge", BRIDGE, "--gateway", &format!("{GATEWAY}/{NETWORK_BITS}")]);
         self.daemon = self.start_in_background(command, "daemon")?;
         let is_up = || command::output(self.egress().args(["list", "--json"])).is_ok();
         wait_until("the daemon to answer", START_MAX, is_up).with_context(|| self.log_of("daemon"))?;
@@ -168,19 +167,11 @@ impl World {
 
 /// One demonstration at a time: names and addresses are fixed.
 fn lock() -> anyhow::Result<File> {
-    let path = Path::new("/run/egress-demo.lock");
-    let file = File::create(path).with_context(|| format!("{} cannot be made", path.display()))?;
+    let file = File::create(LOCK).with_context(|| format!("{LOCK} cannot be made"))?;
     if file.try_lock().is_err() {
         bail!("another demonstration is running; wait for it to end");
     }
     Ok(file)
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        // After this the lock itself is nothing to leave behind; whoever waits opens a new one.
-        let _ = fs::remove_file("/run/egress-demo.lock");
-    }
 }
 
 /// A binary of this workspace's development build.

@@ -56,7 +56,7 @@ fn ebpf_suites() -> anyhow::Result<Vec<Suite>> {
     if !manifest.exists() {
         return Ok(Vec::new());
     }
-    let (manifest, target) = (manifest.display().to_string(), command::target_directory().join("ebpf-host"));
+    let (manifest, target) = (manifest.display().to_string(), command::ebpf_host_directory());
     let target = target.display().to_string();
     let arguments = ["test", "--no-run", "--lib", "--manifest-path", &manifest, "--target-dir", &target];
     build(&[&arguments[..], &["--message-format=json-render-diagnostics"]].concat())

@@ -75,11 +75,8 @@ pub(super) const UNSAFE: &[&str] = &[
     "egress-ebpf/src/maps.rs",
     "egress-ebpf/src/packet.rs",
     "egress-ebpf/src/report.rs",
-    "egress-userspace/src/bottle/native/child.rs",
-    "egress-userspace/src/control/descriptor.rs",
-    "egress-userspace/src/daemon/descriptor.rs",
-    "egress-userspace/src/kernel/tcx.rs",
-    "egress-userspace/src/proxy/inherit.rs",
+    "egress-userspace/src/bottle/native/raw.rs",
+    "egress-userspace/src/proxy/socket.rs",
 ];
 
 /// Who may name a dependency of `egress-userspace`; `TOP` are the files directly in `src/`.
@@ -105,6 +102,7 @@ pub(super) const OWNERS: &[(&str, &[&str])] = &[
     ("rcgen", &["daemon"]),
     ("rtnetlink", &["bottle"]),
     ("rusqlite", &["ledger"]),
+    ("rustix", &["proxy"]),
     ("rustls", &["proxy"]),
     ("rustls_native_certs", &["proxy"]),
     ("seccompiler", &["proxy"]),
@@ -114,6 +112,7 @@ pub(super) const OWNERS: &[(&str, &[&str])] = &[
     ("thiserror", ANYONE),
     ("tokio", ANYONE),
     ("tokio_rustls", &["proxy"]),
+    ("tower_service", &["proxy"]),
     ("tracing", ANYONE),
     ("tracing_subscriber", &[TOP, "cli", "daemon"]),
     ("webpki_roots", &["proxy"]),
