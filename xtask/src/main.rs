@@ -1,3 +1,88 @@
-//! The project's own tools.
+//! The project's own tools: `cargo xtask --help`.
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a tool for a terminal: printing is what it does")]
 
-fn main() {}
+mod bench;
+mod ci;
+mod command;
+mod demo;
+mod ebpf;
+mod need;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use need::Group;
+
+/// The project's own tools.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Rebuild the committed eBPF object from its source.
+    Ebpf {
+        /// Change nothing; fail when the committed object is not what the source gives.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Run every test, the privileged ones included (as root).
+    Test {
+        /// Install what the machine lacks.
+        #[arg(long)]
+        install: bool,
+        /// Only tests whose name, or the name of whose suite, contains one of these.
+        filter: Vec<String>,
+    },
+    /// Show the whole path: a bottle spends its budget and the kernel cuts it (as root).
+    Demo {
+        /// Install what the machine lacks.
+        #[arg(long)]
+        install: bool,
+    },
+    /// Measure egress against a direct connection and a plain TLS relay (as root).
+    Bench {
+        /// Install what the machine lacks.
+        #[arg(long)]
+        install: bool,
+    },
+    /// What the continuous integration checks besides tests: formatting, lints, docs, house rules, the eBPF object.
+    Ci {
+        /// Install what the machine lacks.
+        #[arg(long)]
+        install: bool,
+    },
+    /// Check the house rules: imports, purity, sizes, owners of dependencies, words.
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> anyhow::Result<()> {
+    match task {
+        Task::Ebpf { check } => {
+            need::ensure(&[Group::Ebpf], false)?;
+            ebpf::run(check)
+        }
+        Task::Test { install, filter } => test::run(install, &filter),
+        Task::Demo { install } => demo::run(install),
+        Task::Bench { install } => bench::run(install),
+        Task::Ci { install } => ci::run(install),
+        Task::Tidy => tidy::run(),
+    }
+}

@@ -1,0 +1,156 @@
+//! The house rules as data. Change a rule here, and say why in the commit.
+
+/// Which modules of `egress-userspace` a module may import.
+pub(super) enum May {
+    /// These and itself.
+    Import(&'static [&'static str]),
+    /// All of them: the composition root.
+    ImportAll,
+}
+
+/// The table of imports. Files directly in `src/` join everything and are not in it.
+pub(super) const IMPORTS: &[(&str, May)] = &[
+    ("domain", May::Import(&[])),
+    ("meter", May::Import(&["domain"])),
+    ("budget", May::Import(&["domain"])),
+    ("policy", May::Import(&["domain"])),
+    ("settings", May::Import(&["domain"])),
+    ("ledger", May::Import(&["domain", "budget"])),
+    ("kernel", May::Import(&["domain"])),
+    ("bottle", May::Import(&["domain"])),
+    ("broker", May::Import(&["domain", "policy"])),
+    ("proxy", May::Import(&["domain", "meter", "policy", "broker"])),
+    ("control", May::Import(&["domain"])),
+    ("daemon", May::ImportAll),
+    ("cli", May::Import(&["domain", "control"])),
+    ("tui", May::Import(&["domain", "control"])),
+];
+
+/// Files and folders without async, I/O, clock, randomness or `unsafe`: they get bytes, values and the time, and return values.
+pub(super) const PURE: &[&str] = &[
+    "egress-common/src/",
+    "egress-ebpf/src/classify.rs",
+    "egress-userspace/src/domain/",
+    "egress-userspace/src/meter/",
+    "egress-userspace/src/budget/",
+    "egress-userspace/src/policy/",
+    "egress-userspace/src/settings/",
+    "egress-userspace/src/kernel/nft_render.rs",
+    "egress-userspace/src/bottle/plan.rs",
+];
+
+/// What pure code must not name: a crate by its first segment, anything else by consecutive segments.
+pub(super) const IMPURE: &[&str] = &[
+    "tokio",
+    "futures_util",
+    "hyper",
+    "nix",
+    "rand",
+    "getrandom",
+    "std::env",
+    "std::fs",
+    "std::os",
+    "std::process",
+    "std::thread",
+    "std::net::TcpListener",
+    "std::net::TcpStream",
+    "std::net::ToSocketAddrs",
+    "std::net::UdpSocket",
+    "Instant::now",
+    "SystemTime::now",
+    "Zoned::now",
+    "Timestamp::now",
+];
+
+/// Keywords that pure code must not hold.
+pub(super) const IMPURE_KEYWORDS: &[&str] = &["async", "unsafe"];
+
+/// Where the `Pod` promise needs `unsafe`, although the rest of the crate is pure.
+pub(super) const UNSAFE_THOUGH_PURE: &[&str] = &["egress-common/src/lib.rs"];
+
+/// The only files that may hold `unsafe`.
+pub(super) const UNSAFE: &[&str] = &[
+    "egress-common/src/lib.rs",
+    "egress-ebpf/src/main.rs",
+    "egress-ebpf/src/maps.rs",
+    "egress-ebpf/src/packet.rs",
+    "egress-ebpf/src/report.rs",
+    "egress-userspace/src/bottle/native/raw.rs",
+    "egress-userspace/src/proxy/socket.rs",
+];
+
+/// Who may name a dependency of `egress-userspace`; `TOP` are the files directly in `src/`.
+pub(super) const OWNERS: &[(&str, &[&str])] = &[
+    ("anyhow", &[TOP, "cli"]),
+    ("aya", &["kernel"]),
+    ("brotli_decompressor", &["meter"]),
+    ("bytes", ANYONE),
+    ("caps", &["bottle", "proxy", "daemon"]),
+    ("clap", &[TOP, "cli"]),
+    ("egress_common", &["kernel", "daemon"]),
+    ("flate2", &["meter"]),
+    ("futures_util", ANYONE),
+    ("hickory_proto", &["proxy"]),
+    ("hickory_resolver", &["proxy"]),
+    ("http_body_util", &["proxy", "control"]),
+    ("hyper", &["proxy", "control"]),
+    ("hyper_util", &["proxy", "control"]),
+    ("jiff", &["cli", "tui"]),
+    ("landlock", &["proxy"]),
+    ("memchr", &["meter", "proxy"]),
+    ("nix", ANYONE),
+    ("rcgen", &["daemon"]),
+    ("rtnetlink", &["bottle"]),
+    ("rusqlite", &["ledger"]),
+    ("rustix", &["proxy"]),
+    ("rustls", &["proxy"]),
+    ("rustls_native_certs", &["proxy"]),
+    ("seccompiler", &["proxy"]),
+    ("serde", ANYONE),
+    ("serde_json", ANYONE),
+    ("serde_yaml", &["settings"]),
+    ("thiserror", ANYONE),
+    ("tokio", ANYONE),
+    ("tokio_rustls", &["proxy"]),
+    ("tower_service", &["proxy"]),
+    ("tracing", ANYONE),
+    ("tracing_subscriber", &[TOP, "cli", "daemon"]),
+    ("webpki_roots", &["proxy"]),
+    ("zstd", &["meter"]),
+];
+
+/// The files directly in `src/`.
+pub(super) const TOP: &str = "(top)";
+
+/// A dependency every module may use; the pure list still binds.
+pub(super) const ANYONE: &[&str] = &["*"];
+
+/// Lines of a source file.
+pub(super) const FILE_LINES_MAX: usize = 600;
+
+/// Lines of a function that hold code.
+pub(super) const FUNCTION_LINES_MAX: usize = 70;
+
+/// Data tables, which are as long as what they list: a file, or `file::function`.
+pub(super) const SIZE_EXEMPT: &[&str] = &[];
+
+/// What no committed text holds, and what to do instead. Whole words only.
+pub(super) const WORDS: &[(&str, &str)] = &[
+    ("TODO", "do it, or file an issue"),
+    ("FIXME", "do it, or file an issue"),
+    ("/home/", "name no one's home directory; write ~/"),
+    ("/root/", "name no one's home directory; write ~/"),
+    ("/tmp/wt", "name no directory of the builder"),
+    ("sparse+http", "name no registry"),
+    ("index-url", "name no registry"),
+    ("replace-with", "name no registry"),
+];
+
+/// Text files by ending; others (fixtures, objects) may hold anything.
+pub(super) const TEXT: &[&str] = &["rs", "toml", "md", "yml", "yaml", "sql", "sh", "run"];
+
+/// Folders of recorded bytes.
+pub(super) const RECORDINGS: &[&str] = &["/testdata/", "/fixtures/", "/corpus/"];
+
+/// This table names what it forbids.
+pub(super) const THIS_FILE: &str = "xtask/src/tidy/tables.rs";
