@@ -55,8 +55,8 @@ pub struct Packet {
     pub vlan_tagged: bool,
     /// Bytes from the Ethernet header on.
     pub length: u32,
-    /// The first of them; `None` when there are fewer.
-    pub prefix: Option<[u8; PREFIX_BYTES]>,
+    /// The first of them; zeros when there are fewer.
+    pub prefix: [u8; PREFIX_BYTES],
 }
 
 /// What people are told of a dropped packet; zeros where the packet has no such field.
@@ -122,8 +122,7 @@ pub fn classify(rules: Option<&Rules>, direction: Direction, packet: &Packet) ->
 #[inline(always)]
 #[must_use]
 pub fn describe(packet: &Packet) -> Flow {
-    let Some(prefix) = &packet.prefix else { return Flow::default() };
-    let Some((ethernet, body)) = Ethernet::read(prefix) else { return Flow::default() };
+    let Some((ethernet, body)) = Ethernet::read(&packet.prefix) else { return Flow::default() };
     let ether_type = ethernet.ether_type;
     let ipv4 = if ether_type == ETHER_TYPE_IPV4 { Ipv4::read(body) } else { None };
     let Some(ipv4) = ipv4 else { return Flow { ether_type, ..Flow::default() } };
@@ -144,8 +143,8 @@ fn judge(rules: &Rules, direction: Direction, packet: &Packet) -> Result<(), Out
     if packet.vlan_tagged {
         return Err(Outcome::Vlan);
     }
-    let prefix = packet.prefix.as_ref().ok_or(Outcome::Truncated)?;
-    let (ethernet, body) = Ethernet::read(prefix).ok_or(Outcome::Truncated)?;
+    require(packet.length >= PREFIX_BYTES as u32, Outcome::Truncated)?;
+    let (ethernet, body) = Ethernet::read(&packet.prefix).ok_or(Outcome::Truncated)?;
     let parties = match direction {
         Direction::FromBottle => Parties { sender: rules.ipv4, receiver: rules.gateway },
         Direction::ToBottle => Parties { sender: rules.gateway, receiver: rules.ipv4 },

@@ -3,6 +3,7 @@
 //! Packets are copied by the kernel's helper, not read through pointers: it reads non-linear buffers too, and there is
 //! no bound to get wrong.
 
+use aya_ebpf::helpers::bpf_skb_load_bytes;
 use aya_ebpf::programs::TcContext;
 use gate_rules::classify::{PREFIX_BYTES, Packet};
 
@@ -16,7 +17,12 @@ pub(crate) fn interface(context: &TcContext) -> u32 {
 /// Reads as much of the packet as a decision needs.
 #[inline(always)]
 pub(crate) fn read(context: &TcContext) -> Packet {
-    // SAFETY: as above.
-    let vlan_tagged = unsafe { (*context.skb.skb).vlan_present } != 0;
-    Packet { vlan_tagged, length: context.len(), prefix: context.load::<[u8; PREFIX_BYTES]>(0).ok() }
+    let skb = context.skb.skb;
+    let mut prefix = [0; PREFIX_BYTES];
+    // SAFETY: as above; and the helper writes that many bytes of an array that has as many, or zeros.
+    let vlan_tagged = unsafe {
+        bpf_skb_load_bytes(skb.cast(), 0, prefix.as_mut_ptr().cast(), PREFIX_BYTES as u32);
+        (*skb).vlan_present != 0
+    };
+    Packet { vlan_tagged, length: context.len(), prefix }
 }

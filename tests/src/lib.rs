@@ -1,2 +1,8 @@
 //! Worlds to test egress in.
+
+pub mod gate;
 pub mod load;
+pub mod netns;
+pub mod packet;
+pub mod privilege;
+pub mod provider;

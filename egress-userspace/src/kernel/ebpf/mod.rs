@@ -10,6 +10,8 @@ mod pins;
 
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuHashMap, RingBuf};
 use aya::programs::SchedClassifier;
@@ -26,6 +28,10 @@ use super::{Counter, Enforcer, Gate, GateStatus, IfIndex, KernelError};
 
 /// Where gates are pinned unless somebody says otherwise.
 pub const PIN_DIRECTORY: &str = "/sys/fs/bpf/egress";
+
+/// Grace periods of the kernel take milliseconds; a loaded host may need more.
+const RELEASE_TIME_MAX: Duration = Duration::from_secs(5);
+const RELEASE_POLL: Duration = Duration::from_millis(1);
 
 /// Built by `cargo xtask ebpf`.
 static PROGRAM: &[u8] = include_bytes_aligned!("../gate.bpf.o");
@@ -103,18 +109,30 @@ impl EbpfEnforcer {
                 attachment::remove_filter(&Place { interface, name, hook })?;
             }
         }
+        // The kernel lets go of a link some time after its pin.
+        let deadline = Instant::now() + RELEASE_TIME_MAX;
+        while self.is_on_a_hook(interface)? {
+            if Instant::now() > deadline {
+                return Err("the kernel still runs it".into());
+            }
+            thread::sleep(RELEASE_POLL);
+        }
         Ok(())
     }
 
-    fn look_up(&self, interface: IfIndex) -> Result<bool, BoxError> {
-        let Some(name) = attachment::interface_name(interface)? else { return Ok(false) };
-        for (hook, program) in HOOKS {
+    /// Which of the hooks have their program.
+    fn look_up(&self, interface: IfIndex) -> Result<[bool; HOOKS.len()], BoxError> {
+        let mut found = [false; HOOKS.len()];
+        let Some(name) = attachment::interface_name(interface)? else { return Ok(found) };
+        for ((hook, program), found) in HOOKS.into_iter().zip(&mut found) {
             let ours = Identity { program, gates_map: self.gates_map };
-            if !attachment::is_attached(self.attachment, &Place { interface, name: &name, hook }, ours)? {
-                return Ok(false);
-            }
+            *found = attachment::is_attached(self.attachment, &Place { interface, name: &name, hook }, ours)?;
         }
-        Ok(true)
+        Ok(found)
+    }
+
+    fn is_on_a_hook(&self, interface: IfIndex) -> Result<bool, BoxError> {
+        Ok(self.look_up(interface)?.contains(&true))
     }
 
     fn forget_tallies(&self, interface: IfIndex) -> Result<(), KernelError> {
@@ -177,7 +195,8 @@ impl Enforcer for EbpfEnforcer {
     }
 
     fn is_attached(&self, interface: IfIndex) -> Result<bool, KernelError> {
-        self.look_up(interface).map_err(|source| KernelError::Interface { interface, action: "looked up", source })
+        let found = self.look_up(interface);
+        found.map(|found| found == [true; HOOKS.len()]).map_err(|source| KernelError::Interface { interface, action: "looked up", source })
     }
 
     fn counters(&self, interface: IfIndex) -> Result<Vec<Counter>, KernelError> {
@@ -258,6 +277,6 @@ fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn monotonic_ns() -> u64 {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(std::time::Duration::from).unwrap_or_default();
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
     u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
