@@ -116,15 +116,24 @@ fn be_command(spec: &LaunchSpec) -> i32 {
         complain("there is no command");
         return NOT_FOUND;
     };
-    let prepared = settle_in(spec).map_err(|error| (spec.directory.clone(), error));
-    let failed = prepared.map(|()| {
-        let mut command = Command::new(program);
-        command.args(arguments).env_clear().envs(spec.environment.iter().map(|(name, value)| (name, value)));
-        (program.clone(), command.exec())
-    });
-    let (what, error) = failed.unwrap_or_else(|failed| failed);
-    complain(&format!("{}: {error}", OsStr::new(&what).display()));
-    if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_EXECUTABLE }
+    if let Err(error) = settle_in(spec) {
+        complain(&format!("{}: {error}", Path::new(&spec.directory).display()));
+        return NOT_EXECUTABLE;
+    }
+    let environment = spec.environment.iter().map(|(name, value)| (name, value));
+    let error = Command::new(program).args(arguments).env_clear().envs(environment).exec();
+    complain(&format!("{}: {error}", Path::new(program).display()));
+    if error.kind() == io::ErrorKind::NotFound || !is_somewhere(program, spec) { NOT_FOUND } else { NOT_EXECUTABLE }
+}
+
+/// Whether there is such a program. The system reports a directory on the search path that the caller may not enter as if
+/// the program were there and forbidden.
+fn is_somewhere(program: &OsStr, spec: &LaunchSpec) -> bool {
+    if program.as_encoded_bytes().contains(&b'/') {
+        return true;
+    }
+    let search = spec.environment.iter().find(|(name, _)| name == "PATH");
+    search.is_none_or(|(_, search)| std::env::split_paths(search).any(|directory| directory.join(program).exists()))
 }
 
 /// What a program may expect to find: a session, the terminal, default signals, its directory.
@@ -133,7 +142,7 @@ fn settle_in(spec: &LaunchSpec) -> io::Result<()> {
     if spec.has_terminal {
         raw::take_terminal(io::stdin().as_fd())?;
     }
-    raw::reset_signals()?;
+    raw::reset_signals();
     SigSet::empty().thread_set_mask()?;
     chdir(Path::new(&spec.directory))?;
     Ok(())

@@ -7,7 +7,6 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::unistd::ForkResult;
 
 /// No privilege by user id, neither at `exec` nor at a change of user, no ambient capabilities, and none of it to be undone
@@ -30,14 +29,13 @@ pub(super) fn fork() -> io::Result<ForkResult> {
     Ok(unsafe { nix::unistd::fork() }?)
 }
 
-/// Gives every signal its default meaning.
-pub(super) fn reset_signals() -> io::Result<()> {
-    let fixed = [Signal::SIGKILL, Signal::SIGSTOP];
-    for each in Signal::iterator().filter(|each| !fixed.contains(each)) {
-        // SAFETY: no handler is installed, so no code can run at a wrong time.
-        unsafe { signal(each, SigHandler::SigDfl) }?;
+/// Gives every signal its default meaning, those without a name included.
+pub(super) fn reset_signals() {
+    for each in 1..=libc::SIGRTMAX() {
+        // SAFETY: no handler is installed, so no code can run at a wrong time. That some signals cannot be changed is fine:
+        // they have their default meaning.
+        unsafe { libc::signal(each, libc::SIG_DFL) };
     }
-    Ok(())
 }
 
 /// Makes `terminal` the controlling terminal of this session.
