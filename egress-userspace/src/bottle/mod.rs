@@ -3,14 +3,20 @@
 //! A runtime builds a bottle in steps (a plan with undo), starts the command once its gate is attached, and takes it down.
 //! Knows nothing of gates, budgets or requests; the daemon joins the two.
 
+mod native;
+mod plan;
+
 use std::ffi::OsString;
+use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::domain::BottleName;
+pub use native::{NativeRuntime, RunningCommand, init_main};
 
 /// What is the same for all bottles of a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +54,7 @@ pub struct BuiltBottle {
 }
 
 /// Who runs the command.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Caller {
     /// User id.
     pub uid: u32,
@@ -78,6 +84,28 @@ pub struct Launch {
 /// Why a bottle was not built, started or taken down.
 #[derive(Debug, Error)]
 pub enum BottleError {
+    /// A step of building or taking down failed; what was done before it has been undone.
+    #[error("bottle {bottle}: {step} failed")]
+    Step {
+        /// The bottle, or the device all bottles share.
+        bottle: String,
+        /// The step.
+        step: &'static str,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// A step could not be undone; something is left on the host and taking down again may help.
+    #[error("bottle {bottle}: undoing {step} failed")]
+    NotUndone {
+        /// The bottle.
+        bottle: String,
+        /// The step whose undoing failed first.
+        step: &'static str,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
     /// The command could not be started.
     #[error("{command:?} could not be started in the bottle")]
     Start {
@@ -85,6 +113,15 @@ pub enum BottleError {
         command: OsString,
         /// What the system says.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
+    },
+    /// The directory of running bottles could not be read.
+    #[error("the bottles in {} could not be listed", directory.display())]
+    List {
+        /// The directory.
+        directory: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
     },
 }

@@ -1,0 +1,71 @@
+//! A bottle's control group: every process of the bottle is in it and none can leave, so it is what kills them all.
+//!
+//! Needs cgroup v2 mounted anywhere, alone or beside v1, and no controllers.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::mount::{MsFlags, mount};
+
+use super::mount_table;
+use super::namespace::tolerate_absence;
+
+/// How long killed processes may take to be gone.
+const EMPTY_SECONDS_MAX: u64 = 10;
+const POLL_MILLISECONDS: u64 = 2;
+
+/// Where the groups are kept: the first cgroup v2 mount that shows the whole tree. If there is none, it is mounted at
+/// `own_mount`, which only this host's root sees.
+pub(super) fn tree(own_mount: &Path) -> io::Result<PathBuf> {
+    let mounts = mount_table::parse(&fs::read_to_string("/proc/self/mountinfo")?);
+    let found = mounts.into_iter().find(|mount| mount.kind == "cgroup2" && mount.root == Path::new("/"));
+    if let Some(found) = found {
+        return Ok(found.point);
+    }
+    fs::create_dir_all(own_mount)?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("cgroup2"), own_mount, Some("cgroup2"), flags, None::<&str>)?;
+    Ok(own_mount.to_owned())
+}
+
+/// Makes the group, which must not exist.
+pub(super) fn create(group: &Path) -> io::Result<()> {
+    group.parent().map_or(Ok(()), fs::create_dir_all)?;
+    fs::create_dir(group)
+}
+
+/// Moves this process into the group.
+pub(super) fn join(group: &Path) -> io::Result<()> {
+    fs::write(group.join("cgroup.procs"), "0")
+}
+
+/// Kills every process in the group, waits until they are gone and removes it.
+pub(super) fn remove(group: &Path) -> io::Result<()> {
+    tolerate_absence(fs::write(group.join("cgroup.kill"), "1"))?;
+    let deadline = Instant::now() + Duration::from_secs(EMPTY_SECONDS_MAX);
+    loop {
+        let error = match tolerate_absence(remove_tree(group)) {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        // The kernel refuses until the last process is gone; no other error passes by waiting.
+        if error.kind() != io::ErrorKind::ResourceBusy || Instant::now() > deadline {
+            return Err(error);
+        }
+        thread::sleep(Duration::from_millis(POLL_MILLISECONDS));
+    }
+}
+
+/// Root in a bottle may have made groups below its own. Files in them go with their directory.
+fn remove_tree(group: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(group)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_tree(&entry.path())?;
+        }
+    }
+    fs::remove_dir(group)
+}

@@ -1,0 +1,73 @@
+//! A bottle's `/dev`: the devices every program expects, its terminal, and none of the machine's.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::path::Path;
+
+use nix::libc;
+use nix::mount::{MsFlags, mount};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use nix::unistd::{Gid, Uid, fchown, ttyname};
+
+use super::mounts::{bind, tmpfs};
+use crate::bottle::Caller;
+
+/// Name, major and minor number (Documentation/admin-guide/devices.txt of the kernel).
+const DEVICES: [(&str, u64, u64); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+
+/// Name and target.
+const LINKS: [(&str, &str); 5] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+];
+
+/// Group `tty` on every system that has it.
+const TERMINALS: &str = "newinstance,ptmxmode=0666,mode=0620,gid=5";
+
+/// The command's terminal, held by a file so that it can be mounted once the host's `/dev` is out of sight.
+#[derive(Debug)]
+pub(super) struct Terminal(File);
+
+impl Terminal {
+    /// The terminal on the standard input; it is given to the caller.
+    pub(super) fn find(caller: &Caller) -> io::Result<Self> {
+        let input = io::stdin();
+        let path = ttyname(input.as_fd())?;
+        let held = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(&path)?;
+        let (named, given) = (held.metadata()?.rdev(), nix::sys::stat::fstat(input.as_fd())?.st_rdev);
+        if named != given {
+            return Err(io::Error::other("the terminal's name leads to another"));
+        }
+        fchown(input.as_fd(), Some(Uid::from_raw(caller.uid)), Some(Gid::from_raw(caller.gid)))?;
+        Ok(Self(held))
+    }
+}
+
+/// Replaces `/dev`. The terminal is `/dev/console`, where `ttyname` finds it although it is none of the fresh `/dev/pts`.
+pub(super) fn fresh_dev(terminal: Option<&Terminal>) -> io::Result<()> {
+    let dev = Path::new("/dev");
+    let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    tmpfs(dev, quiet, "mode=755,size=64k")?;
+    for (name, major, minor) in DEVICES {
+        let path = dev.join(name);
+        mknod(&path, SFlag::S_IFCHR, Mode::empty(), makedev(major, minor))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666))?;
+    }
+    LINKS.iter().try_for_each(|(name, target)| symlink(target, dev.join(name)))?;
+    tmpfs(&dev.join("shm"), quiet | MsFlags::MS_NODEV, "mode=1777")?;
+    let terminals = dev.join("pts");
+    fs::create_dir(&terminals)?;
+    mount(Some("devpts"), &terminals, Some("devpts"), quiet, Some(TERMINALS))?;
+    if let Some(Terminal(held)) = terminal {
+        let console = dev.join("console");
+        File::create_new(&console)?;
+        bind(&format!("/proc/self/fd/{}", held.as_raw_fd()), &console)?;
+    }
+    Ok(())
+}

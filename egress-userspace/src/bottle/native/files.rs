@@ -1,0 +1,121 @@
+//! The files a bottle sees instead of the host's, and which of the host's things it does not see. Pure.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use super::mount_table::Mount;
+use crate::domain::BottleName;
+
+/// Where the systems keep the roots that programs trust; the first that exists is taken for the host's.
+pub(super) const SYSTEM_BUNDLES: [&str; 7] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/pki/tls/cacert.pem",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+    "/etc/ssl/certs/ca-bundle.crt",
+];
+
+/// What leads to the host although it is a file: sockets of services that act on behalf of whoever connects, and the
+/// insides of other containers. `/run` is fresh anyway.
+pub(super) const HIDDEN: [&str; 9] = [
+    "/tmp/.X11-unix",
+    "/tmp/.ICE-unix",
+    "/var/run/docker.sock",
+    "/var/run/containerd",
+    "/var/lib/docker",
+    "/var/lib/containerd",
+    "/var/lib/containers",
+    "/var/lib/lxd",
+    "/var/lib/incus",
+];
+
+/// Only root may change these on a host. Root in a bottle, though without capabilities, owns them.
+pub(super) const SYSTEM_TREES: [&str; 11] =
+    ["/bin", "/boot", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/sbin", "/usr", "/var/lib/systemd", "/var/spool"];
+
+/// Windows into the kernel and other namespaces: outside the places where a bottle gets its own, nobody misses them.
+const KERNEL_FILESYSTEMS: [&str; 16] = [
+    "binfmt_misc",
+    "bpf",
+    "cgroup",
+    "cgroup2",
+    "configfs",
+    "debugfs",
+    "devpts",
+    "devtmpfs",
+    "efivarfs",
+    "fusectl",
+    "mqueue",
+    "proc",
+    "pstore",
+    "securityfs",
+    "sysfs",
+    "tracefs",
+];
+
+/// A bottle has its own.
+const FRESH: [&str; 4] = ["/dev", "/proc", "/run", "/sys"];
+
+/// The resolver's settings: ours is the only one.
+pub(super) fn resolver(gateway: Ipv4Addr) -> String {
+    format!("nameserver {gateway}\n")
+}
+
+/// The names a bottle knows without asking. The host's may lead to addresses that cannot be reached from inside.
+pub(super) fn hosts(bottle: &BottleName) -> String {
+    format!("127.0.0.1\tlocalhost {bottle}\n::1\tlocalhost ip6-localhost ip6-loopback\n")
+}
+
+/// The system's roots and ours.
+pub(super) fn bundle(system: &str, authority: &str) -> String {
+    let line_end = if system.is_empty() || system.ends_with('\n') { "" } else { "\n" };
+    format!("{system}{line_end}{authority}")
+}
+
+/// Mounts of kernel filesystems that the bottle's own do not cover.
+pub(super) fn stray_kernel_mounts(table: &[Mount]) -> impl Iterator<Item = &Path> {
+    let is_fresh = |point: &Path| FRESH.iter().any(|fresh| point.starts_with(fresh));
+    let stray = move |mount: &&Mount| KERNEL_FILESYSTEMS.contains(&mount.kind.as_str()) && !is_fresh(&mount.point);
+    table.iter().filter(stray).map(|mount| mount.point.as_path())
+}
+
+/// Paths of the host's Unix sockets, from `/proc/net/unix`: seven fields, then the path, if it has one.
+pub(super) fn socket_paths(table: &str) -> BTreeSet<PathBuf> {
+    let path = |line: &str| line.find('/').and_then(|start| line.get(start..)).map(PathBuf::from);
+    table.lines().skip(1).filter(|line| !line.contains(" @")).filter_map(path).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bundle_without_a_final_line_end_is_not_glued() {
+        assert_eq!(bundle("-----END CERTIFICATE-----", "-----BEGIN"), "-----END CERTIFICATE-----\n-----BEGIN");
+        assert_eq!(bundle("", "-----BEGIN"), "-----BEGIN");
+    }
+
+    #[test]
+    fn stray_windows_into_the_kernel_are_found() {
+        let mount = |point: &str, kind: &str| Mount { point: point.into(), root: "/".into(), kind: kind.to_owned() };
+        let table =
+            [mount("/proc", "proc"), mount("/srv/root/proc", "proc"), mount("/home", "ext4"), mount("/bpf", "bpf")];
+        let stray: Vec<_> = stray_kernel_mounts(&table).collect();
+        assert_eq!(stray, [Path::new("/srv/root/proc"), Path::new("/bpf")]);
+    }
+
+    #[test]
+    fn sockets_with_a_path_are_found_once() {
+        let table = "Num       RefCount Protocol Flags    Type St Inode Path\n\
+            0000000000000000: 00000002 00000000 00010000 0001 01 20163 /tmp/tmux-1000/default\n\
+            0000000000000000: 00000003 00000000 00000000 0001 03 20164 /tmp/tmux-1000/default\n\
+            0000000000000000: 00000002 00000000 00010000 0001 01 20165 @/tmp/.X11-unix/X0\n\
+            0000000000000000: 00000002 00000000 00000000 0002 01 20166\n\
+            0000000000000000: 00000002 00000000 00010000 0001 01 20167 /srv/two words\n";
+        let paths: Vec<_> = socket_paths(table).into_iter().collect();
+        assert_eq!(paths, [PathBuf::from("/srv/two words"), PathBuf::from("/tmp/tmux-1000/default")]);
+    }
+}

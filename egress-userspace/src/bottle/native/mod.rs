@@ -1,0 +1,223 @@
+//! Bottles made of the kernel's own parts: namespaces, a veth pair and a control group.
+//!
+//! A bottle is built with its host end *down*. The daemon attaches the gate, then calls [`NativeRuntime::bring_up`]: there is
+//! no moment at which packets could pass ungated. Bottles outlive the daemon; [`NativeRuntime::leftovers`] finds them again.
+
+mod cgroup;
+mod devices;
+mod environment;
+mod files;
+mod init;
+mod launch;
+mod layout;
+mod mount_table;
+mod mounts;
+mod namespace;
+mod privileges;
+mod raw;
+mod steps;
+mod wiring;
+
+use std::fs;
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::thread;
+
+use tokio::sync::oneshot;
+
+use super::plan::{self, Failure};
+use super::{BottleError, BottleSpec, BuiltBottle, HostWiring, Launch};
+use crate::domain::BottleName;
+pub use init::init_main;
+pub use launch::RunningCommand;
+use layout::Layout;
+
+/// Makes, starts and removes native bottles.
+#[derive(Clone, Debug)]
+pub struct NativeRuntime {
+    wiring: HostWiring,
+    executable: PathBuf,
+    group: String,
+}
+
+impl NativeRuntime {
+    /// A runtime whose commands are started through this very program (see [`init_main`]).
+    #[must_use]
+    pub fn new(wiring: HostWiring) -> Self {
+        Self { wiring, executable: "/proc/self/exe".into(), group: "egress".to_owned() }
+    }
+
+    /// Starts commands through another program that answers to `bottle-init`.
+    #[must_use]
+    pub fn with_executable(self, executable: PathBuf) -> Self {
+        Self { executable, ..self }
+    }
+
+    /// Keeps the bottles' control groups in one of this name, so that two daemons on a machine do not meet.
+    #[must_use]
+    pub fn with_group(self, group: String) -> Self {
+        Self { group, ..self }
+    }
+
+    /// Makes sure the bridge exists and holds the gateway's address; takes it over if it is there.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub async fn prepare_host(&self) -> Result<(), BottleError> {
+        let wiring = self.wiring.clone();
+        let step = "joining the gateway's address to its device";
+        let prepare = move || {
+            fs::create_dir_all(&wiring.run_directory)?;
+            wiring::ensure_bridge(&wiring.bridge, wiring.gateway)
+        };
+        on_thread(prepare).await.map_err(|source| self.host_error(step, source))
+    }
+
+    /// Removes the bridge, if it exists.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub async fn remove_host(&self) -> Result<(), BottleError> {
+        let bridge = self.wiring.bridge.clone();
+        let removed = on_thread(move || wiring::delete_link(&bridge)).await;
+        removed.map_err(|source| self.host_error("removing the gateway's device", source))
+    }
+
+    /// Builds a bottle; its host end is down.
+    ///
+    /// # Errors
+    /// When a bottle of that name exists or a step fails; the steps before it have been undone.
+    pub async fn build(&self, spec: &BottleSpec) -> Result<BuiltBottle, BottleError> {
+        let runtime = self.clone();
+        let (address, mac, gateway) = (spec.address, spec.mac, self.wiring.gateway);
+        let layout = self.layout(&spec.name);
+        let interface = layout.interface.clone();
+        let name = spec.name.clone();
+        let carry_out = move || {
+            let group = runtime.group_of(&name).map_err(no_tree)?;
+            plan::carry_out(&steps::build(&layout, group, address, mac, gateway))
+        };
+        on_thread(carry_out).await.map_err(|failure| step_error(&spec.name, failure))?;
+        let number = wiring::existing(&interface);
+        let number =
+            number.map_err(|source| step_error(&spec.name, Failure { step: "finding its interface", source }))?;
+        Ok(BuiltBottle { interface: number, interface_name: interface })
+    }
+
+    /// Lets packets through the bottle's host end. Call it once the gate is attached.
+    ///
+    /// # Errors
+    /// When the system refuses; the host end is down then.
+    pub async fn bring_up(&self, spec: &BottleSpec, built: &BuiltBottle) -> Result<(), BottleError> {
+        let (address, mac, gateway) = (spec.address, spec.mac, self.wiring.gateway);
+        let interface = built.interface_name.clone();
+        let open = move || {
+            let opened = wiring::open(&interface, address, mac, gateway);
+            if opened.is_err() {
+                wiring::close(&interface)?;
+            }
+            opened
+        };
+        let step = "bringing its interface up";
+        on_thread(open).await.map_err(|source| step_error(&spec.name, Failure { step, source }))
+    }
+
+    /// Starts a command in a built bottle. Needs a tokio runtime with I/O. That the bottle could not be furnished or the
+    /// program not be found shows as exit code 125, 126 or 127 and a line on the command's standard error.
+    ///
+    /// # Errors
+    /// When no process could be made.
+    pub fn start(&self, spec: &BottleSpec, launch: Launch) -> Result<RunningCommand, BottleError> {
+        let program = launch.command.first().cloned().unwrap_or_default();
+        let start = |launch| {
+            let group = self.group_of(&spec.name)?;
+            launch::start(&self.executable, &self.wiring, &spec.name, &self.layout(&spec.name), group, launch)
+        };
+        start(launch).map_err(|source| BottleError::Start { command: program, source })
+    }
+
+    /// Kills everything in a bottle and removes it, waiting until it is gone. Fine when there is no such bottle.
+    ///
+    /// # Errors
+    /// When something could not be removed; the rest has been, and calling again may help.
+    pub async fn take_down(&self, bottle: &BottleName) -> Result<(), BottleError> {
+        let runtime = self.clone();
+        let layout = self.layout(bottle);
+        let name = bottle.clone();
+        let take_back = move || {
+            let group = runtime.group_of(&name).map_err(no_tree)?;
+            // Addresses are of no matter to an undo.
+            let unspecified = Ipv4Addr::UNSPECIFIED;
+            plan::take_back(&steps::build(&layout, group, unspecified, [0; 6], unspecified))
+        };
+        on_thread(take_back).await.map_err(|Failure { step, source }| BottleError::NotUndone {
+            bottle: bottle.to_string(),
+            step,
+            source,
+        })
+    }
+
+    /// Every bottle there is on this host, whoever built it: at the daemon's start, those of a crashed run.
+    ///
+    /// # Errors
+    /// When the run directory cannot be read.
+    pub fn leftovers(&self) -> Result<Vec<BottleName>, BottleError> {
+        let directory = &self.wiring.run_directory;
+        let names = || {
+            let entries = match fs::read_dir(directory) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+                entries => entries?,
+            };
+            let name = |entry: fs::DirEntry| entry.file_name().to_str().and_then(|name| name.parse().ok());
+            let named = entries.filter_map(|entry| entry.map(name).transpose());
+            let mut names: Vec<BottleName> = named.collect::<io::Result<_>>()?;
+            names.sort();
+            Ok(names)
+        };
+        names().map_err(|source| BottleError::List { directory: directory.clone(), source })
+    }
+
+    fn layout(&self, bottle: &BottleName) -> Layout {
+        Layout::new(&self.wiring.run_directory, bottle)
+    }
+
+    fn group_of(&self, bottle: &BottleName) -> io::Result<PathBuf> {
+        // Begins with a dot: no bottle can be called so.
+        let tree = cgroup::tree(&self.wiring.run_directory.join(".cgroup"))?;
+        Ok(tree.join(&self.group).join(bottle.as_str()))
+    }
+
+    fn host_error(&self, step: &'static str, source: io::Error) -> BottleError {
+        BottleError::Step { bottle: self.wiring.bridge.clone(), step, source }
+    }
+}
+
+fn no_tree(source: io::Error) -> Failure {
+    Failure { step: "finding the control groups", source }
+}
+
+fn step_error(bottle: &BottleName, Failure { step, source }: Failure) -> BottleError {
+    BottleError::Step { bottle: bottle.to_string(), step, source }
+}
+
+impl From<io::Error> for Failure {
+    fn from(source: io::Error) -> Self {
+        Self { step: "starting a thread", source }
+    }
+}
+
+/// Network namespaces and blocking waits belong to a thread, and tokio's are shared: each piece of work has its own.
+async fn on_thread<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: From<io::Error> + Send + 'static,
+{
+    let (sender, receiver) = oneshot::channel();
+    let body = move || {
+        // The receiver is gone when the caller gave up; the work is done all the same.
+        let _unwanted = sender.send(work());
+    };
+    thread::Builder::new().name("bottle".to_owned()).spawn(body)?;
+    receiver.await.unwrap_or_else(|_| Err(io::Error::other("the thread panicked").into()))
+}
