@@ -99,9 +99,31 @@ mod tests {
         check("5k", Some(5_000));
         check("2M", Some(2_000_000));
         check("9223372036854775807", Some(i64::MAX.unsigned_abs()));
-        for bad in ["", "k", "_5", "5_", "-5", "5.5k", "5kk", "5 k", "9223372036854775808", "99999999999999999999M"] {
+        for bad in [
+            "",
+            "k",
+            "_5",
+            "5_",
+            "-5",
+            "5.5k",
+            "5kk",
+            "5 k",
+            "9223372036854775808",
+            "99999999999999999999M",
+            "9223372036854776k",
+            "+5",
+            "٥",
+            "5µ",
+        ] {
             check(bad, None);
         }
+    }
+
+    #[test]
+    fn amounts_neither_overflow_nor_go_below_nothing() {
+        assert_eq!(Tokens(u64::MAX) + Tokens(1), Tokens(u64::MAX));
+        assert_eq!([Tokens(u64::MAX), Tokens(7)].into_iter().sum::<Tokens>(), Tokens(u64::MAX));
+        assert_eq!(Tokens(3).saturating_sub(Tokens(5)), Tokens::ZERO);
     }
 
     #[test]

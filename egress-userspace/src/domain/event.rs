@@ -173,3 +173,18 @@ pub enum AuditKind {
         permits_settled: u64,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ledgers_words_are_the_wires() {
+        for ending in [Ending::Complete, Ending::Error, Ending::Cancelled, Ending::Cut, Ending::ProxyLost] {
+            assert_eq!(serde_json::to_value(ending).unwrap(), ending.as_str());
+        }
+        for cause in [CutCause::Budget, CutCause::Operator] {
+            assert_eq!(serde_json::to_value(cause).unwrap(), cause.as_str());
+        }
+    }
+}

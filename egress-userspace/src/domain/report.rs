@@ -99,3 +99,47 @@ pub struct AuditRow {
     #[serde(flatten)]
     pub kind: AuditKind,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::CutCause;
+
+    /// Flattened into one object, so a field that hides another is lost on the way.
+    fn round_trip<T: Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug>(value: &T) {
+        let text = serde_json::to_string(value).unwrap();
+        assert_eq!(&serde_json::from_str::<T>(&text).unwrap(), value, "{text}");
+    }
+
+    #[test]
+    fn scopes_survive_the_wire() {
+        let scopes = [Scope::Agent("a".parse().unwrap()), Scope::Bottle("b".parse().unwrap()), Scope::Host];
+        for (scope, limit) in scopes.into_iter().zip([None, Some(Tokens(0)), Some(Tokens(5))]) {
+            round_trip(&ScopeState { scope, limit, used: Tokens(1), held: Tokens(2) });
+        }
+    }
+
+    #[test]
+    fn audit_rows_survive_the_wire() {
+        let crossed = AuditKind::BudgetCrossed {
+            scope: Scope::Host,
+            provider: "claude".parse().unwrap(),
+            budget: Tokens(100),
+            used: Tokens(120),
+            request: Some("req_1".to_owned()),
+        };
+        let kinds = [
+            AuditKind::DaemonStarted { version: "1".to_owned() },
+            AuditKind::BottleStarted { agent: None },
+            AuditKind::BottleEnded { exit_code: -1 },
+            crossed,
+            AuditKind::GateCut { cause: CutCause::Operator },
+            AuditKind::GateRestored,
+            AuditKind::Repaired { what: "a gate".to_owned() },
+            AuditKind::ProxyRestarted { permits_settled: 3 },
+        ];
+        for kind in kinds {
+            round_trip(&AuditRow { number: 1, at: UnixMillis(2), bottle: Some("web".parse().unwrap()), kind });
+        }
+    }
+}

@@ -69,3 +69,26 @@ impl Known {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_token_counts_once() {
+        let usage = Usage { input: Tokens(1), cache_write: Tokens(20), cache_read: Tokens(300), output: Tokens(4_000) };
+        assert_eq!(usage.input_total(), Tokens(321));
+        assert_eq!(usage.total(), Tokens(4_321));
+        let twice = Usage { input: Tokens(2), cache_write: Tokens(40), cache_read: Tokens(600), output: Tokens(8_000) };
+        assert_eq!(usage + usage, twice);
+        let endless = Usage { output: Tokens(u64::MAX), ..usage };
+        assert_eq!((endless + endless).total(), Tokens(u64::MAX), "saturates, never starts again at nothing");
+    }
+
+    #[test]
+    fn the_ledgers_words_are_the_wires() {
+        for known in [Known::Reported, Known::Partial, Known::Estimated, Known::Unmetered] {
+            assert_eq!(serde_json::to_value(known).unwrap(), known.as_str());
+        }
+    }
+}

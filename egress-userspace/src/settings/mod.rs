@@ -2,11 +2,21 @@
 //!
 //! Pure: text in, values out; the daemon reads the file. Consumed at start, not carried around.
 
+mod error;
+mod parse;
+mod yaml;
+
+#[cfg(test)]
+mod tests;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::domain::{CutoffPolicy, Host, ProviderName, Tokens};
+
+pub use error::{Problem, SettingsError};
+pub use parse::parse;
 
 /// Everything settings.yml says, defaults filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,0 +1,95 @@
+//! What is wrong with a settings file, and where.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::domain::{AmountError, HostError, NameError};
+
+/// Something in a settings file that is not understood.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{}:{line}:{column}: {problem}", .file.display())]
+pub struct SettingsError {
+    /// The file, as it was named.
+    pub file: PathBuf,
+    /// From 1.
+    pub line: usize,
+    /// From 1, in characters.
+    pub column: usize,
+    /// What it is.
+    pub problem: Problem,
+}
+
+/// What can be wrong with a settings file.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Problem {
+    /// It is no YAML at all.
+    #[error("this is not YAML: {0}")]
+    Syntax(String),
+    /// It is YAML, but more of it than settings are written in.
+    #[error("{0} are not supported: write block mappings of `key: value` lines")]
+    NotPlain(&'static str),
+    /// A key that means nothing here.
+    #[error("unknown key {key:?}: {}", hint(.suggestion.as_ref(), .known))]
+    UnknownKey {
+        /// What it says.
+        key: String,
+        /// What may have been meant.
+        suggestion: Option<&'static str>,
+        /// What would mean something.
+        known: &'static [&'static str],
+    },
+    /// A key that stands in the same mapping twice.
+    #[error("{key:?} is there twice, first in line {first_line}")]
+    DuplicateKey {
+        /// What it says.
+        key: String,
+        /// Where it is first.
+        first_line: usize,
+    },
+    /// Something other than keys and values.
+    #[error("expected `key: value` lines here")]
+    NotAMapping,
+    /// Keys and values, or nothing at all.
+    #[error("{0:?} needs one value on its own line")]
+    NotAValue(String),
+    /// No amount of tokens.
+    #[error(transparent)]
+    Amount(#[from] AmountError),
+    /// An amount per time.
+    #[error("{0:?} has a time window, which this version does not support: write the amount alone, such as 2M")]
+    Window(String),
+    /// No name of a provider.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// No name of a host.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// No address to connect to.
+    #[error("{0:?} is not an address with a port: write 127.0.0.1:9443 or \"[::1]:9443\"")]
+    Address(String),
+    /// No duration.
+    #[error("{0:?} is not a duration: write 0, 500ms, 2s or 1m")]
+    Duration(String),
+    /// Longer than makes sense.
+    #[error("{text:?} is too long: at most {max_seconds}s")]
+    DurationTooLong {
+        /// What it says.
+        text: String,
+        /// The limit.
+        max_seconds: u64,
+    },
+    /// A cutoff policy that is known but not built.
+    #[error("shutdown {0:?} is not supported: this version supports cutoff only")]
+    ShutdownNotSupported(String),
+    /// No cutoff policy.
+    #[error("{0:?} is not a way to shut a bottle down: write cutoff")]
+    Shutdown(String),
+}
+
+fn hint(suggestion: Option<&&'static str>, known: &[&str]) -> String {
+    match suggestion {
+        Some(meant) => format!("did you mean {meant:?}?"),
+        None => format!("known here are {}", known.join(", ")),
+    }
+}

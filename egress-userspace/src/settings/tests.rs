@@ -1,0 +1,161 @@
+//! What settings files mean, and what is said of those that mean nothing.
+
+use std::path::Path;
+
+use super::*;
+
+fn good(text: &str) -> Settings {
+    parse(text, Path::new("settings.yml")).unwrap_or_else(|error| panic!("{text:?}: {error}"))
+}
+
+fn bad(text: &str, expected: &str) {
+    let error = parse(text, Path::new("settings.yml")).expect_err(text);
+    assert_eq!(error.to_string(), format!("settings.yml:{expected}"), "{text:?}");
+}
+
+#[test]
+fn everything_that_can_be_said() {
+    let text = "\
+# The host's.
+budget:
+  claude: 5000000   # as a number
+  codex: 5_000_000
+  gemini: 5M
+  other: \"200k\"
+  none: 0
+shutdown: cutoff
+drain: 500ms
+last_word: 0
+upstream:
+  ca: extra-roots.pem
+  resolve:
+    api.anthropic.com: 127.0.0.1:9443
+    API.OpenAI.com: \"[::1]:443\"
+";
+    let amounts = [("claude", 5_000_000), ("codex", 5_000_000), ("gemini", 5_000_000), ("other", 200_000), ("none", 0)];
+    let expected = Settings {
+        budget: amounts.iter().map(|(provider, tokens)| (provider.parse().unwrap(), Tokens(*tokens))).collect(),
+        shutdown: CutoffPolicy::Cutoff,
+        drain: Duration::from_millis(500),
+        last_word: Duration::ZERO,
+        upstream_ca: Some("extra-roots.pem".into()),
+        upstream_resolve: vec![
+            ("api.anthropic.com".parse().unwrap(), "127.0.0.1:9443".parse().unwrap()),
+            ("api.openai.com".parse().unwrap(), "[::1]:443".parse().unwrap()),
+        ],
+    };
+    assert_eq!(good(text), expected);
+    assert_eq!(good(&text.replace('\n', "\r\n")), expected, "written on Windows");
+    assert_eq!(good(&format!("---\n{text}...\n")), expected, "with document marks");
+    assert_eq!(good(&format!("\u{feff}{text}")), expected, "with a byte order mark");
+}
+
+#[test]
+fn what_is_not_said_is_as_by_default() {
+    for empty in ["", "\n\n", "# nothing\n", "---\n", "budget:\nupstream:\n", "upstream:\n  resolve:\n", "~"] {
+        assert_eq!(good(empty), Settings::default(), "{empty:?}");
+    }
+}
+
+#[test]
+fn durations() {
+    for (text, milliseconds) in [("0", 0), ("0s", 0), ("1ms", 1), ("2s", 2_000), ("1m", 60_000), ("600s", 600_000)] {
+        assert_eq!(good(&format!("drain: {text}")).drain, Duration::from_millis(milliseconds), "{text}");
+    }
+    for text in ["1", "s", "-1s", "1.5s", "1 s", "1h", "1S", "1sms", "+1s", "1_000ms"] {
+        bad(&format!("drain: {text}"), &format!("1:8: {text:?} is not a duration: write 0, 500ms, 2s or 1m"));
+    }
+    bad("drain: 601s", "1:8: \"601s\" is too long: at most 600s");
+    bad("last_word: 99999999999999999999m", "1:12: \"99999999999999999999m\" is too long: at most 600s");
+}
+
+#[test]
+fn a_bad_value_is_shown_where_it_stands() {
+    let shape = "is not an amount of tokens: write 5000, 5_000, 5k or 5M";
+    bad("# x\nbudget:\n  claude: 5x\n", &format!("3:11: \"5x\" {shape}"));
+    bad("budget:\n  claude:   '5.5k'\n", &format!("2:13: \"5.5k\" {shape}"));
+    bad("budget:\n  claude: -1\n", &format!("2:11: \"-1\" {shape}"));
+    bad("budget:\n  claude: 1e6\n", &format!("2:11: \"1e6\" {shape}"));
+    bad("budget:\n  claude: ''\n", &format!("2:11: \"\" {shape}"));
+    bad(
+        "budget:\n  claude: 99999999M\n  codex: 9999999999999M",
+        "3:10: \"9999999999999M\" is more tokens than can be counted",
+    );
+    for window in ["2M/day", "500k/hour"] {
+        let text = "has a time window, which this version does not support: write the amount alone, such as 2M";
+        bad(&format!("budget:\n  claude: {window}"), &format!("2:11: {window:?} {text}"));
+    }
+    bad("shutdown: freeze", "1:11: shutdown \"freeze\" is not supported: this version supports cutoff only");
+    bad("shutdown: kill", "1:11: shutdown \"kill\" is not supported: this version supports cutoff only");
+    bad("shutdown: Cutoff", "1:11: \"Cutoff\" is not a way to shut a bottle down: write cutoff");
+    let address = "is not an address with a port: write 127.0.0.1:9443 or \"[::1]:9443\"";
+    for text in ["127.0.0.1", "localhost:443", "127.0.0.1:0", "127.0.0.1:65536", "::1"] {
+        bad(&format!("upstream:\n  resolve:\n    a.example: {text}"), &format!("3:16: {text:?} {address}"));
+    }
+}
+
+#[test]
+fn a_bad_key_is_shown_where_it_stands() {
+    bad("drain: 1s\nbudgets:\n  claude: 1", "2:1: unknown key \"budgets\": did you mean \"budget\"?");
+    bad("Drain: 1s", "1:1: unknown key \"Drain\": did you mean \"drain\"?");
+    bad("lastword: 1s", "1:1: unknown key \"lastword\": did you mean \"last_word\"?");
+    let all = "known here are budget, shutdown, drain, last_word, upstream";
+    bad("agents:\n  reviewer:\n    budget:\n      claude: 200k", &format!("1:1: unknown key \"agents\": {all}"));
+    bad("bottles:", &format!("1:1: unknown key \"bottles\": {all}"));
+    bad("upstream:\n  resolv:", "2:3: unknown key \"resolv\": did you mean \"resolve\"?");
+    bad("upstream:\n  xy: 1", "2:3: unknown key \"xy\": known here are ca, resolve");
+    bad(
+        "budget:\n  Claude: 1",
+        "2:3: \"Claude\" is not a provider name: use 1 to 48 of a-z, 0-9, '-' and '_', beginning with a letter or digit",
+    );
+    bad(
+        "upstream:\n  resolve:\n    10.0.0.1: 10.0.0.1:1",
+        "3:5: \"10.0.0.1\" is not a host name: expected dot-separated labels of letters, digits, '-' and '_'",
+    );
+    bad("drain: 1s\nbudget:\n  a: 1\n  b: 1\n  a: 2", "5:3: \"a\" is there twice, first in line 3");
+    bad("drain: 1s\n\"drain\": 1s", "2:1: \"drain\" is there twice, first in line 1");
+    bad(
+        "upstream:\n  resolve:\n    a.b: 1.1.1.1:1\n    A.b: 1.1.1.1:1",
+        "4:5: \"A.b\" is there twice, first in line 3",
+    );
+}
+
+#[test]
+fn values_and_sections_are_not_mixed_up() {
+    bad("budget: 5M", "1:9: expected `key: value` lines here");
+    bad("just text", "1:1: expected `key: value` lines here");
+    bad("drain:\n  a: 1", "2:3: \"drain\" needs one value on its own line");
+    bad("last_word: 1s\ndrain:\n", "2:1: \"drain\" needs one value on its own line");
+    bad("budget:\n  claude:\n  codex: 1", "2:3: \"claude\" needs one value on its own line");
+    bad("upstream:\n  ca: ''", "2:7: \"ca\" needs one value on its own line");
+}
+
+#[test]
+fn only_plain_yaml_is_read() {
+    let refused = |what: &str| format!("{what} are not supported: write block mappings of `key: value` lines");
+    bad("budget: {claude: 1}", &format!("1:9: {}", refused("flow mappings `{…}`")));
+    bad("# ä\nbudget: {}", &format!("2:9: {}", refused("flow mappings `{…}`")));
+    bad("budget: [claude]", &format!("1:9: {}", refused("lists")));
+    bad("budget:\n  - claude", &format!("2:3: {}", refused("lists")));
+    bad("drain: |\n  1s\n", &format!("2:3: {}", refused("values of several lines")));
+    bad("drain: >-\n  1s\n", &format!("2:3: {}", refused("values of several lines")));
+    bad("drain: 1\n  s\n", &format!("1:8: {}", refused("values of several lines")));
+    bad("drain: \"1\n  s\"\n", &format!("1:8: {}", refused("values of several lines")));
+    bad("drain: &a 1s\nlast_word: *a", &format!("1:8: {}", refused("anchors")));
+    bad("budget: &a\n  claude: 1", &format!("1:9: {}", refused("anchors")));
+    bad("drain: !!str 1s", &format!("1:8: {}", refused("tags")));
+    bad("drain: 1s\n---\ndrain: 1s", &format!("2:1: {}", refused("several documents in one file")));
+    let deep: String = (0..40).map(|depth| format!("{}a:\n", " ".repeat(depth))).collect();
+    bad(&deep, &format!("17:17: {}", refused("mappings this deep")));
+}
+
+#[test]
+fn what_is_no_yaml_is_shown_where_it_breaks() {
+    for (text, line) in
+        [("budget:\n\tclaude: 1", 2), ("drain: \"1s", 1), ("a: b: c", 1), ("drain: 1s\n}", 2), ("drain: *nobody", 1)]
+    {
+        let error = parse(text, Path::new("settings.yml")).expect_err(text);
+        assert!(matches!(error.problem, Problem::Syntax(_)), "{text:?}: {error}");
+        assert!(error.line.abs_diff(line) <= 1, "{text:?}: {error}");
+    }
+}
