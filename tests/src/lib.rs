@@ -1,1 +1,3 @@
 //! Worlds to test egress in.
+
+pub mod provider;
