@@ -66,7 +66,7 @@ impl Messages {
             "content_block_start" => self.see(block(event.get("content_block").unwrap_or(&Value::Null))),
             "content_block_delta" => self.see(delta(event.get("delta").unwrap_or(&Value::Null))),
             "message_delta" => self.total(&event),
-            "message_stop" if self.progress > Progress::Nothing => self.progress = Progress::Closed,
+            "message_stop" => self.stop(),
             "error" => self.is_error = true,
             _ => {}
         }
@@ -129,6 +129,13 @@ impl Messages {
         self.seen = Seen::default();
         let has_stopped = event.pointer("/delta/stop_reason").is_some_and(|reason| !reason.is_null());
         self.progress = self.progress.max(if has_stopped { Progress::Told } else { Progress::Counted });
+    }
+
+    /// The message is closed. That makes the last total final only if it covers all that was written.
+    fn stop(&mut self) {
+        if self.progress >= Progress::Counted && self.seen.tokens() == Tokens::ZERO {
+            self.progress = Progress::Closed;
+        }
     }
 
     fn see(&mut self, seen: Seen) {

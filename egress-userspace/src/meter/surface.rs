@@ -29,15 +29,19 @@ enum Match {
     Under(&'static str),
 }
 
-/// `POST` targets that spend tokens; the first that matches decides. Anything else on a metered host is free:
-/// `/v1/messages/count_tokens`, telemetry, settings.
+/// What `POST` targets do; the first that matches decides. Anything else on a metered host is free: telemetry, settings.
 ///
 /// Batches run after their request is answered and report usage only to whoever fetches the results, which the agent may
-/// never do; sessions and agents work on between requests; legacy completions report nothing at all.
-const SURFACES: [(Match, Surface); 6] = [
+/// never do; sessions and agents work on between requests; legacy completions report nothing at all; chat completions
+/// are another dialect. What is not known below `/v1/messages` is taken to spend.
+const SURFACES: [(Match, Surface); 10] = [
     (Match::Exact("/v1/messages"), Surface::Metered(Dialect::AnthropicMessages)),
+    (Match::Exact("/v1/messages/count_tokens"), Surface::Free),
     (Match::Exact("/v1/messages/batches"), Surface::Blind),
+    (Match::Under("/v1/messages/batches"), Surface::Free),
+    (Match::Under("/v1/messages"), Surface::Blind),
     (Match::Exact("/v1/complete"), Surface::Blind),
+    (Match::Exact("/v1/chat/completions"), Surface::Blind),
     (Match::Under("/v1/agents"), Surface::Blind),
     (Match::Under("/v1/sessions"), Surface::Blind),
     (Match::Under("/v1/dreams"), Surface::Blind),
@@ -59,6 +63,7 @@ pub(super) fn surface(method: &str, path: &str) -> Surface {
 /// The path as a lenient server might read it, so that `//V1/%6dessages/` cannot pass for something else: escapes decoded,
 /// lower case, no empty or dot segments.
 fn normalised(path: &str) -> String {
+    let path = path.split(['?', '#']).next().unwrap_or_default();
     let decoded = percent_decoded(path);
     let text = String::from_utf8_lossy(&decoded).to_ascii_lowercase();
     let mut kept: Vec<&str> = Vec::new();
@@ -119,6 +124,9 @@ mod tests {
             check("POST", path, messages);
         }
         check("POST", "/v1/x/../messages", messages);
+        check("POST", "/v1/messages?beta=true", messages);
+        check("POST", "/v1/messages/new", Surface::Blind);
+        check("POST", "/v1/chat/completions", Surface::Blind);
         check("POST", "/v1/messages/batches", Surface::Blind);
         check("POST", "/v1/complete", Surface::Blind);
         check("POST", "/v1/sessions/s1/events", Surface::Blind);

@@ -45,6 +45,14 @@ fn an_interrupted_stream_keeps_what_was_reported_and_estimates_the_rest() {
 }
 
 #[test]
+fn a_close_without_a_total_is_not_a_report() {
+    let whole = include_str!("../testdata/stream-basic.sse");
+    let without_total: Vec<&str> =
+        whole.split_inclusive("\n\n").filter(|event| !event.contains("message_delta")).collect();
+    check(200, None, without_total.concat().as_bytes(), Ending::Complete, [25, 0, 0, 34], Known::Partial);
+}
+
+#[test]
 fn an_estimate_stays_within_the_requests_output_cap() {
     let text = "x".repeat(10_000);
     let event = format!(

@@ -1,0 +1,197 @@
+//! A provider on this machine: speaks the Anthropic API over TLS (h1 and h2), does what requests ask of it (see
+//! [`script`]), and logs what it served, so that tests can hold the ledger against it.
+
+mod authority;
+mod delivery;
+mod encode;
+mod log;
+mod render;
+pub mod script;
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::header::HeaderValue;
+use hyper::service::service_fn;
+use hyper::{HeaderMap, Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_rustls::TlsAcceptor;
+
+pub use authority::Authority;
+pub use encode::Encoding;
+pub use log::{Counts, Served};
+
+use delivery::Delivery;
+use log::Log;
+use render::Piece;
+use script::{Fault, Script};
+
+/// The name the certificate is for unless told otherwise.
+pub const HOST: &str = "api.anthropic.com";
+
+/// How to start a provider.
+#[derive(Default)]
+pub struct Options {
+    /// Signs its certificate; a fresh one when absent.
+    pub authority: Option<Authority>,
+    /// Names of its certificate; [`HOST`] when empty.
+    pub names: Vec<String>,
+    /// Where to write the log as JSON lines, too.
+    pub log_file: Option<PathBuf>,
+}
+
+/// A provider that serves until it is stopped or dropped.
+pub struct Provider {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The authority to trust.
+    pub ca_pem: String,
+    log: Arc<Log>,
+    accepting: JoinHandle<()>,
+    /// Dropped, it stops the listener.
+    running: oneshot::Sender<()>,
+}
+
+/// What every connection needs.
+struct World {
+    log: Arc<Log>,
+    requests: AtomicU64,
+}
+
+impl Provider {
+    /// Starts one at this address; port 0 picks a free one.
+    pub async fn start(address: SocketAddr) -> Result<Self> {
+        Self::start_with(address, Options::default()).await
+    }
+
+    /// Starts one.
+    pub async fn start_with(address: SocketAddr, options: Options) -> Result<Self> {
+        let authority = options.authority.map_or_else(Authority::generate, Ok)?;
+        let names = if options.names.is_empty() { vec![HOST.to_owned()] } else { options.names };
+        let tls = TlsAcceptor::from(Arc::new(authority.server_config(&names)?));
+        let log = Arc::new(Log::new(options.log_file.as_deref())?);
+        let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+        let address = listener.local_addr()?;
+        let world = Arc::new(World { log: Arc::clone(&log), requests: AtomicU64::new(0) });
+        let (running, stopped) = oneshot::channel();
+        let accepting = tokio::spawn(accept(listener, tls, world, stopped));
+        Ok(Self { address, ca_pem: authority.pem(), log, accepting, running })
+    }
+
+    /// Exchanges that have ended.
+    #[must_use]
+    pub fn log(&self) -> Vec<Served> {
+        self.log.served()
+    }
+
+    /// Stops listening and breaks every connection; what was under way is in the log afterwards.
+    pub async fn stop(self) -> Vec<Served> {
+        drop(self.running);
+        // It fails only by panicking, which the log then shows.
+        let _ = self.accepting.await;
+        self.log.served()
+    }
+}
+
+async fn accept(listener: TcpListener, tls: TlsAcceptor, world: Arc<World>, mut stopped: oneshot::Receiver<()>) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            Ok((stream, _)) = listener.accept() => {
+                connections.spawn(serve(stream, tls.clone(), Arc::clone(&world)));
+            }
+            Some(_) = connections.join_next() => {}
+            _ = &mut stopped => return connections.shutdown().await,
+        }
+    }
+}
+
+/// One connection; clients that break off are part of the tests.
+async fn serve(stream: TcpStream, tls: TlsAcceptor, world: Arc<World>) {
+    let _ = stream.set_nodelay(true);
+    let Ok(stream) = tls.accept(stream).await else { return };
+    let service = service_fn(move |request| {
+        let world = Arc::clone(&world);
+        async move { Ok::<_, Infallible>(answer(request, &world).await) }
+    });
+    let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+}
+
+async fn answer(request: Request<Incoming>, world: &World) -> Response<Delivery> {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let number = world.requests.fetch_add(1, Ordering::Relaxed);
+    let script = Script::read(&head.headers, &body);
+    let mut served = Served {
+        id: format!("req_test_{number:08}"),
+        bottle: text_header(&head.headers, "x-test-bottle"),
+        method: head.method.to_string(),
+        path: head.uri.path().to_owned(),
+        model: (!script.model.is_empty()).then(|| script.model.clone()),
+        encoding: script.encoding.name().to_owned(),
+        status: script.status,
+        ..Served::default()
+    };
+    let is_messages = head.method == Method::POST && served.path == "/v1/messages";
+    if is_messages && let Ok(pieces) = render::response(&script, &served.id) {
+        let is_success = script.status == 200;
+        if is_success {
+            served.usage = script.usage;
+        }
+        let is_event_stream = script.is_streaming && is_success;
+        let fault = if is_success { script.fault } else { Fault::None };
+        let is_sized = !is_event_stream && fault == Fault::None;
+        return respond(Delivery::new(pieces, fault, is_sized, served, Arc::clone(&world.log)), is_event_stream);
+    }
+    let (status, bytes) = other(&head.method, &served.path, &script);
+    served.status = status;
+    served.encoding = Encoding::Identity.name().to_owned();
+    let pieces = vec![Piece { bytes, ..Piece::default() }];
+    respond(Delivery::new(pieces, Fault::None, true, served, Arc::clone(&world.log)), false)
+}
+
+/// Everything that spends nothing.
+fn other(method: &Method, path: &str, script: &Script) -> (u16, Bytes) {
+    match (method.as_str(), path) {
+        ("POST", "/v1/messages/count_tokens") => (200, format!("{{\"input_tokens\":{}}}", script.usage.input).into()),
+        ("GET", "/v1/models") => {
+            let list = r#"{"data":[{"type":"model","id":"claude-test","display_name":"Test","created_at":"2026-01-01T00:00:00Z"}],"has_more":false,"first_id":"claude-test","last_id":"claude-test"}"#;
+            (200, Bytes::from_static(list.as_bytes()))
+        }
+        _ => (404, render::error(404)),
+    }
+}
+
+fn respond(delivery: Delivery, is_event_stream: bool) -> Response<Delivery> {
+    let served = delivery.served();
+    let content_type = if is_event_stream { "text/event-stream; charset=utf-8" } else { "application/json" };
+    let status = StatusCode::from_u16(served.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let encoding = (served.encoding != Encoding::Identity.name()).then_some(served.encoding.as_str());
+    let fields =
+        [("content-type", Some(content_type)), ("content-encoding", encoding), ("request-id", Some(&served.id))];
+    let mut headers = HeaderMap::new();
+    for (name, value) in fields {
+        if let Some(Ok(value)) = value.map(HeaderValue::from_str) {
+            headers.insert(name, value);
+        }
+    }
+    let mut response = Response::new(delivery);
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
+fn text_header(headers: &HeaderMap, name: &str) -> Option<String> {
+    headers.get(name)?.to_str().ok().map(str::to_owned)
+}

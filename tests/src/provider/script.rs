@@ -1,0 +1,169 @@
+//! What a request asks the provider to do: directives in the model's name (`claude-test+deltas-50+abort-after-3`) or in
+//! headers (`x-test-deltas: 50`), the latter winning.
+//!
+//! | directive | does |
+//! |---|---|
+//! | `deltas-N`, `delta-bytes-N`, `delay-N` (ms between deltas), `slow` | shape the stream |
+//! | `input-N`, `output-N`, `cache-read-N`, `cache-write-N` | the usage it reports |
+//! | `encoding-NAME` | `gzip`, `deflate`, `br`, `zstd`, `identity`, whatever the client accepts |
+//! | `abort-after-N`, `stall-after-N`, `error-after-N`, `error-event` | breaks after N deltas: hangs up, goes silent, error event |
+//! | `overloaded`, `rate-limited`, `status-N` | answers with an error |
+//! | `no-usage`, `compaction` | leaves usage out; reports it in `iterations` only |
+
+use std::time::Duration;
+
+use hyper::HeaderMap;
+use serde::Deserialize;
+
+use super::encode::Encoding;
+use super::log::Counts;
+
+const DELTAS: u64 = 8;
+const DELTA_BYTES: usize = 16;
+const INPUT_TOKENS: u64 = 25;
+const SLOW: Duration = Duration::from_millis(200);
+
+/// Where a response breaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fault {
+    /// Nowhere.
+    #[default]
+    None,
+    /// Hangs up after so many deltas.
+    Abort(u64),
+    /// Goes silent after so many deltas.
+    Stall(u64),
+    /// Sends an error event after so many deltas.
+    Error(u64),
+}
+
+/// How usage is reported.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Report {
+    /// At the top level.
+    #[default]
+    Plain,
+    /// Whole only in `iterations`.
+    Iterations,
+    /// Not at all.
+    Nothing,
+}
+
+/// One response to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Script {
+    /// The model's name as the request has it.
+    pub model: String,
+    /// An event stream, not a JSON body.
+    pub is_streaming: bool,
+    /// Number of text deltas.
+    pub deltas: u64,
+    /// Bytes of text in each.
+    pub delta_bytes: usize,
+    /// Between deltas.
+    pub delay: Duration,
+    /// What a whole response reports.
+    pub usage: Counts,
+    /// Of the body.
+    pub encoding: Encoding,
+    /// Where it breaks.
+    pub fault: Fault,
+    /// How usage is reported.
+    pub report: Report,
+    /// Other than 200: an error.
+    pub status: u16,
+}
+
+/// What of a request's body matters.
+#[derive(Debug, Default, Deserialize)]
+struct Body {
+    #[serde(default)]
+    model: String,
+    #[serde(default)]
+    stream: bool,
+}
+
+impl Script {
+    /// Reads a request.
+    #[must_use]
+    pub fn read(headers: &HeaderMap, body: &[u8]) -> Self {
+        let body: Body = serde_json::from_slice(body).unwrap_or_default();
+        let accepted = headers.get("accept-encoding").and_then(|value| value.to_str().ok()).unwrap_or("");
+        let mut script = Self {
+            model: body.model.clone(),
+            is_streaming: body.stream,
+            deltas: DELTAS,
+            delta_bytes: DELTA_BYTES,
+            delay: Duration::ZERO,
+            usage: Counts { input: INPUT_TOKENS, ..Counts::default() },
+            encoding: Encoding::accepted(accepted),
+            fault: Fault::None,
+            report: Report::Plain,
+            status: 200,
+        };
+        for directive in body.model.split('+') {
+            script.follow(directive);
+        }
+        for (name, value) in headers {
+            let directive = name.as_str().strip_prefix("x-test-").zip(value.to_str().ok());
+            if let Some((name, value)) = directive {
+                script.follow(format!("{name}-{value}").trim_end_matches('-'));
+            }
+        }
+        if script.usage.output == 0 {
+            script.usage.output = script.deltas;
+        }
+        script
+    }
+
+    fn follow(&mut self, directive: &str) {
+        match directive {
+            "slow" => self.delay = SLOW,
+            "error-event" => self.fault = Fault::Error(1),
+            "overloaded" => self.status = 529,
+            "rate-limited" => self.status = 429,
+            "no-usage" => self.report = Report::Nothing,
+            "compaction" => self.report = Report::Iterations,
+            _ => {
+                let Some((name, value)) = directive.rsplit_once('-') else { return };
+                match value.parse() {
+                    Ok(number) => self.set(name, number),
+                    Err(_) if name == "encoding" => self.encoding = Encoding::named(value).unwrap_or(self.encoding),
+                    Err(_) => {}
+                }
+            }
+        }
+    }
+
+    fn set(&mut self, name: &str, number: u64) {
+        match name {
+            "deltas" => self.deltas = number,
+            "delta-bytes" => self.delta_bytes = usize::try_from(number).unwrap_or(usize::MAX),
+            "delay" => self.delay = Duration::from_millis(number),
+            "input" => self.usage.input = number,
+            "output" => self.usage.output = number,
+            "cache-read" => self.usage.cache_read = number,
+            "cache-write" => self.usage.cache_write = number,
+            "abort-after" => self.fault = Fault::Abort(number),
+            "stall-after" => self.fault = Fault::Stall(number),
+            "error-after" => self.fault = Fault::Error(number),
+            "status" => self.status = u16::try_from(number).unwrap_or(500),
+            _ => {}
+        }
+    }
+
+    /// Deltas that are sent.
+    #[must_use]
+    pub fn deltas_sent(&self) -> u64 {
+        match self.fault {
+            Fault::None => self.deltas,
+            Fault::Abort(after) | Fault::Stall(after) | Fault::Error(after) => after.min(self.deltas),
+        }
+    }
+
+    /// Tokens in the first so many deltas: every token of the usage is in one.
+    #[must_use]
+    pub fn tokens_in(&self, deltas: u64) -> u64 {
+        self.usage.output.saturating_mul(deltas).checked_div(self.deltas).unwrap_or(self.usage.output)
+    }
+}
