@@ -14,3 +14,5 @@ pub mod kernel;
 
 pub mod broker;
 pub mod control;
+
+pub mod proxy;

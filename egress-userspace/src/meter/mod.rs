@@ -3,6 +3,10 @@
 //! Sans-IO: bytes are pushed in as they pass, an answer is read out. Imports `domain`; knows nothing of HTTP connections,
 //! budgets or clocks. What one exchange may hold is bounded by the constants in this folder.
 
+mod stand_in;
+
+pub use stand_in::{Ask, Dialect, ResponseMeter, ask};
+
 use crate::domain::{Known, Usage};
 
 /// What a response has shown so far.
