@@ -97,6 +97,8 @@ pub enum FromProxy {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "snake_case")]
 pub enum FromController {
+    /// The first frame, once: what the proxy needs before it closes its sandbox.
+    Configure(Configuration),
     /// Replaces everything known before. A bottle that is `Cut` or gone has its exchanges severed.
     Snapshot(Snapshot),
     /// Answer to `Admit`.
@@ -110,6 +112,8 @@ pub enum FromController {
     Settled {
         /// Of the question.
         number: RequestNumber,
+        /// A budget is used up with this: the proxy says [`FromProxy::Delivered`] when the response has left.
+        crossed: bool,
     },
     /// Answer to `MintLeaf`.
     Leaf {
@@ -118,6 +122,15 @@ pub enum FromController {
         /// Certificate or the reason there is none.
         leaf: LeafReply,
     },
+}
+
+/// What does not change while a proxy runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Configuration {
+    /// The address that allowed names resolve to.
+    pub gateway: Ipv4Addr,
+    /// PEM certificates to be trusted upstream in addition to the usual roots; may be empty.
+    pub extra_roots_pem: String,
 }
 
 /// What a request is, as far as the ledger cares.

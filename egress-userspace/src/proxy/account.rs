@@ -1,0 +1,146 @@
+//! One exchange's account: the permit it runs on, the meter that follows it, and the one settlement it ends with.
+
+use std::sync::Arc;
+
+use hyper::http::HeaderMap;
+use hyper::http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName};
+use hyper::http::response::Parts;
+
+use crate::broker::Settlement;
+use crate::domain::{Ending, Known, Tokens, Usage};
+use crate::meter::{Ask, Reading, ResponseHead, ResponseMeter};
+
+use super::link::{Committed, LivePermit, NoAnswer};
+use super::view::Passage;
+
+/// Where providers put their id of a request.
+const REQUEST_ID_HEADERS: [&str; 2] = ["request-id", "x-request-id"];
+/// Longest id that is kept, in bytes.
+const REQUEST_ID_BYTES_MAX: usize = 128;
+
+/// Settles exactly once: when told how the exchange ended, or else when dropped.
+#[derive(Debug)]
+pub(super) struct Account {
+    permit: Option<LivePermit>,
+    passage: Arc<Passage>,
+    ask: Ask,
+    is_sent: bool,
+    meter: Option<ResponseMeter>,
+    status: Option<u16>,
+    request_id: Option<String>,
+    settled_total: Tokens,
+}
+
+impl Account {
+    /// For a request that has been admitted and not yet sent.
+    pub(super) fn new(permit: LivePermit, ask: Ask, passage: Arc<Passage>) -> Self {
+        let settled_total = Tokens::ZERO;
+        let permit = Some(permit);
+        Self { permit, passage, ask, is_sent: false, meter: None, status: None, request_id: None, settled_total }
+    }
+
+    /// Does its response carry usage?
+    pub(super) fn is_metered(&self) -> bool {
+        self.ask.is_metered
+    }
+
+    /// Has some of the request left for the provider?
+    pub(super) fn set_sent(&mut self, is_sent: bool) {
+        self.is_sent = is_sent;
+    }
+
+    /// The provider's head is there.
+    pub(super) fn take_head(&mut self, head: &Parts) {
+        self.status = Some(head.status.as_u16());
+        self.request_id = REQUEST_ID_HEADERS
+            .iter()
+            .find_map(|name| text(&head.headers, &HeaderName::from_static(name)))
+            .filter(|id| id.len() <= REQUEST_ID_BYTES_MAX)
+            .map(str::to_owned);
+        if self.ask.is_metered {
+            let response = ResponseHead {
+                status: head.status.as_u16(),
+                content_type: text(&head.headers, &CONTENT_TYPE),
+                content_encoding: text(&head.headers, &CONTENT_ENCODING),
+            };
+            self.meter = Some(ResponseMeter::new(&self.ask, &response));
+        }
+    }
+
+    /// Bytes of the body on their way; `true` when the provider's last word on usage has been seen.
+    pub(super) fn take_bytes(&mut self, bytes: &[u8]) -> bool {
+        let Some(meter) = &mut self.meter else { return false };
+        meter.push(bytes);
+        meter.reading().is_final
+    }
+
+    /// Has the settlement been sent?
+    pub(super) fn is_settled(&self) -> bool {
+        self.permit.is_none()
+    }
+
+    /// Does the response say, after it was settled, that it used more?
+    pub(super) fn exceeds_settlement(&self) -> bool {
+        let used = self.meter.as_ref().map(|meter| meter.reading().usage.total());
+        self.is_settled() && used.is_some_and(|used| used > self.settled_total)
+    }
+
+    /// Sends the settlement, once. The answer may be waited for or dropped.
+    pub(super) fn settle(
+        &mut self,
+        ending: Ending,
+    ) -> Option<impl Future<Output = Result<Committed, NoAnswer>> + Send + 'static> {
+        let permit = self.permit.take()?;
+        let is_error = self.status.is_some_and(|status| status >= 400);
+        let ending = if is_error && ending == Ending::Complete { Ending::Error } else { ending };
+        let reading = self.reading(ending, is_error);
+        self.settled_total = reading.usage.total();
+        Some(permit.settle(Settlement {
+            usage: reading.usage,
+            known: reading.known,
+            ending,
+            status: self.status,
+            model: reading.model,
+            provider_request_id: self.request_id.take(),
+        }))
+    }
+
+    /// What the exchange used, were it to end like this.
+    fn reading(&mut self, ending: Ending, is_error: bool) -> Reading {
+        if !self.ask.is_metered {
+            return nothing(Known::Unmetered);
+        }
+        if self.meter.as_ref().is_some_and(|meter| meter.reading().is_final) {
+            // The meter goes on: what follows must not use more.
+            return self.meter.as_ref().map_or_else(|| nothing(Known::Estimated), ResponseMeter::reading);
+        }
+        match self.meter.take() {
+            Some(meter) => {
+                let reading = meter.finish(ending);
+                // An error that names no usage was not billed.
+                if is_error && reading.known == Known::Estimated { nothing(Known::Reported) } else { reading }
+            }
+            // The request has left and no head came back: the provider may have read it all.
+            None if self.is_sent => {
+                let usage = Usage { input: self.ask.input_estimate, ..Usage::default() };
+                Reading { usage, ..nothing(Known::Estimated) }
+            }
+            None => nothing(Known::Reported),
+        }
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        let ending = if self.passage.is_severed() { Ending::Cut } else { Ending::Cancelled };
+        drop(self.settle(ending));
+    }
+}
+
+fn nothing(known: Known) -> Reading {
+    Reading { usage: Usage::default(), known, is_final: true, model: None }
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}

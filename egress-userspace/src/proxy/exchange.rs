@@ -1,0 +1,319 @@
+//! The request handler. HTTP/1 and HTTP/2, with TLS and without, through CONNECT and not: every request comes through here.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::http::header::{CONTENT_TYPE, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::http::uri::PathAndQuery;
+use hyper::{Method, Request, Response, StatusCode, Uri, Version};
+use hyper_util::client::legacy::ResponseFuture;
+use thiserror::Error;
+use tokio::time::timeout;
+
+use crate::broker::{AdmitRequest, FromProxy, Phase};
+use crate::domain::{Ending, Host, ProviderName, RefusalReason};
+use crate::meter;
+
+use super::account::Account;
+use super::delivery::Delivery;
+use super::headers;
+use super::limits::{REFUSAL_DELIVERY_TIME_MAX, RESPONSE_HEAD_TIME_MAX};
+use super::link::{Link, LivePermit};
+use super::refusal::{self, Answer};
+use super::request_body::{BodyBroken, RequestBody, discard};
+use super::socket::ClientSocket;
+use super::target::agree;
+use super::tee::{Tee, TeeError};
+use super::upstream::Upstream;
+use super::view::{Bottle, Passage, PolicyView};
+
+/// Longest method and path that is recorded, in characters.
+const TARGET_CHARACTERS_MAX: usize = 512;
+/// Content types whose bytes say themselves when usage is final, so that no frame has to wait for the next.
+const EVENT_STREAMS: [&str; 2] = ["text/event-stream", "application/vnd.amazon.eventstream"];
+
+/// The bottle was cut while its request was handled: the connection ends without an answer.
+#[derive(Debug, Error)]
+#[error("the bottle is cut")]
+pub(super) struct Severed;
+
+/// Where a request comes from.
+#[derive(Debug)]
+pub(super) struct Origin {
+    pub(super) socket: Arc<ClientSocket>,
+    pub(super) passage: Arc<Passage>,
+    /// Names that the connection has been given: CONNECT target, SNI.
+    pub(super) expected: Vec<Host>,
+}
+
+/// Handles requests.
+pub(super) struct Exchange {
+    pub(super) link: Arc<Link>,
+    pub(super) upstream: Upstream,
+}
+
+/// One request on its way.
+struct Run<'a> {
+    exchange: &'a Exchange,
+    origin: &'a Origin,
+    policy: &'a PolicyView,
+    bottle: &'a Bottle,
+    version: Version,
+}
+
+/// A request that a route allows.
+struct Allowed {
+    host: Host,
+    provider: ProviderName,
+}
+
+impl Exchange {
+    /// Answers one request.
+    pub(super) async fn handle(
+        &self,
+        origin: &Origin,
+        request: Request<Incoming>,
+    ) -> Result<Response<ResponseBody>, Severed> {
+        let policy = self.link.policy();
+        let bottle = policy.bottle(origin.socket.peer());
+        let bottle = bottle.filter(|bottle| Arc::ptr_eq(&bottle.passage, &origin.passage)).ok_or(Severed)?;
+        let (head, body) = request.into_parts();
+        let run = Run { exchange: self, origin, policy: &policy, bottle, version: head.version };
+        match run.allow(&head) {
+            Ok(allowed) => run.carry(allowed, head, body).await,
+            Err(answer) => {
+                discard(body).await;
+                Ok(run.answer(&answer))
+            }
+        }
+    }
+}
+
+impl Run<'_> {
+    /// What is decided without asking anyone.
+    fn allow(&self, head: &Parts) -> Result<Allowed, Answer> {
+        if let Phase::LastWord(refusal) = &self.bottle.view.phase {
+            return Err(Answer::Refused(refusal.clone()));
+        }
+        let host = agree(head, &self.origin.expected)
+            .map_err(|error| refusal::plain(RefusalReason::Misdirected, error.to_string()))?;
+        let Some(route) = self.policy.routes.find(&host) else {
+            let message = format!("no route allows {host}; an operator can add one");
+            return Err(refusal::plain(RefusalReason::HostNotAllowed, message));
+        };
+        if head.method == Method::CONNECT || headers::asks_for_websocket(&head.headers) {
+            let message = "egress cannot meter this protocol; use plain HTTP requests".to_owned();
+            return Err(refusal::plain(RefusalReason::NotMeterable, message));
+        }
+        Ok(Allowed { host, provider: route.provider.clone() })
+    }
+
+    /// Admit, forward, respond.
+    async fn carry(&self, allowed: Allowed, head: Parts, body: Incoming) -> Result<Response<ResponseBody>, Severed> {
+        let (ask, body) = match read_ask(&head, body).await {
+            Ok(asked) => asked,
+            Err(error) => {
+                tracing::debug!(%error, bottle = %self.bottle.view.name, "request not read");
+                return Ok(self.answer(&Answer::BodyBroken));
+            }
+        };
+        let permit = match self.admit(&allowed, &head, &ask).await {
+            Ok(permit) => permit,
+            Err(answer) => {
+                if let Some(rest) = body.into_rest() {
+                    discard(rest).await;
+                }
+                return Ok(self.answer(&answer));
+            }
+        };
+        let account = Account::new(permit, ask, Arc::clone(&self.origin.passage));
+        self.forward(&allowed.host, head, body, account).await
+    }
+
+    async fn admit(&self, allowed: &Allowed, head: &Parts, ask: &meter::Ask) -> Result<LivePermit, Answer> {
+        let target = format!("{} {}", head.method, head.uri.path()).chars().take(TARGET_CHARACTERS_MAX).collect();
+        let request = AdmitRequest {
+            bottle: self.bottle.view.id,
+            provider: allowed.provider.clone(),
+            host: allowed.host.clone(),
+            target,
+            is_metered: ask.is_metered,
+            model: ask.model.clone(),
+            input_estimate: ask.input_estimate,
+            output_cap: ask.output_cap,
+        };
+        match self.exchange.link.admit(request).await {
+            Ok(Ok(permit)) => Ok(permit),
+            Ok(Err(refusal)) => Err(Answer::Refused(refusal)),
+            Err(error) => Err(refusal::plain(RefusalReason::ControllerUnavailable, error.to_string())),
+        }
+    }
+
+    async fn forward(
+        &self,
+        host: &Host,
+        head: Parts,
+        body: RequestBody,
+        mut account: Account,
+    ) -> Result<Response<ResponseBody>, Severed> {
+        let Ok(request) = outgoing(host, head, body) else {
+            return Ok(self.answer(&refusal::plain(RefusalReason::Misdirected, "the path is malformed".to_owned())));
+        };
+        account.set_sent(true);
+        let sending: ResponseFuture = self.exchange.upstream.request(request);
+        let response = tokio::select! {
+            biased;
+            () = self.origin.passage.severed() => return Err(Severed),
+            response = timeout(RESPONSE_HEAD_TIME_MAX, sending) => response,
+        };
+        match response {
+            Ok(Ok(response)) if response.status() != StatusCode::SWITCHING_PROTOCOLS => {
+                return self.respond(response, account).await;
+            }
+            Ok(Ok(_)) => tracing::warn!(%host, "the provider switches protocols unasked"),
+            Ok(Err(error)) => {
+                account.set_sent(!error.is_connect());
+                tracing::warn!(%host, error = causes(&error), "the provider did not answer");
+            }
+            Err(_) => tracing::warn!(%host, "the provider did not answer in time"),
+        }
+        drop(account.settle(Ending::Error));
+        Ok(self.answer(&Answer::UpstreamFailed))
+    }
+
+    async fn respond(
+        &self,
+        response: Response<Incoming>,
+        mut account: Account,
+    ) -> Result<Response<ResponseBody>, Severed> {
+        let (mut head, body) = response.into_parts();
+        account.take_head(&head);
+        headers::strip_response(&mut head.headers);
+        head.version = Version::HTTP_11;
+        if body.is_end_stream() {
+            let settled = account.settle(Ending::Complete);
+            if let Some(settled) = settled.filter(|_| account.is_metered())
+                && let Err(error) = settled.await
+            {
+                return Ok(self.answer(&refusal::plain(RefusalReason::ControllerUnavailable, error.to_string())));
+            }
+            return Ok(Response::from_parts(head, ResponseBody::Empty));
+        }
+        let content_type = head.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+        let is_event_stream = EVENT_STREAMS.iter().any(|kind| starts_with(content_type, kind.as_bytes()));
+        let delivery = self.delivery(FromProxy::Delivered { bottle: self.bottle.view.id }, self.policy.drain);
+        let tee = Tee::new(body, account, is_event_stream, &self.origin.passage, delivery);
+        Ok(Response::from_parts(head, ResponseBody::Tee(Box::new(tee))))
+    }
+
+    /// An answer of the proxy's own. Word that a bottle is at its end is followed until it has arrived.
+    fn answer(&self, answer: &Answer) -> Response<ResponseBody> {
+        let is_last_word = matches!(self.bottle.view.phase, Phase::LastWord(_));
+        let is_final = matches!(answer, Answer::Refused(refusal)
+            if is_last_word || matches!(refusal.reason, RefusalReason::BudgetExhausted | RefusalReason::BottleCut));
+        // HTTP/2 has no such header; its streams end one by one.
+        let closes = (is_last_word || *answer == Answer::BodyBroken) && self.version < Version::HTTP_2;
+        let report = FromProxy::RefusalDelivered { bottle: self.bottle.view.id };
+        let delivery = is_final.then(|| self.delivery(report, REFUSAL_DELIVERY_TIME_MAX));
+        refusal::respond(answer, closes).map(|bytes| ResponseBody::Answer { bytes: Some(bytes), delivery })
+    }
+
+    fn delivery(&self, report: FromProxy, patience: Duration) -> Delivery {
+        let link = Arc::clone(&self.exchange.link);
+        Delivery { socket: Arc::clone(&self.origin.socket), link, patience, report }
+    }
+}
+
+/// What the request asks for. Only a metered one is read before it goes.
+async fn read_ask(head: &Parts, body: Incoming) -> Result<(meter::Ask, RequestBody), BodyBroken> {
+    let (method, path) = (head.method.as_str(), head.uri.path());
+    let body = if meter::ask(method, path, &[], None).is_metered {
+        RequestBody::with_prefix(body).await?
+    } else {
+        RequestBody::unread(body)
+    };
+    let ask = meter::ask(method, path, body.prefix(), body.bytes_total());
+    Ok((ask, body))
+}
+
+/// The request as the provider gets it: the same, but for what belongs to the connection.
+fn outgoing(host: &Host, mut head: Parts, body: RequestBody) -> Result<Request<RequestBody>, hyper::http::Error> {
+    let path = head.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
+    head.uri = Uri::builder().scheme("https").authority(host.as_str()).path_and_query(path).build()?;
+    headers::strip_request(&mut head.headers);
+    head.version = Version::HTTP_11;
+    head.extensions.remove::<hyper::upgrade::OnUpgrade>();
+    Ok(Request::from_parts(head, body))
+}
+
+fn starts_with(text: &[u8], prefix: &[u8]) -> bool {
+    text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+}
+
+/// An error and what caused it, in one line.
+pub(super) fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// What a client gets.
+pub(super) enum ResponseBody {
+    /// Nothing beyond the head.
+    Empty,
+    /// The proxy's own words.
+    Answer {
+        /// Until they are handed over.
+        bytes: Option<Bytes>,
+        /// Follows them to the client.
+        delivery: Option<Delivery>,
+    },
+    /// The provider's.
+    Tee(Box<Tee>),
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = TeeError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, TeeError>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Answer { bytes, delivery } => {
+                if let Some(delivery) = delivery.take() {
+                    delivery.start();
+                }
+                Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))))
+            }
+            Self::Tee(tee) => Pin::new(tee.as_mut()).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Answer { bytes, .. } => bytes.is_none(),
+            Self::Tee(tee) => tee.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Answer { bytes, .. } => {
+                let length = bytes.as_ref().map_or(0, Bytes::len);
+                SizeHint::with_exact(u64::try_from(length).unwrap_or(u64::MAX))
+            }
+            Self::Tee(tee) => tee.size_hint(),
+        }
+    }
+}

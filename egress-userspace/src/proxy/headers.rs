@@ -1,0 +1,99 @@
+//! What is taken out of heads on their way, both ways. Nothing is ever added.
+//!
+//! Pure.
+
+use hyper::HeaderMap;
+use hyper::http::header::{
+    ALT_SVC, CONNECTION, EXPECT, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+    TRANSFER_ENCODING, UPGRADE,
+};
+
+/// Headers that speak of one connection only (RFC 9110 §7.6.1).
+const HOP_BY_HOP: [HeaderName; 8] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    TE,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
+/// Makes a client's headers fit for the provider. `Host` is set anew from the target; a 100 has already been sent.
+pub(super) fn strip_request(headers: &mut HeaderMap) {
+    let accepts_trailers = headers.get_all(TE).iter().any(|value| has_token(value, "trailers"));
+    strip_hop_by_hop(headers);
+    headers.remove(HOST);
+    headers.remove(EXPECT);
+    if accepts_trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Makes a provider's headers fit for the client; no hint leads past the proxy.
+pub(super) fn strip_response(headers: &mut HeaderMap) {
+    strip_hop_by_hop(headers);
+    headers.remove(ALT_SVC);
+}
+
+/// Does the client want another protocol, named in `Upgrade`, on this connection?
+pub(super) fn asks_for_websocket(headers: &HeaderMap) -> bool {
+    headers.get_all(UPGRADE).iter().any(|value| has_token(value, "websocket"))
+}
+
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in named.iter().chain(&HOP_BY_HOP) {
+        headers.remove(name);
+    }
+}
+
+fn has_token(value: &HeaderValue, token: &str) -> bool {
+    value.to_str().is_ok_and(|value| value.split(',').any(|part| part.trim().eq_ignore_ascii_case(token)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&str, &str)]) -> HeaderMap {
+        lines.iter().map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn what_speaks_of_one_connection_stays_on_it() {
+        let mut request = headers(&[
+            ("x-api-key", "k"),
+            ("connection", "close, X-Private"),
+            ("x-private", "1"),
+            ("proxy-authorization", "Basic x"),
+            ("te", "gzip, trailers"),
+            ("host", "a.com"),
+            ("expect", "100-continue"),
+            ("accept-encoding", "gzip"),
+        ]);
+        strip_request(&mut request);
+        assert_eq!(request, headers(&[("x-api-key", "k"), ("te", "trailers"), ("accept-encoding", "gzip")]));
+    }
+
+    #[test]
+    fn no_hint_leads_past_the_proxy() {
+        let mut response = headers(&[("alt-svc", "h3=\":443\""), ("keep-alive", "timeout=5"), ("server", "x")]);
+        strip_response(&mut response);
+        assert_eq!(response, headers(&[("server", "x")]));
+    }
+
+    #[test]
+    fn a_websocket_is_recognised_however_it_is_written() {
+        assert!(asks_for_websocket(&headers(&[("upgrade", "WebSocket")])));
+        assert!(asks_for_websocket(&headers(&[("upgrade", "h2c, websocket")])));
+        assert!(!asks_for_websocket(&headers(&[("upgrade", "h2c")])));
+    }
+}

@@ -1,0 +1,72 @@
+//! What the proxy bears, per connection, exchange and bottle. Every number that an outsider could push is here.
+
+use std::time::Duration;
+
+/// Connections that one bottle may hold open.
+pub(super) const CONNECTIONS_PER_BOTTLE_MAX: usize = 512;
+/// A request's or response's head, HTTP/1 and HTTP/2, in bytes.
+pub(super) const HEAD_BYTES_MAX: usize = 64 << 10;
+/// A client has this long to send a head; an idle connection stays as long.
+pub(super) const HEAD_TIME_MAX: Duration = Duration::from_secs(75);
+/// A client has this long from connecting to the end of the TLS handshake.
+pub(super) const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
+/// Streams that one HTTP/2 connection of a bottle may have open.
+pub(super) const STREAMS_PER_CONNECTION_MAX: u32 = 128;
+/// What a peer may send on one HTTP/2 stream before it is read.
+pub(super) const STREAM_WINDOW_BYTES: u32 = 256 << 10;
+/// The same for a whole connection from a bottle.
+pub(super) const CLIENT_WINDOW_BYTES: u32 = 1 << 20;
+/// The same for a whole connection to a provider, which bottles share: more than all its streams together may take, so
+/// that one that is not read does not hold up the others.
+pub(super) const UPSTREAM_WINDOW_BYTES: u32 = 64 << 20;
+/// Bytes of one HTTP/2 stream that wait to be sent.
+pub(super) const STREAM_SEND_BUFFER_BYTES: usize = 64 << 10;
+/// Read and write buffer of an HTTP/1 connection, in bytes.
+pub(super) const CONNECTION_BUFFER_BYTES_MAX: usize = 128 << 10;
+
+/// How much of a metered request's body is read before it is admitted.
+pub(super) const BODY_PREFIX_BYTES_MAX: usize = 4 << 20;
+/// A client has this long to send that prefix.
+pub(super) const BODY_PREFIX_TIME_MAX: Duration = Duration::from_secs(120);
+/// How much of a refused request's body is read, so that the answer is not lost to a reset.
+pub(super) const REFUSED_BODY_BYTES_MAX: usize = 8 << 20;
+/// And for how long.
+pub(super) const REFUSED_BODY_TIME_MAX: Duration = Duration::from_millis(800);
+
+/// The controller has this long to admit or to mint.
+pub(super) const CONTROLLER_TIME_MAX: Duration = Duration::from_secs(10);
+/// The controller has this long to commit a settlement; the end of the response waits for it.
+pub(super) const SETTLED_TIME_MAX: Duration = Duration::from_secs(30);
+/// Certificates kept ready.
+pub(super) const LEAVES_MAX: usize = 1_024;
+
+/// To find the addresses of a name.
+pub(super) const RESOLVE_TIME_MAX: Duration = Duration::from_secs(10);
+/// Addresses of one name that are tried.
+pub(super) const ADDRESSES_TRIED_MAX: usize = 4;
+/// To connect to one address.
+pub(super) const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
+/// For TLS with a provider.
+pub(super) const UPSTREAM_HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
+/// A provider may think this long before its head: models that do not stream take minutes.
+pub(super) const RESPONSE_HEAD_TIME_MAX: Duration = Duration::from_secs(900);
+/// Longest silence inside a response.
+pub(super) const RESPONSE_IDLE_TIME_MAX: Duration = Duration::from_secs(300);
+/// An unused connection to a provider is kept this long.
+pub(super) const POOL_IDLE_TIME_MAX: Duration = Duration::from_secs(60);
+/// Unused connections kept per provider.
+pub(super) const POOL_IDLE_CONNECTIONS_MAX: usize = 64;
+
+/// Longest DNS query over UDP, in bytes: a query with one name and EDNS options is far shorter.
+pub(super) const DNS_QUERY_BYTES_MAX: usize = 1_232;
+/// A DNS connection that is silent this long is closed.
+pub(super) const DNS_IDLE_TIME_MAX: Duration = Duration::from_secs(10);
+/// A rest after `accept` failed for want of descriptors.
+pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Between two looks at what a socket has left to send.
+pub(super) const DELIVERY_POLL: Duration = Duration::from_millis(1);
+/// Looks without a flush after which an empty socket counts as delivered all the same.
+pub(super) const DELIVERY_POLLS_WITHOUT_FLUSH: u32 = 50;
+/// A refusal that has not arrived after this is not reported as heard.
+pub(super) const REFUSAL_DELIVERY_TIME_MAX: Duration = Duration::from_secs(5);

@@ -1,0 +1,211 @@
+//! From a bottle's connection to requests: who is there, how it speaks, whom it has named so far. What a request may do is
+//! decided in `exchange`, the same for all of them.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
+use hyper::{Method, Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
+
+use crate::domain::{Host, RefusalReason};
+
+use super::exchange::{Exchange, Origin, ResponseBody, causes};
+use super::limits::{
+    ACCEPT_PAUSE, CLIENT_WINDOW_BYTES, CONNECTION_BUFFER_BYTES_MAX, HANDSHAKE_TIME_MAX, HEAD_BYTES_MAX, HEAD_TIME_MAX,
+    STREAM_SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES, STREAMS_PER_CONNECTION_MAX,
+};
+use super::refusal;
+use super::request_body::discard;
+use super::socket::{ClientSocket, ClientStream};
+use super::target::{TLS_PORT, connect_target};
+use super::tls::{ALPN_H2, HandshakeError, TlsEnd};
+
+/// How a listener's clients begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Entrance {
+    /// They know that this is a proxy.
+    Explicit,
+    /// They believe to speak TLS with the host they name in SNI.
+    Tls,
+    /// They believe to speak plain HTTP with the host they name in `Host`.
+    Plain,
+}
+
+/// What all connections share.
+pub(super) struct Server {
+    pub(super) exchange: Exchange,
+    pub(super) tls: TlsEnd,
+}
+
+/// Why a connection ended other than by its end.
+#[derive(Debug, Error)]
+enum ConnectionError {
+    #[error("the connection broke off")]
+    Http(#[from] hyper::Error),
+    #[error(transparent)]
+    Handshake(#[from] HandshakeError),
+    #[error("the TLS handshake took too long")]
+    TimedOut,
+    /// What a tunnel was upgraded from is not what was served.
+    #[error("the tunnel has no socket")]
+    Tunnel,
+}
+
+/// A CONNECT that has been answered with 200.
+struct Tunnel {
+    upgrade: OnUpgrade,
+    host: Host,
+    port: u16,
+}
+
+/// Takes connections for as long as the process lives.
+pub(super) async fn accept_all(server: Arc<Server>, listener: TcpListener, entrance: Entrance) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => server.take(stream, peer, entrance),
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+impl Server {
+    /// A connection of a bottle that is let through is served; every other is closed.
+    fn take(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, entrance: Entrance) {
+        let IpAddr::V4(address) = peer.ip().to_canonical() else { return };
+        let policy = self.exchange.link.policy();
+        let Some(bottle) = policy.bottle(address) else {
+            tracing::debug!(%address, "closed: no bottle is let through from there");
+            return;
+        };
+        let Some(place) = bottle.passage.admit_connection() else {
+            tracing::warn!(bottle = %bottle.view.name, "closed: too many connections");
+            return;
+        };
+        let Ok(socket) = ClientSocket::new(stream, address) else { return };
+        let origin = Origin { socket, passage: Arc::clone(&bottle.passage), expected: Vec::new() };
+        let server = Arc::clone(self);
+        tokio::spawn(async move {
+            let severed = origin.passage.severed();
+            tokio::select! {
+                biased;
+                () = severed => {}
+                served = server.serve(origin, entrance) => if let Err(error) = served {
+                    tracing::debug!(%address, error = causes(&error), "a connection ended early");
+                },
+            }
+            drop(place);
+        });
+    }
+
+    async fn serve(self: Arc<Self>, origin: Origin, entrance: Entrance) -> Result<(), ConnectionError> {
+        let stream = ClientStream::new(Arc::clone(&origin.socket), Bytes::new());
+        match entrance {
+            Entrance::Explicit => self.serve_explicit(stream, origin).await,
+            Entrance::Tls => self.serve_tls(stream, origin).await,
+            Entrance::Plain => self.serve_http1(stream, origin).await,
+        }
+    }
+
+    /// Requests to a proxy: each a request, or a tunnel to a host that is then served like the host itself.
+    async fn serve_explicit(self: Arc<Self>, stream: ClientStream, origin: Origin) -> Result<(), ConnectionError> {
+        let tunnel: Mutex<Option<Tunnel>> = Mutex::default();
+        let service = service_fn(|request: Request<Incoming>| {
+            let (server, origin, tunnel) = (&self, &origin, &tunnel);
+            async move {
+                if request.method() != Method::CONNECT {
+                    return server.exchange.handle(origin, request).await;
+                }
+                Ok(connect(request, tunnel).await)
+            }
+        });
+        http1_builder().serve_connection(TokioIo::new(stream), service).with_upgrades().await?;
+        let tunnel = tunnel.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let Some(Tunnel { upgrade, host, port }) = tunnel else { return Ok(()) };
+        let parts = upgrade.await?.downcast::<TokioIo<ClientStream>>().map_err(|_| ConnectionError::Tunnel)?;
+        let stream = ClientStream::new(Arc::clone(&origin.socket), parts.read_buf);
+        let origin = Origin { expected: vec![host], ..origin };
+        if port == TLS_PORT { self.serve_tls(stream, origin).await } else { self.serve_http1(stream, origin).await }
+    }
+
+    async fn serve_tls(self: Arc<Self>, stream: ClientStream, mut origin: Origin) -> Result<(), ConnectionError> {
+        let handshake = timeout(HANDSHAKE_TIME_MAX, self.tls.accept(stream, origin.expected.first()));
+        let (stream, name) = handshake.await.map_err(|_| ConnectionError::TimedOut)??;
+        let is_h2 = stream.get_ref().1.alpn_protocol() == Some(ALPN_H2);
+        origin.expected.push(name);
+        if is_h2 { self.serve_http2(stream, origin).await } else { self.serve_http1(stream, origin).await }
+    }
+
+    async fn serve_http1<S>(self: Arc<Self>, stream: S, origin: Origin) -> Result<(), ConnectionError>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let service = service_fn(|request| self.exchange.handle(&origin, request));
+        Ok(http1_builder().serve_connection(TokioIo::new(stream), service).await?)
+    }
+
+    async fn serve_http2<S>(self: Arc<Self>, stream: S, origin: Origin) -> Result<(), ConnectionError>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let origin = Arc::new(origin);
+        let service = service_fn(move |request| {
+            let (server, origin) = (Arc::clone(&self), Arc::clone(&origin));
+            async move { server.exchange.handle(&origin, request).await }
+        });
+        Ok(http2_builder().serve_connection(TokioIo::new(stream), service).await?)
+    }
+}
+
+/// Answers a CONNECT. A host that is not allowed is refused inside, where clients show the reason instead of trying again.
+async fn connect(mut request: Request<Incoming>, tunnel: &Mutex<Option<Tunnel>>) -> Response<ResponseBody> {
+    match connect_target(request.uri()) {
+        Ok((host, port)) => {
+            let upgrade = hyper::upgrade::on(&mut request);
+            *tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(Tunnel { upgrade, host, port });
+            Response::new(ResponseBody::Empty)
+        }
+        Err(error) => {
+            discard(request.into_body()).await;
+            let answer = refusal::plain(RefusalReason::HostNotAllowed, error.to_string());
+            refusal::respond(&answer, true).map(|bytes| ResponseBody::Answer { bytes: Some(bytes), delivery: None })
+        }
+    }
+}
+
+fn http1_builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME_MAX)
+        .max_header_size(HEAD_BYTES_MAX)
+        .max_buf_size(CONNECTION_BUFFER_BYTES_MAX)
+        .preserve_header_case(true)
+        .auto_date_header(false);
+    builder
+}
+
+fn http2_builder() -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+        .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CLIENT_WINDOW_BYTES)
+        .max_send_buf_size(STREAM_SEND_BUFFER_BYTES)
+        .keep_alive_interval(HEAD_TIME_MAX)
+        .auto_date_header(false);
+    builder
+}

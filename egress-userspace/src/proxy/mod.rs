@@ -1,0 +1,34 @@
+//! The data path: what bottles send is answered here, and nowhere else.
+//!
+//! ```text
+//! listen ─ explicit ─ CONNECT ┐
+//!        ├ tls ───────────────┴ tls ┐
+//!        └ plain ───────────────────┴ exchange ─ admit ─ upstream ─ tee ─ settle
+//! dns
+//! ```
+//!
+//! Runs as a process of its own that holds no privilege (`sandbox`); everything that needs trust is asked of the controller
+//! over the broker's socket (`link`). When that socket ends, everything ends. Sees `meter`, `policy` and `broker`; never the
+//! ledger, the kernel or the CA key.
+
+mod account;
+mod delivery;
+mod dns;
+mod exchange;
+mod headers;
+mod limits;
+mod link;
+mod listen;
+mod process;
+mod refusal;
+mod request_body;
+mod sandbox;
+mod socket;
+mod target;
+mod tee;
+mod tls;
+mod trust;
+mod upstream;
+mod view;
+
+pub use process::{Prepared, ProxyError, main};

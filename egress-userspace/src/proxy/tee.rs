@@ -1,0 +1,237 @@
+//! The response's body on its way: passed on unchanged and unbuffered, with a copy to the meter.
+//!
+//! Invariants: the settlement commits before the last byte is handed to the client; after it nothing passes that uses more;
+//! the end is named once.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use thiserror::Error;
+use tokio::time::{Instant, Sleep, sleep};
+
+use crate::domain::Ending;
+
+use super::account::Account;
+use super::delivery::Delivery;
+use super::limits::RESPONSE_IDLE_TIME_MAX;
+use super::link::{Committed, NoAnswer};
+use super::request_body::longer;
+use super::view::Passage;
+
+/// Why a response ends before its end.
+#[derive(Debug, Error)]
+pub(super) enum TeeError {
+    /// The bottle was cut.
+    #[error("the bottle is cut")]
+    Severed,
+    /// The provider hung up.
+    #[error("the provider broke off")]
+    Upstream(#[from] hyper::Error),
+    /// The provider fell silent.
+    #[error("the provider fell silent")]
+    Idle,
+    /// The response went on after its usage was final, and used more.
+    #[error("the response used more than it had said")]
+    Exceeded,
+    /// The settlement could not be committed.
+    #[error(transparent)]
+    NotSettled(#[from] NoAnswer),
+}
+
+type Settling = Pin<Box<dyn Future<Output = Result<Committed, NoAnswer>> + Send>>;
+
+/// What the provider's side has come to.
+#[derive(Debug)]
+enum Source {
+    Flowing(Incoming),
+    Ended,
+    Failed(TeeError),
+    /// The client has been told.
+    Over,
+}
+
+/// A body that is metered as it passes.
+pub(super) struct Tee {
+    source: Source,
+    account: Account,
+    /// The latest frame, until it is known not to be the last, or the settlement has committed.
+    held: Option<Frame<Bytes>>,
+    /// Hold each frame until the next: set where the end is not announced by the bytes themselves.
+    holds_back: bool,
+    settling: Option<Settling>,
+    severed: Pin<Box<dyn Future<Output = ()> + Send>>,
+    idle: Pin<Box<Sleep>>,
+    latest: Instant,
+    delivery: Option<Delivery>,
+    crossed: bool,
+}
+
+impl Tee {
+    /// Passes `body` on. `is_event_stream`: its frames must not wait for each other. `delivery` is started when the
+    /// response that crossed a budget has left.
+    pub(super) fn new(
+        body: Incoming,
+        account: Account,
+        is_event_stream: bool,
+        passage: &Arc<Passage>,
+        delivery: Delivery,
+    ) -> Self {
+        Self {
+            source: Source::Flowing(body),
+            holds_back: account.is_metered() && !is_event_stream,
+            account,
+            held: None,
+            settling: None,
+            severed: Box::pin(passage.severed()),
+            idle: Box::pin(sleep(RESPONSE_IDLE_TIME_MAX)),
+            latest: Instant::now(),
+            delivery: Some(delivery),
+            crossed: false,
+        }
+    }
+
+    /// Sends the settlement; what is metered waits for it.
+    fn settle(&mut self, ending: Ending) {
+        if let Some(reply) = self.account.settle(ending)
+            && self.account.is_metered()
+        {
+            self.settling = Some(Box::pin(reply));
+        }
+    }
+
+    fn fail(&mut self, error: TeeError) {
+        self.settle(Ending::Error);
+        self.source = Source::Failed(error);
+    }
+
+    /// The bottle is cut: nothing more passes, not even what is held.
+    fn sever(&mut self) -> TeeError {
+        drop(self.account.settle(Ending::Cut));
+        self.settling = None;
+        self.held = None;
+        self.source = Source::Over;
+        TeeError::Severed
+    }
+
+    /// A frame from the provider. Returns what may pass.
+    fn take_frame(&mut self, frame: Frame<Bytes>) -> Option<Frame<Bytes>> {
+        self.latest = Instant::now();
+        let is_final = frame.data_ref().is_some_and(|data| self.account.take_bytes(data));
+        let is_last = matches!(&self.source, Source::Flowing(body) if body.is_end_stream());
+        if is_last {
+            self.source = Source::Ended;
+        }
+        if self.account.exceeds_settlement() {
+            tracing::warn!("a response used more after its usage was final; its end is withheld");
+            self.source = Source::Failed(TeeError::Exceeded);
+            return None;
+        }
+        if self.account.is_settled() {
+            return Some(frame);
+        }
+        if is_last || is_final {
+            self.settle(Ending::Complete);
+            return self.held.replace(frame);
+        }
+        if self.holds_back { self.held.replace(frame) } else { Some(frame) }
+    }
+
+    /// The settlement has committed, or none is waited for.
+    fn take_committed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(settling) = &mut self.settling else { return Poll::Ready(()) };
+        let committed = ready!(settling.as_mut().poll(cx));
+        self.settling = None;
+        match committed {
+            Ok(committed) => self.crossed |= committed.crossed,
+            Err(error) => {
+                self.held = None;
+                self.source = Source::Failed(error.into());
+            }
+        }
+        Poll::Ready(())
+    }
+
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Source::Flowing(body) = &mut self.source else { return Poll::Ready(None) };
+        let polled = Pin::new(body).poll_frame(cx);
+        if polled.is_pending() {
+            while self.idle.as_mut().poll(cx).is_ready() {
+                let limit = self.latest + RESPONSE_IDLE_TIME_MAX;
+                if limit <= Instant::now() {
+                    self.fail(TeeError::Idle);
+                    return Poll::Ready(None);
+                }
+                self.idle.as_mut().reset(limit);
+            }
+        }
+        polled
+    }
+}
+
+impl Body for Tee {
+    type Data = Bytes;
+    type Error = TeeError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, TeeError>>> {
+        let this = self.get_mut();
+        loop {
+            if matches!(this.source, Source::Over) {
+                return Poll::Ready(None);
+            }
+            if this.severed.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Some(Err(this.sever())));
+            }
+            ready!(this.take_committed(cx));
+            if this.account.is_settled()
+                && let Some(frame) = this.held.take()
+            {
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            match std::mem::replace(&mut this.source, Source::Over) {
+                Source::Ended | Source::Over => return Poll::Ready(None),
+                Source::Failed(error) => return Poll::Ready(Some(Err(error))),
+                flowing @ Source::Flowing(_) => this.source = flowing,
+            }
+            match ready!(this.poll_source(cx)) {
+                Some(Ok(frame)) => {
+                    if let Some(frame) = this.take_frame(frame) {
+                        return Poll::Ready(Some(Ok(frame)));
+                    }
+                }
+                Some(Err(error)) => this.fail(error.into()),
+                None if matches!(this.source, Source::Failed(_)) => {}
+                None => {
+                    this.settle(Ending::Complete);
+                    this.source = Source::Ended;
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let nothing_left = self.held.is_none() && self.settling.is_none() && self.account.is_settled();
+        matches!(self.source, Source::Over) || (nothing_left && matches!(self.source, Source::Ended))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let held = self.held.as_ref().and_then(Frame::data_ref).map_or(0, Bytes::len);
+        let source = match &self.source {
+            Source::Flowing(body) => body.size_hint(),
+            Source::Ended | Source::Failed(_) | Source::Over => SizeHint::with_exact(0),
+        };
+        longer(&source, u64::try_from(held).unwrap_or(u64::MAX))
+    }
+}
+
+impl Drop for Tee {
+    fn drop(&mut self) {
+        if self.crossed
+            && let Some(delivery) = self.delivery.take()
+        {
+            delivery.start();
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! The way to providers: names are resolved, addresses checked at the moment they are dialled, TLS verified, connections
+//! kept for the next request.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use hickory_resolver::TokioResolver;
+use hyper::Uri;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::client::legacy::connect::{Connected, Connection};
+use hyper_util::client::legacy::{Builder, Client};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use thiserror::Error;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tower_service::Service;
+
+use crate::domain::{Host, HostError};
+use crate::policy::{Resolve, is_public};
+
+use super::limits::{
+    ADDRESSES_TRIED_MAX, CONNECT_TIME_MAX, CONNECTION_BUFFER_BYTES_MAX, HEAD_BYTES_MAX, POOL_IDLE_CONNECTIONS_MAX,
+    POOL_IDLE_TIME_MAX, RESOLVE_TIME_MAX, STREAM_SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES, UPSTREAM_HANDSHAKE_TIME_MAX,
+    UPSTREAM_WINDOW_BYTES,
+};
+use super::link::Link;
+use super::request_body::RequestBody;
+use super::target::TLS_PORT;
+use super::tls::ALPN_H2;
+
+/// Sends requests to providers.
+pub(super) type Upstream = Client<Connector, RequestBody>;
+
+/// Why a provider was not reached.
+#[derive(Debug, Error)]
+pub(super) enum DialError {
+    /// Not a host of the table. Checked before as well: a connection may outlive its route.
+    #[error("no route leads to this host")]
+    NoRoute,
+    /// The name is none.
+    #[error(transparent)]
+    Name(#[from] HostError),
+    /// There is no resolver, or it knows nothing.
+    #[error("the name could not be resolved")]
+    Resolve(#[source] Option<hickory_resolver::net::NetError>),
+    /// Every address the name has leads into this host or its network.
+    #[error("the name leads to no public address")]
+    NotPublic,
+    /// Nothing listens there.
+    #[error("no address could be reached")]
+    Connect(#[source] io::Error),
+    /// The peer is not who it should be, or does not speak TLS.
+    #[error("TLS with the provider failed")]
+    Tls(#[source] io::Error),
+    /// It took longer than its limit.
+    #[error("the provider did not answer in time")]
+    TimedOut,
+}
+
+/// Opens connections to providers.
+#[derive(Clone)]
+pub(super) struct Connector {
+    link: Arc<Link>,
+    resolver: Option<TokioResolver>,
+    tls: TlsConnector,
+}
+
+/// A pool of connections to providers; `resolver` is absent on hosts that have none.
+pub(super) fn new(link: Arc<Link>, resolver: Option<TokioResolver>, tls: Arc<ClientConfig>) -> Upstream {
+    let mut builder: Builder = Client::builder(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(POOL_IDLE_TIME_MAX)
+        .pool_max_idle_per_host(POOL_IDLE_CONNECTIONS_MAX)
+        .http1_preserve_header_case(true)
+        .http1_max_buf_size(CONNECTION_BUFFER_BYTES_MAX)
+        .http2_max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
+        .http2_initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .http2_initial_connection_window_size(UPSTREAM_WINDOW_BYTES)
+        .http2_max_send_buf_size(STREAM_SEND_BUFFER_BYTES);
+    builder.build(Connector { link, resolver, tls: TlsConnector::from(tls) })
+}
+
+impl Service<Uri> for Connector {
+    type Response = UpstreamStream;
+    type Error = DialError;
+    type Future = Pin<Box<dyn Future<Output = Result<UpstreamStream, DialError>> + Send>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), DialError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let connector = self.clone();
+        Box::pin(async move { connector.dial(uri.host().unwrap_or_default().parse()?).await })
+    }
+}
+
+impl Connector {
+    async fn dial(&self, host: Host) -> Result<UpstreamStream, DialError> {
+        let policy = self.link.policy();
+        let addresses = match policy.routes.find(&host).ok_or(DialError::NoRoute)?.resolve {
+            Resolve::Fixed(address) => vec![address],
+            Resolve::Public => self.public_addresses(&host).await?,
+        };
+        let tcp = connect_first(&addresses).await?;
+        tcp.set_nodelay(true).map_err(DialError::Connect)?;
+        let name = ServerName::try_from(host.as_str().to_owned()).map_err(|_| DialError::NoRoute)?;
+        let tls = timeout(UPSTREAM_HANDSHAKE_TIME_MAX, self.tls.connect(name, tcp));
+        let tls = tls.await.map_err(|_| DialError::TimedOut)?.map_err(DialError::Tls)?;
+        Ok(UpstreamStream(TokioIo::new(tls)))
+    }
+
+    /// The addresses that may be dialled. What is checked here is what is connected to: the name is not asked for again.
+    async fn public_addresses(&self, host: &Host) -> Result<Vec<SocketAddr>, DialError> {
+        let resolver = self.resolver.as_ref().ok_or(DialError::Resolve(None))?;
+        // With its final dot, so that no search domain is tried.
+        let lookup = timeout(RESOLVE_TIME_MAX, resolver.lookup_ip(format!("{host}.")));
+        let found = lookup.await.map_err(|_| DialError::TimedOut)?.map_err(|error| DialError::Resolve(Some(error)))?;
+        let public: Vec<_> = found
+            .iter()
+            .filter(|address| is_public(*address))
+            .map(|address| SocketAddr::new(address, TLS_PORT))
+            .take(ADDRESSES_TRIED_MAX)
+            .collect();
+        if public.is_empty() { Err(DialError::NotPublic) } else { Ok(public) }
+    }
+}
+
+/// The first address that answers.
+async fn connect_first(addresses: &[SocketAddr]) -> Result<TcpStream, DialError> {
+    let mut failure = DialError::NotPublic;
+    for address in addresses {
+        failure = match timeout(CONNECT_TIME_MAX, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => DialError::Connect(error),
+            Err(_) => DialError::TimedOut,
+        };
+    }
+    Err(failure)
+}
+
+/// A connection to a provider.
+pub(super) struct UpstreamStream(TokioIo<TlsStream<TcpStream>>);
+
+impl Connection for UpstreamStream {
+    fn connected(&self) -> Connected {
+        let connected = Connected::new();
+        let (_, session) = self.0.inner().get_ref();
+        if session.alpn_protocol() == Some(ALPN_H2) { connected.negotiated_h2() } else { connected }
+    }
+}
+
+impl Read for UpstreamStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, into)
+    }
+}
+
+impl Write for UpstreamStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write_vectored(cx, parts)
+    }
+}

@@ -1,0 +1,148 @@
+//! What the proxy knows of bottles and routes: the controller's last snapshot, indexed, and what lives as long as a bottle
+//! is let through.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use crate::broker::{BottleView, Phase, Snapshot};
+use crate::policy::Routes;
+
+use super::limits::CONNECTIONS_PER_BOTTLE_MAX;
+
+/// The last snapshot, ready to be asked.
+#[derive(Debug, Default)]
+pub(super) struct PolicyView {
+    pub(super) routes: Routes,
+    pub(super) drain: Duration,
+    bottles: HashMap<Ipv4Addr, Bottle>,
+}
+
+/// One bottle in a snapshot.
+#[derive(Clone, Debug)]
+pub(super) struct Bottle {
+    pub(super) view: BottleView,
+    pub(super) passage: Arc<Passage>,
+}
+
+/// The time from a bottle's first open snapshot to its cut or end. Survives snapshots in between.
+#[derive(Debug)]
+pub(super) struct Passage {
+    severed: watch::Sender<bool>,
+    connections: Arc<Semaphore>,
+}
+
+impl Passage {
+    fn open() -> Self {
+        let connections = Arc::new(Semaphore::new(CONNECTIONS_PER_BOTTLE_MAX));
+        Self { severed: watch::Sender::new(false), connections }
+    }
+
+    /// Has the bottle been cut, or is it gone?
+    pub(super) fn is_severed(&self) -> bool {
+        *self.severed.borrow()
+    }
+
+    /// Resolves when it is.
+    pub(super) fn severed(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut severed = self.severed.subscribe();
+        async move {
+            // The sender gone means that nobody holds the passage any more.
+            let _ = severed.wait_for(|severed| *severed).await;
+        }
+    }
+
+    /// Room for one more connection, if there is any.
+    pub(super) fn admit_connection(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.connections).try_acquire_owned().ok()
+    }
+}
+
+impl PolicyView {
+    /// The bottle at this address, unless it is cut.
+    pub(super) fn bottle(&self, address: Ipv4Addr) -> Option<&Bottle> {
+        self.bottles.get(&address)
+    }
+
+    /// The view after `snapshot`: bottles that go on keep their passage; those that are cut, gone or replaced by another
+    /// at the same address are severed.
+    pub(super) fn succeed(&self, snapshot: Snapshot) -> Self {
+        let bottles: HashMap<_, _> = snapshot
+            .bottles
+            .into_iter()
+            .filter(|view| view.phase != Phase::Cut)
+            .map(|view| {
+                let known = self.bottles.get(&view.address).filter(|known| known.view.id == view.id);
+                let passage = known.map_or_else(|| Arc::new(Passage::open()), |known| Arc::clone(&known.passage));
+                (view.address, Bottle { view, passage })
+            })
+            .collect();
+        for (address, before) in &self.bottles {
+            let goes_on = bottles.get(address).is_some_and(|after| Arc::ptr_eq(&after.passage, &before.passage));
+            if !goes_on {
+                before.passage.severed.send_replace(true);
+            }
+        }
+        Self { routes: snapshot.routes, drain: Duration::from_millis(snapshot.drain_ms), bottles }
+    }
+
+    /// Severs everyone: the controller is gone.
+    pub(super) fn sever_all(&self) {
+        for bottle in self.bottles.values() {
+            bottle.passage.severed.send_replace(true);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::BottleId;
+
+    const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 213, 0, 2);
+
+    fn snapshot(bottles: &[(u32, Phase)]) -> Snapshot {
+        let view = |(id, phase): &(u32, Phase)| BottleView {
+            id: BottleId(*id),
+            name: "web".parse().unwrap(),
+            agent: None,
+            address: ADDRESS,
+            phase: phase.clone(),
+        };
+        Snapshot { bottles: bottles.iter().map(view).collect(), ..Snapshot::default() }
+    }
+
+    fn check(next: &[(u32, Phase)], severed: bool) {
+        let first = PolicyView::default().succeed(snapshot(&[(1, Phase::Open)]));
+        let passage = Arc::clone(&first.bottle(ADDRESS).unwrap().passage);
+        let second = first.succeed(snapshot(next));
+        assert_eq!(passage.is_severed(), severed, "{next:?}");
+        assert_eq!(second.bottle(ADDRESS).is_some(), next.iter().any(|(_, phase)| *phase != Phase::Cut));
+    }
+
+    #[test]
+    fn what_is_cut_gone_or_replaced_is_severed_and_nothing_else() {
+        check(&[(1, Phase::Open)], false);
+        check(&[(1, Phase::Cut)], true);
+        check(&[], true);
+        check(&[(2, Phase::Open)], true);
+    }
+
+    #[test]
+    fn a_restored_bottle_starts_afresh() {
+        let cut = PolicyView::default().succeed(snapshot(&[(1, Phase::Open)])).succeed(snapshot(&[(1, Phase::Cut)]));
+        let restored = cut.succeed(snapshot(&[(1, Phase::Open)]));
+        assert!(!restored.bottle(ADDRESS).unwrap().passage.is_severed());
+    }
+
+    #[test]
+    fn a_bottle_holds_as_many_connections_as_the_limit_and_no_more() {
+        let passage = Passage::open();
+        let held: Vec<_> = (0..CONNECTIONS_PER_BOTTLE_MAX).map_while(|_| passage.admit_connection()).collect();
+        assert_eq!(held.len(), CONNECTIONS_PER_BOTTLE_MAX);
+        assert!(passage.admit_connection().is_none());
+    }
+}
