@@ -42,7 +42,8 @@ pub(super) struct LaunchSpec {
     pub(super) has_terminal: bool,
 }
 
-/// A command that was started in a bottle. Dropping it leaves the command running.
+/// A command that was started in a bottle. Keep it until the command has ended; dropping it leaves a command that runs
+/// running, and makes one that has not begun yet fail.
 #[derive(Debug)]
 pub struct RunningCommand {
     child: Child,

@@ -3,11 +3,13 @@
 //! A bottle is built with its host end *down*. The daemon attaches the gate, then calls [`NativeRuntime::bring_up`]: there is
 //! no moment at which packets could pass ungated. Bottles outlive the daemon; [`NativeRuntime::leftovers`] finds them again.
 
+mod calls;
 mod cgroup;
 mod devices;
 mod environment;
 mod files;
 mod init;
+mod keystore;
 mod launch;
 mod layout;
 mod mount_table;
