@@ -15,12 +15,11 @@ use tracing_subscriber::EnvFilter;
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match arguments.command {
-        Command::Daemon(daemon) => run_daemon(daemon, arguments.run_dir).map_or_else(|error| cli::fail(&error), |()| ExitCode::SUCCESS),
-        Command::Proxy => {
-            start_log();
-            proxy::main()
+        Command::Daemon(daemon) => {
+            run_daemon(daemon, arguments.run_dir).map_or_else(|error| cli::fail(&error), |()| ExitCode::SUCCESS)
         }
-        Command::BottleInit { .. } => bottle::init_main(),
+        Command::Proxy => proxy::main(),
+        Command::BottleInit { arguments } => bottle::init_main(arguments.into_iter()),
         Command::Run(_)
         | Command::Cut { .. }
         | Command::Restore { .. }
@@ -46,7 +45,8 @@ fn run_daemon(arguments: DaemonArguments, run_directory: PathBuf) -> Result<()> 
             AttachMode::Clsact => TcAttachment::Clsact,
         },
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no threads are to be had")?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no threads are to be had")?;
     runtime.block_on(daemon::run(options))?;
     Ok(())
 }

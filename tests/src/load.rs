@@ -125,7 +125,8 @@ fn tls(ca: &Path) -> Result<ClientConfig> {
 }
 
 async fn connect(load: &Load, tls: Arc<ClientConfig>) -> Result<SendRequest<Full<Bytes>>> {
-    let mut stream = TcpStream::connect(load.connect).await.with_context(|| format!("connecting to {}", load.connect))?;
+    let mut stream =
+        TcpStream::connect(load.connect).await.with_context(|| format!("connecting to {}", load.connect))?;
     stream.set_nodelay(true)?;
     if load.is_explicit {
         stream.write_all(format!("CONNECT {HOST}:443 HTTP/1.1\r\nhost: {HOST}:443\r\n\r\n").as_bytes()).await?;
@@ -178,6 +179,7 @@ fn monotonic_now() -> Result<u64> {
 fn event_delays(data: &[u8], now_ns: u64) -> Vec<Duration> {
     let text = String::from_utf8_lossy(data);
     let stamps = text.split("\"sent_ns\":").skip(1);
-    let number = |rest: &str| rest.split(|letter: char| !letter.is_ascii_digit()).next().and_then(|digits| digits.parse().ok());
+    let number =
+        |rest: &str| rest.split(|letter: char| !letter.is_ascii_digit()).next().and_then(|digits| digits.parse().ok());
     stamps.filter_map(number).map(|sent: u64| Duration::from_nanos(now_ns.saturating_sub(sent))).collect()
 }

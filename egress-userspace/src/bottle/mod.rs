@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::domain::BottleName;
-pub use native::{NativeRuntime, RunningCommand, init_main};
+pub use native::{NativeRuntime, RunningCommand, Signaller, init_main};
 
 /// What is the same for all bottles of a host.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,15 +1,13 @@
 //! What the control API's requests mean: each goes to the one that knows, and the answer is put together here.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use egress_common::Outcome;
 use tokio::sync::mpsc;
 
-use crate::bottle::NativeRuntime;
 use crate::control::{
-    ApiError, ApiReply, ApiRequest, AuditReply, BottleInfo, BottlesReply, ErrorCode, GateReply, Peer, RowFilter, RunEvent,
-    StatusReply, UsageReply,
+    ApiError, ApiReply, ApiRequest, AuditReply, BottleInfo, BottlesReply, ErrorCode, GateReply, Peer, RowFilter,
+    RunEvent, StatusReply, UsageReply,
 };
 use crate::domain::{BottleId, BottleName, CutCause, GateView};
 use crate::ledger::{AuditFilter, BottleRow, UsageFilter};
@@ -21,7 +19,6 @@ use super::launch::{Launcher, failed, refused};
 #[derive(Clone)]
 pub(super) struct Desk {
     pub(super) launcher: Launcher,
-    pub(super) runtime: Arc<NativeRuntime>,
     pub(super) pins: String,
 }
 
@@ -33,8 +30,9 @@ impl Desk {
             ApiRequest::Run(name, request) => Ok(ApiReply::Events(self.launcher.run(peer, name, request).await?)),
             ApiRequest::Wait(name) => Ok(ApiReply::Events(self.wait(&name).await?)),
             ApiRequest::Signal(name, request) => {
-                self.running(&name).await?;
-                self.runtime.signal(&name, request.signal).map_err(|error| failed(error.to_string()))?;
+                let signaller = self.running(&name).await?.signaller;
+                let sent = signaller.map_or(Ok(()), |signaller| signaller.send(request.signal));
+                sent.map_err(|error| failed(format!("the signal was not sent: {error}")))?;
                 ApiReply::json(&())
             }
             ApiRequest::Cut(name) => ApiReply::json(&self.cut(name).await?),
@@ -110,7 +108,8 @@ impl Desk {
         let row = self.launcher.ledger.bottle(&name).await.map_err(|error| refused(&error))?;
         let was_already = self.launcher.controller.cut(row.id).await.map_err(|error| refused(&error))?;
         let gate = self.launcher.ledger.bottle(&name).await.map_or(GateView::Cut(CutCause::Operator), |row| row.gate);
-        let note = row.ended.map(|_| format!("{name} is not running; it cannot be run again until `egress restore {name}`"));
+        let note =
+            row.ended.map(|_| format!("{name} is not running; it cannot be run again until `egress restore {name}`"));
         Ok(GateReply { name, gate, was_already, note })
     }
 
@@ -131,7 +130,8 @@ impl Desk {
     async fn usage(&self, filter: RowFilter) -> Result<UsageReply, ApiError> {
         let RowFilter { bottle, last } = filter;
         let sums = self.launcher.ledger.usage_sums(bottle.clone()).await.map_err(|error| refused(&error))?;
-        let rows = self.launcher.ledger.usage_rows(UsageFilter { bottle, last }).await.map_err(|error| refused(&error))?;
+        let rows =
+            self.launcher.ledger.usage_rows(UsageFilter { bottle, last }).await.map_err(|error| refused(&error))?;
         Ok(UsageReply { sums, rows })
     }
 

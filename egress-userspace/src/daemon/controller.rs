@@ -13,6 +13,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 use tracing::{error, info};
 
+use crate::bottle::Signaller;
 use crate::broker::{BottleView, FromController, Phase, Snapshot};
 use crate::domain::{
     AgentName, AuditKind, BottleId, BottleName, Crossing, CutCause, ProviderName, Refusal, RefusalReason, Scope, Tokens,
@@ -40,6 +41,7 @@ pub(super) struct Running {
     pub(super) interface: IfIndex,
     pub(super) interface_name: String,
     pub(super) init_pid: Option<u32>,
+    pub(super) signaller: Option<Signaller>,
     pub(super) stage: Stage,
     /// Ends everything in the bottle: the last resort when its gate cannot be cut.
     pub(super) end: Arc<Notify>,
@@ -50,7 +52,7 @@ pub(super) struct Running {
 /// What the controller is told and asked. `done` is answered when everything that follows has been set in motion.
 enum Order {
     Started { running: Box<Running>, done: oneshot::Sender<()> },
-    HasPid { bottle: BottleId, init_pid: u32 },
+    Runs { bottle: BottleId, init_pid: u32, signaller: Signaller },
     Ended { bottle: BottleId, done: oneshot::Sender<()> },
     ProxyUp { outgoing: UnboundedSender<FromController>, pid: Option<u32>, done: oneshot::Sender<()> },
     ProxyDown { done: oneshot::Sender<()> },
@@ -91,8 +93,9 @@ impl ControllerHandle {
         let _ = ask!(self, Started { running });
     }
 
-    pub(super) fn has_pid(&self, bottle: BottleId, init_pid: u32) {
-        let _ = self.orders.send(Order::HasPid { bottle, init_pid });
+    /// Its command has been started.
+    pub(super) fn runs(&self, bottle: BottleId, init_pid: u32, signaller: Signaller) {
+        let _ = self.orders.send(Order::Runs { bottle, init_pid, signaller });
     }
 
     /// A bottle has ended: its exchanges are severed.
@@ -213,9 +216,9 @@ impl Controller {
                 self.tell_proxy();
                 let _ = done.send(());
             }
-            Order::HasPid { bottle, init_pid } => {
+            Order::Runs { bottle, init_pid, signaller } => {
                 if let Some(running) = self.running.get_mut(&bottle) {
-                    running.init_pid = Some(init_pid);
+                    (running.init_pid, running.signaller) = (Some(init_pid), Some(signaller));
                 }
             }
             Order::Ended { bottle, done } => {
@@ -390,7 +393,13 @@ fn view(running: &Running) -> BottleView {
         Stage::Draining { refusal, .. } | Stage::LastWord { refusal, .. } => Phase::LastWord(refusal.clone()),
         Stage::Cut(_) => Phase::Cut,
     };
-    BottleView { id: running.id, name: running.name.clone(), agent: running.agent.clone(), address: running.address, phase }
+    BottleView {
+        id: running.id,
+        name: running.name.clone(),
+        agent: running.agent.clone(),
+        address: running.address,
+        phase,
+    }
 }
 
 fn refusal(crossing: &Crossing, provider: &ProviderName) -> Refusal {

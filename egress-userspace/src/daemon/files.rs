@@ -54,5 +54,9 @@ pub(super) fn read_settings(home: &Path) -> Result<Settings, DaemonError> {
 pub(super) fn read_roots(home: &Path, settings: &Settings) -> Result<String, DaemonError> {
     let Some(file) = &settings.upstream_ca else { return Ok(String::new()) };
     let path = home.join(file);
-    fs::read_to_string(&path).map_err(|source| DaemonError::File { path, action: "read (upstream.ca of settings.yml)", source })
+    fs::read_to_string(&path).map_err(|source| DaemonError::File {
+        path,
+        action: "read (upstream.ca of settings.yml)",
+        source,
+    })
 }

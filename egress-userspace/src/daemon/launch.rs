@@ -47,7 +47,10 @@ pub(super) struct Launcher {
 impl Launcher {
     /// Starts a run for a front-end. The run ends when the receiver is dropped.
     pub(super) async fn run(
-        &self, peer: Peer, name: BottleName, request: RunRequest,
+        &self,
+        peer: Peer,
+        name: BottleName,
+        request: RunRequest,
     ) -> Result<mpsc::Receiver<RunEvent>, ApiError> {
         let new = NewRun { name, agent: request.agent.clone(), budget: request.budget.clone() };
         let launch = launch(&peer, request)?;
@@ -61,7 +64,7 @@ impl Launcher {
         let (exit, exit_seen) = watch::channel(None);
         let end = Arc::new(Notify::new());
         let started = self.start(&row, launch, Arc::clone(&end), exit_seen).await;
-        let (command, interface, address) = match started {
+        let (mut command, interface, address) = match started {
             Ok(started) => started,
             Err(error) => {
                 error!(bottle = %row.name, error = error.message, "a bottle could not be started");
@@ -72,7 +75,7 @@ impl Launcher {
         };
         info!(bottle = %row.name, %address, interface = interface.0, "started");
         let _ = events.send(RunEvent::Started { address }).await;
-        let exit_code = watch_over(&command, &end, Some(&events)).await;
+        let exit_code = watch_over(&mut command, &end, Some(&events)).await;
         self.take_down(&row, exit_code).await;
         info!(bottle = %row.name, exit_code, "ended");
         let _ = exit.send(Some(exit_code));
@@ -80,7 +83,11 @@ impl Launcher {
     }
 
     async fn start(
-        &self, row: &BottleRow, launch: Launch, end: Arc<Notify>, exit: watch::Receiver<Option<i32>>,
+        &self,
+        row: &BottleRow,
+        launch: Launch,
+        end: Arc<Notify>,
+        exit: watch::Receiver<Option<i32>>,
     ) -> Result<(RunningCommand, IfIndex, Ipv4Addr), ApiError> {
         let address = row.address.ok_or_else(|| failed("the ledger gave the bottle no address"))?;
         let spec = BottleSpec { name: row.name.clone(), address, mac: mac(address) };
@@ -89,8 +96,8 @@ impl Launcher {
         self.enforcer.attach(&self.gate(row, address, interface)).map_err(|error| failed(chain(&error)))?;
         self.runtime.bring_up(&spec, &built).await.map_err(|error| failed(chain(&error)))?;
         self.controller.started(running(row, address, &built, end, exit)).await;
-        let command = self.runtime.start(&spec, launch).await.map_err(|error| failed(chain(&error)))?;
-        self.controller.has_pid(row.id, command.init_pid());
+        let command = self.runtime.start(&spec, launch).map_err(|error| failed(chain(&error)))?;
+        self.controller.runs(row.id, command.init_pid(), command.signaller());
         Ok((command, interface, address))
     }
 
@@ -137,16 +144,20 @@ impl Launcher {
 
     /// Waits for a run that an earlier controller started, and takes it down.
     pub(super) async fn live_on(
-        self, row: BottleRow, command: RunningCommand, end: Arc<Notify>, exit: watch::Sender<Option<i32>>,
+        self,
+        row: BottleRow,
+        mut command: RunningCommand,
+        end: Arc<Notify>,
+        exit: watch::Sender<Option<i32>>,
     ) {
-        let exit_code = watch_over(&command, &end, None).await;
+        let exit_code = watch_over(&mut command, &end, None).await;
         self.take_down(&row, exit_code).await;
         let _ = exit.send(Some(exit_code));
     }
 }
 
 /// Waits for the command's end, or brings it about when nobody wants it any more.
-async fn watch_over(command: &RunningCommand, end: &Notify, events: Option<&mpsc::Sender<RunEvent>>) -> i32 {
+async fn watch_over(command: &mut RunningCommand, end: &Notify, events: Option<&mpsc::Sender<RunEvent>>) -> i32 {
     let gone = async {
         match events {
             Some(events) => events.closed().await,
@@ -154,17 +165,22 @@ async fn watch_over(command: &RunningCommand, end: &Notify, events: Option<&mpsc
         }
     };
     tokio::select! {
-        exit_code = command.wait() => return exit_code,
+        exit_code = command.wait() => return exit_code.unwrap_or(ENDED),
         () = end.notified() => return ENDED,
         () = gone => {}
     }
-    let _ = command.signal(HANG_UP);
-    tokio::time::timeout(HANG_UP_GRACE, command.wait()).await.unwrap_or(ENDED)
+    // It may just have ended.
+    let _ = command.signaller().send(HANG_UP);
+    tokio::time::timeout(HANG_UP_GRACE, command.wait()).await.unwrap_or(Ok(ENDED)).unwrap_or(ENDED)
 }
 
 /// What the controller keeps of a run.
 pub(super) fn running(
-    row: &BottleRow, address: Ipv4Addr, built: &BuiltBottle, end: Arc<Notify>, exit: watch::Receiver<Option<i32>>,
+    row: &BottleRow,
+    address: Ipv4Addr,
+    built: &BuiltBottle,
+    end: Arc<Notify>,
+    exit: watch::Receiver<Option<i32>>,
 ) -> Running {
     let stage = match row.gate {
         GateView::Open => Stage::Open,
@@ -178,6 +194,7 @@ pub(super) fn running(
         interface: IfIndex(built.interface),
         interface_name: built.interface_name.clone(),
         init_pid: None,
+        signaller: None,
         stage,
         end,
         exit,

@@ -116,8 +116,8 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     let settings = files::read_settings(&options.home)?;
     let ledger = open_ledger(&options, &settings)?;
     let authority = Authority::open(&options.home.join("ca"))?;
-    let enforcer: Arc<dyn Enforcer> = Arc::new(EbpfEnforcer::open(&options.pins, options.attachment)?);
-    let runtime = Arc::new(NativeRuntime::new(wiring(&options, &authority)));
+    let enforcer: Arc<dyn Enforcer> = Arc::new(EbpfEnforcer::new(&options.pins, options.attachment)?);
+    let runtime = Arc::new(NativeRuntime::new(wiring(&options, &authority)).with_group(options.bridge.clone()));
     runtime.prepare_host().await?;
     let listeners = listeners::bind(options.gateway)?;
     let socket_path = options.run_directory.join(control::SOCKET_NAME);
@@ -131,13 +131,14 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     let bounds = Bounds { drain: settings.drain, last_word: settings.last_word };
     let controller = controller::spawn(ledger.clone(), Arc::clone(&enforcer), routes.clone(), bounds);
     let pool = AddressPool { gateway: options.gateway, prefix: options.prefix };
-    let launcher = Launcher { ledger: ledger.clone(), enforcer, runtime: Arc::clone(&runtime), controller: controller.clone(), pool };
+    let launcher = Launcher { ledger: ledger.clone(), enforcer, runtime, controller: controller.clone(), pool };
     record_start(&ledger, &controller).await?;
     reconcile::reconcile(&launcher).await?;
 
-    let configuration = Configuration { gateway: options.gateway, extra_roots_pem: files::read_roots(&options.home, &settings)? };
+    let configuration =
+        Configuration { gateway: options.gateway, extra_roots_pem: files::read_roots(&options.home, &settings)? };
     let link = ProxyLink { listeners, configuration, routes, authority, ledger, controller };
-    let desk = Desk { launcher, runtime, pins: options.pins.display().to_string() };
+    let desk = Desk { launcher, pins: options.pins.display().to_string() };
     let mut terminated = stop_signal(SignalKind::terminate())?;
     let mut interrupted = stop_signal(SignalKind::interrupt())?;
     info!(gateway = %options.gateway, socket = %socket_path.display(), "ready");

@@ -5,7 +5,6 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::process::Stdio;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::UnixStream;
@@ -16,8 +15,8 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use crate::broker::{
-    Admission, AdmitRequest, BrokerError, Configuration, FrameReader, FrameWriter, FromController, FromProxy, LeafReply,
-    Listeners, Permit, RequestNumber, Settlement, send_listeners,
+    Admission, AdmitRequest, BrokerError, Configuration, FrameReader, FrameWriter, FromController, FromProxy,
+    LeafReply, Listeners, Permit, RequestNumber, Settlement, send_listeners,
 };
 use crate::domain::{AuditKind, Ending, Host, PermitId, Refusal, RefusalReason};
 use crate::ledger::{Ledger, LedgerError, Reserve, Settle, Settled};
@@ -55,7 +54,10 @@ impl ProxyLink {
             }
             // The next proxy starts when the account of the last one is closed: open permits are its own then.
             let settled = settle_open(&self.ledger, &self.controller).await;
-            warn!(permits = settled, "the proxy ended; its open permits are settled conservatively, a new one is started");
+            warn!(
+                permits = settled,
+                "the proxy ended; its open permits are settled conservatively, a new one is started"
+            );
             audit(&self.ledger, AuditKind::ProxyRestarted { permits_settled: settled }).await;
             if born.elapsed() < SHORT_LIFE {
                 tokio::time::sleep(RESTART_PAUSE).await;
@@ -95,7 +97,9 @@ impl ProxyLink {
     }
 
     async fn listen(
-        &mut self, mut reader: FrameReader<tokio::net::unix::OwnedReadHalf>, outgoing: &UnboundedSender<FromController>,
+        &mut self,
+        mut reader: FrameReader<tokio::net::unix::OwnedReadHalf>,
+        outgoing: &UnboundedSender<FromController>,
         asked: &mut JoinSet<()>,
     ) -> Result<(), BrokerError> {
         while let Some(message) = reader.read().await? {
@@ -128,7 +132,10 @@ impl ProxyLink {
 }
 
 async fn admit(
-    ledger: Ledger, controller: ControllerHandle, outgoing: UnboundedSender<FromController>, number: RequestNumber,
+    ledger: Ledger,
+    controller: ControllerHandle,
+    outgoing: UnboundedSender<FromController>,
+    number: RequestNumber,
     request: AdmitRequest,
 ) {
     let bottle = request.bottle;
@@ -157,8 +164,12 @@ fn reserve(request: AdmitRequest) -> Reserve {
 }
 
 async fn settle(
-    ledger: Ledger, controller: ControllerHandle, outgoing: UnboundedSender<FromController>, number: RequestNumber,
-    permit: PermitId, settlement: Settlement,
+    ledger: Ledger,
+    controller: ControllerHandle,
+    outgoing: UnboundedSender<FromController>,
+    number: RequestNumber,
+    permit: PermitId,
+    settlement: Settlement,
 ) {
     let Settlement { usage, known, ending, status, model, provider_request_id } = settlement;
     let settle = Settle { permit, usage, known, ending, status, model, provider_request_id };
@@ -188,7 +199,11 @@ async fn settle_for_sure(ledger: &Ledger, settle: Settle) -> Option<Settled> {
                 return None;
             }
             Err(error) => {
-                error!(error = chain(&error), permit = settle.permit.0, "a settlement is not written yet; trying again");
+                error!(
+                    error = chain(&error),
+                    permit = settle.permit.0,
+                    "a settlement is not written yet; trying again"
+                );
                 tokio::time::sleep(SETTLE_RETRY_EVERY).await;
             }
         }

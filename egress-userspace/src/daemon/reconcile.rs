@@ -38,7 +38,7 @@ pub(super) async fn reconcile(launcher: &Launcher) -> Result<(), DaemonError> {
 /// A bottle whose processes live: its gate is made what the ledger wants before anything else.
 async fn adopt(launcher: &Launcher, row: &BottleRow) -> Result<Option<IfIndex>, DaemonError> {
     let Some(address) = row.address else { return Ok(None) };
-    let Some((built, command)) = launcher.runtime.adopt(&row.name).await? else { return Ok(None) };
+    let Some((built, command)) = launcher.runtime.adopt(&row.name)? else { return Ok(None) };
     let interface = IfIndex(built.interface);
     let wanted = launcher.gate(row, address, interface);
     let held = launcher.enforcer.gates()?.into_iter().find(|gate| gate.interface == interface);
@@ -49,9 +49,8 @@ async fn adopt(launcher: &Launcher, row: &BottleRow) -> Result<Option<IfIndex>, 
     }
     let end = Arc::new(Notify::new());
     let (exit, exit_seen) = watch::channel(None);
-    let mut adopted = running(row, address, &built, Arc::clone(&end), exit_seen);
-    adopted.init_pid = Some(command.init_pid());
-    launcher.controller.started(adopted).await;
+    launcher.controller.started(running(row, address, &built, Arc::clone(&end), exit_seen)).await;
+    launcher.controller.runs(row.id, command.init_pid(), command.signaller());
     info!(bottle = %row.name, "adopted");
     tokio::spawn(launcher.clone().live_on(row.clone(), command, end, exit));
     Ok(Some(interface))

@@ -119,7 +119,8 @@ impl Refusal {
     /// A budget is used up, not just too small for this one request.
     #[must_use]
     pub fn is_exhausted(&self) -> bool {
-        self.reason == RefusalReason::BudgetExhausted && self.budget.zip(self.used).is_some_and(|(budget, used)| used >= budget)
+        self.reason == RefusalReason::BudgetExhausted
+            && self.budget.zip(self.used).is_some_and(|(budget, used)| used >= budget)
     }
 }
 

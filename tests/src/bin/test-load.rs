@@ -25,7 +25,9 @@ fn main() -> Result<()> {
             "--streams" => load.streams = value()?.parse()?,
             "--requests" => load.requests = value()?.parse()?,
             "--event-times" => load.has_event_times = true,
-            _ => bail!("unknown argument {name}: there are --connect --explicit --ca --body --streams --requests --event-times"),
+            _ => bail!(
+                "unknown argument {name}: there are --connect --explicit --ca --body --streams --requests --event-times"
+            ),
         }
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

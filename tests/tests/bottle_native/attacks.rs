@@ -58,6 +58,9 @@ fn masks_cannot_be_taken_off() {
              mount -o remount,rw,bind /sys 2>/dev/null && echo remounted; \
              mount -t sysfs none /mnt 2>/dev/null && echo 1 2>/dev/null > /mnt/kernel/mm/ksm/run && echo sysfs; \
              mount -t bpf none /mnt 2>/dev/null && ls /mnt | grep egress; \
+             mount -t cgroup2 none /mnt 2>/dev/null && echo cgroup2; \
+             mount -t cgroup -o freezer none /mnt 2>/dev/null && echo cgroup; \
+             unshare -C true 2>/dev/null && echo group namespace; \
              mount -t proc none /mnt 2>/dev/null && echo proc; \
              mount --bind / /mnt 2>/dev/null && ls -A /mnt{directory}/state /mnt/run; true"
         );
@@ -78,9 +81,9 @@ fn masks_cannot_be_taken_off() {
 /// keep what it has been given.
 fn user_namespaces(caller: &Caller) -> &'static [&'static str] {
     if caller.uid == 0 {
-        &["unshare --keep-caps -Um", "unshare --keep-caps -UmpfnC"]
+        &["unshare --keep-caps -Um", "unshare --keep-caps -Umpfn"]
     } else {
-        &["unshare -Urm", "unshare -UrmpfnC"]
+        &["unshare -Urm", "unshare -Urmpfn"]
     }
 }
 
@@ -121,6 +124,27 @@ fn expected_run() -> String {
     names.extend(["egress".to_owned(), "lock".to_owned()]);
     names.sort();
     names.join("\n") + "\n"
+}
+
+#[test]
+fn the_network_cannot_be_rewired() {
+    in_world(async |world| {
+        let bottle = world.bottle("wires").await;
+        let script = "ip address add 10.213.0.99/32 dev eth0 2>/dev/null && echo address; \
+             ip link set eth0 address 02:00:00:00:00:99 2>/dev/null && echo hardware; \
+             ip link set eth0 promisc on 2>/dev/null && echo promiscuous; \
+             ip link add extra type bridge 2>/dev/null && echo device; \
+             ip route add 192.0.2.0/24 dev eth0 2>/dev/null && echo route; \
+             ip neighbour replace 10.213.0.98 lladdr 02:00:00:00:00:98 dev eth0 2>/dev/null && echo neighbour; \
+             nsenter --net=/proc/1/ns/net true 2>/dev/null && echo namespace; true";
+        for caller in [ROOT, nobody()] {
+            assert_closed(&world.sh(&bottle, caller.clone(), script).await);
+            for user_namespace in user_namespaces(&caller).iter().filter(|words| !words.ends_with('n')) {
+                let inside = format!("{user_namespace} bash -c '{script}'");
+                assert_closed(&world.sh(&bottle, caller.clone(), &inside).await);
+            }
+        }
+    });
 }
 
 #[test]

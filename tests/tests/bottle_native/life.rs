@@ -126,7 +126,7 @@ fn leftovers_of_a_crash_are_found_and_taken_down() {
         drop(running);
         assert!(runs(pid));
         let after_the_crash = world.runtime.clone();
-        assert_eq!(after_the_crash.leftovers().unwrap(), [bottle.spec.name.clone()]);
+        assert_eq!(after_the_crash.leftovers().unwrap(), std::slice::from_ref(&bottle.spec.name));
         after_the_crash.take_down(&bottle.spec.name).await.unwrap();
         assert_eq!(processes("sleep 7520"), 0);
         assert_nothing_left(world);

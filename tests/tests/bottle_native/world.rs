@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
@@ -16,8 +17,9 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::geteuid;
 
 pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 213, 0, 1);
-/// Stands for a certificate; nothing here parses it.
-pub(crate) const CA: &str = "-----BEGIN CERTIFICATE-----\nZWdyZXNz\n-----END CERTIFICATE-----\n";
+/// Trusted inside.
+pub(crate) static CA: LazyLock<String> =
+    LazyLock::new(|| rcgen::generate_simple_self_signed(["ca.test".to_owned()]).unwrap().cert.pem().replace('\r', ""));
 const COMMAND_SECONDS_MAX: u64 = 20;
 
 pub(crate) const ROOT: Caller = Caller { uid: 0, gid: 0, groups: Vec::new() };
@@ -82,7 +84,7 @@ impl World {
             gateway: GATEWAY,
             run_directory: directory.path().join("run"),
             hidden: vec![hidden, hidden_file, directory.path().join("missing")],
-            ca_pem: CA.to_owned(),
+            ca_pem: CA.clone(),
         };
         let group = directory.path().file_name().unwrap().to_str().unwrap().to_lowercase();
         let runtime = NativeRuntime::new(wiring).with_executable(egress()).with_group(group);

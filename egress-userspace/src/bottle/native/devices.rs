@@ -8,7 +8,7 @@ use std::path::Path;
 
 use nix::libc;
 use nix::mount::{MsFlags, mount};
-use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use nix::sys::stat::{Mode, SFlag, fstat, makedev, mknod};
 use nix::unistd::{Gid, Uid, fchown, ttyname};
 
 use super::mounts::{bind, tmpfs};
@@ -35,17 +35,15 @@ const TERMINALS: &str = "newinstance,ptmxmode=0666,mode=0620,gid=5";
 pub(super) struct Terminal(File);
 
 impl Terminal {
-    /// The terminal on the standard input; it is given to the caller.
-    pub(super) fn find(caller: &Caller) -> io::Result<Self> {
+    /// The terminal on the standard input, which is given to the caller. None when this mount namespace has no name for it;
+    /// it works all the same.
+    pub(super) fn find(caller: &Caller) -> io::Result<Option<Self>> {
         let input = io::stdin();
-        let path = ttyname(input.as_fd())?;
-        let held = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(&path)?;
-        let (named, given) = (held.metadata()?.rdev(), nix::sys::stat::fstat(input.as_fd())?.st_rdev);
-        if named != given {
-            return Err(io::Error::other("the terminal's name leads to another"));
-        }
         fchown(input.as_fd(), Some(Uid::from_raw(caller.uid)), Some(Gid::from_raw(caller.gid)))?;
-        Ok(Self(held))
+        let Ok(path) = ttyname(input.as_fd()) else { return Ok(None) };
+        let held = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(&path)?;
+        let is_same = held.metadata()?.rdev() == fstat(input.as_fd())?.st_rdev;
+        Ok(is_same.then_some(Self(held)))
     }
 }
 

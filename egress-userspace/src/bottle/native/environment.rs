@@ -11,6 +11,8 @@ use crate::domain::BottleName;
 pub(super) const BUNDLE: &str = "/run/egress/ca/bundle.pem";
 /// Our CA alone, inside.
 pub(super) const AUTHORITY: &str = "/run/egress/ca/egress-ca.pem";
+/// The same as the bundle, for Java.
+pub(super) const KEY_STORE: &str = "/run/egress/ca/cacerts.jks";
 
 /// Replace the default roots, so they name the bundle that has both.
 const NAMES_OF_BUNDLE: [&str; 12] = [

@@ -18,6 +18,16 @@ pub(super) const SYSTEM_BUNDLES: [&str; 7] = [
     "/etc/ssl/certs/ca-bundle.crt",
 ];
 
+/// Where Java keeps its roots; more of them are below each of [`JAVAS`].
+pub(super) const KEY_STORES: [&str; 3] =
+    ["/etc/ssl/certs/java/cacerts", "/etc/pki/java/cacerts", "/etc/pki/ca-trust/extracted/java/cacerts"];
+
+/// Directories of Javas.
+pub(super) const JAVAS: [&str; 2] = ["/usr/lib/jvm", "/opt/java"];
+
+/// Below a Java.
+pub(super) const KEY_STORE_OF_A_JAVA: &str = "lib/security/cacerts";
+
 /// What leads to the host although it is a file: sockets of services that act on behalf of whoever connects, and the
 /// insides of other containers. `/run` is fresh anyway.
 pub(super) const HIDDEN: [&str; 9] = [

@@ -19,6 +19,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, chdir, setsid};
 
 use super::launch::{LaunchSpec, SIGNALLED};
+use super::record::Record;
 use super::{cgroup, mounts, privileges, raw};
 
 /// The bottle could not be furnished.
@@ -47,6 +48,8 @@ fn supervise(spec: &Path) -> io::Result<i32> {
     raw::close_at_exec_from(FIRST_OTHER_FILE)?;
     cgroup::join(Path::new(&spec.group))?;
     let sockets = fs::read_to_string("/proc/net/unix")?;
+    // Opened before the bottle's mounts hide it.
+    let mut record = Record::begin(Path::new(&spec.record))?;
     setns(File::open(&spec.namespace)?, CloneFlags::CLONE_NEWNET)?;
     unshare(
         CloneFlags::CLONE_NEWNS
@@ -58,7 +61,11 @@ fn supervise(spec: &Path) -> io::Result<i32> {
     // Before there is a child, so that no signal comes too early to be passed on.
     SigSet::all().thread_block()?;
     match raw::fork()? {
-        ForkResult::Parent { child } => stand_for(child, |signal| kill(child, signal)),
+        ForkResult::Parent { child } => {
+            let code = stand_for(child, |signal| kill(child, signal))?;
+            record.end(code)?;
+            Ok(code)
+        }
         ForkResult::Child => be_first_process(&spec, &sockets),
     }
 }

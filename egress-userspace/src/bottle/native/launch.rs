@@ -5,16 +5,14 @@ use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 
+use super::command::RunningCommand;
 use super::environment;
 use super::layout::Layout;
 use crate::bottle::{Caller, HostWiring, Launch};
@@ -35,48 +33,13 @@ pub(super) struct LaunchSpec {
     pub(super) ca_pem: String,
     pub(super) namespace: OsString,
     pub(super) group: OsString,
+    /// Where the supervisor writes who it is and how the command ended, for a daemon that did not start it.
+    pub(super) record: OsString,
     pub(super) command: Vec<OsString>,
     pub(super) environment: Vec<(OsString, OsString)>,
     pub(super) directory: OsString,
     pub(super) caller: Caller,
     pub(super) has_terminal: bool,
-}
-
-/// A command that was started in a bottle. Dropping it leaves the command running.
-#[derive(Debug)]
-pub struct RunningCommand {
-    child: Child,
-    init_pid: u32,
-    /// Read by the new process through `/proc`; it must stay open until then.
-    _spec: File,
-}
-
-impl RunningCommand {
-    /// The process on the host that stands for the command: it lives as long and takes its signals.
-    #[must_use]
-    pub fn init_pid(&self) -> u32 {
-        self.init_pid
-    }
-
-    /// Waits for the end: the command's exit code, or 128 and the number of the signal it died by. Cancel-safe.
-    ///
-    /// # Errors
-    /// When the system refuses to wait.
-    pub async fn wait(&mut self) -> io::Result<i32> {
-        self.child.wait().await.map(exit_code)
-    }
-
-    /// Sends a signal to the command's process group. `SIGKILL` ends everything the command started.
-    ///
-    /// # Errors
-    /// When there is no such signal, or the command has ended.
-    pub fn signal(&self, signal: i32) -> io::Result<()> {
-        let signal = Signal::try_from(signal)?;
-        // Known only while the process has not been waited for: its number is not somebody else's.
-        let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok());
-        let pid = pid.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-        Ok(kill(Pid::from_raw(pid), signal)?)
-    }
 }
 
 /// Starts `launch` through `executable`.
@@ -98,6 +61,7 @@ pub(super) fn start(
         ca_pem: wiring.ca_pem.clone(),
         namespace: layout.namespace.clone().into(),
         group: group.into(),
+        record: layout.record.clone().into(),
         command,
         directory: directory.into(),
         caller,
@@ -116,8 +80,7 @@ pub(super) fn start(
         .stdout(Stdio::from(output))
         .stderr(Stdio::from(errors))
         .spawn()?;
-    let init_pid = child.id().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-    Ok(RunningCommand { child, init_pid, _spec: spec })
+    RunningCommand::started(child, spec)
 }
 
 /// In memory only: the environment holds secrets.
@@ -126,8 +89,4 @@ fn write_down(spec: &LaunchSpec) -> io::Result<File> {
     file.write_all(&serde_json::to_vec(spec)?)?;
     file.rewind()?;
     Ok(file)
-}
-
-fn exit_code(status: ExitStatus) -> i32 {
-    status.code().or_else(|| status.signal().map(|signal| SIGNALLED + signal)).unwrap_or(SIGNALLED)
 }

@@ -21,6 +21,8 @@ pub(super) struct Layout {
     pub(super) directory: PathBuf,
     /// Keeps the network namespace.
     pub(super) namespace: PathBuf,
+    /// Who stands for the command, and how it ended: see [`Record`](super::record::Record).
+    pub(super) record: PathBuf,
     /// Name of the veth's host end.
     pub(super) interface: String,
 }
@@ -29,7 +31,12 @@ impl Layout {
     /// The layout of `bottle` under `run_directory`.
     pub(super) fn new(run_directory: &Path, bottle: &BottleName) -> Self {
         let directory = run_directory.join(bottle.as_str());
-        Self { namespace: directory.join("netns"), interface: interface_name(bottle), directory }
+        Self {
+            namespace: directory.join("netns"),
+            record: directory.join("record"),
+            interface: interface_name(bottle),
+            directory,
+        }
     }
 }
 

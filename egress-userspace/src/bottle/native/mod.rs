@@ -3,11 +3,14 @@
 //! A bottle is built with its host end *down*. The daemon attaches the gate, then calls [`NativeRuntime::bring_up`]: there is
 //! no moment at which packets could pass ungated. Bottles outlive the daemon; [`NativeRuntime::leftovers`] finds them again.
 
+mod calls;
 mod cgroup;
+mod command;
 mod devices;
 mod environment;
 mod files;
 mod init;
+mod keystore;
 mod launch;
 mod layout;
 mod mount_table;
@@ -15,6 +18,7 @@ mod mounts;
 mod namespace;
 mod privileges;
 mod raw;
+mod record;
 mod steps;
 mod wiring;
 
@@ -29,8 +33,8 @@ use tokio::sync::oneshot;
 use super::plan::{self, Failure};
 use super::{BottleError, BottleSpec, BuiltBottle, HostWiring, Launch};
 use crate::domain::BottleName;
+pub use command::{RunningCommand, Signaller};
 pub use init::init_main;
-pub use launch::RunningCommand;
 use layout::Layout;
 
 /// Makes, starts and removes native bottles.
@@ -135,6 +139,22 @@ impl NativeRuntime {
             launch::start(&self.executable, &self.wiring, &spec.name, &self.layout(&spec.name), group, launch)
         };
         start(launch).map_err(|source| BottleError::Start { command: program, source })
+    }
+
+    /// A command that an earlier daemon started and that still runs; `None` when nothing of it does.
+    ///
+    /// # Errors
+    /// When the system refuses to say.
+    pub fn adopt(&self, bottle: &BottleName) -> Result<Option<(BuiltBottle, RunningCommand)>, BottleError> {
+        let layout = self.layout(bottle);
+        let adopt = || {
+            let Some(command) = RunningCommand::adopt(&layout.record, &self.group_of(bottle)?)? else {
+                return Ok(None);
+            };
+            let interface = wiring::existing(&layout.interface)?;
+            Ok(Some((BuiltBottle { interface, interface_name: layout.interface.clone() }, command)))
+        };
+        adopt().map_err(|source| step_error(bottle, Failure { step: "finding what runs in it", source }))
     }
 
     /// Kills everything in a bottle and removes it, waiting until it is gone. Fine when there is no such bottle.

@@ -4,6 +4,7 @@
 //! are not. Nothing mounted here can be taken off from inside: that needs a capability over this mount namespace, and in a
 //! user namespace of the bottle's own making the kernel locks inherited mounts together.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
@@ -14,10 +15,10 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::sethostname;
 
-use super::environment::{AUTHORITY, BUNDLE};
+use super::environment::{AUTHORITY, BUNDLE, KEY_STORE};
 use super::launch::LaunchSpec;
 use super::mount_table::{self, Mount};
-use super::{devices, files};
+use super::{devices, files, keystore};
 
 const NO_TEXT: Option<&str> = None;
 const NO_DEVICES: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
@@ -52,8 +53,8 @@ const PROC_HIDDEN: [&str; 13] = [
 pub(super) fn furnish(spec: &LaunchSpec, sockets: &str) -> io::Result<()> {
     mount(NO_TEXT, "/", NO_TEXT, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NO_TEXT)?;
     let table = mount_table::parse(&fs::read_to_string("/proc/self/mountinfo")?);
-    let found = Found::look();
-    let terminal = spec.has_terminal.then(|| devices::Terminal::find(&spec.caller)).transpose()?;
+    let found = Found::look(spec);
+    let terminal = if spec.has_terminal { devices::Terminal::find(&spec.caller)? } else { None };
     if spec.caller.uid == 0 {
         files::SYSTEM_TREES.iter().try_for_each(|tree| read_only_tree(Path::new(tree)))?;
     }
@@ -74,23 +75,21 @@ pub(super) fn furnish(spec: &LaunchSpec, sockets: &str) -> io::Result<()> {
 struct Found {
     resolver: PathBuf,
     hosts: Option<PathBuf>,
-    bundles: Vec<PathBuf>,
+    bundles: BTreeSet<PathBuf>,
+    key_stores: BTreeSet<PathBuf>,
     system_roots: String,
     run_links: Vec<(PathBuf, PathBuf)>,
 }
 
 impl Found {
-    fn look() -> Self {
-        let mut bundles: Vec<PathBuf> =
-            files::SYSTEM_BUNDLES.iter().filter_map(|path| fs::canonicalize(path).ok()).collect();
-        let system_roots = bundles.first().and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default();
-        bundles.sort();
-        bundles.dedup();
+    fn look(spec: &LaunchSpec) -> Self {
+        let system_bundle = files::SYSTEM_BUNDLES.iter().find_map(|path| fs::read_to_string(path).ok());
         Self {
             resolver: end_of_links(Path::new("/etc/resolv.conf")),
             hosts: fs::canonicalize("/etc/hosts").ok(),
-            bundles,
-            system_roots,
+            bundles: existing(files::SYSTEM_BUNDLES.map(PathBuf::from)),
+            key_stores: existing(files::KEY_STORES.map(PathBuf::from).into_iter().chain(stores_of_javas(spec))),
+            system_roots: system_bundle.unwrap_or_default(),
             run_links: links_in(Path::new("/run")),
         }
     }
@@ -100,10 +99,12 @@ impl Found {
         tmpfs(Path::new(OURS), NO_PROGRAMS, "mode=755,size=16m")?;
         fs::create_dir(Path::new(OURS).join("ca"))?;
         fs::write(AUTHORITY, &spec.ca_pem)?;
-        fs::write(BUNDLE, files::bundle(&self.system_roots, &spec.ca_pem))?;
+        let bundle = files::bundle(&self.system_roots, &spec.ca_pem);
+        fs::write(BUNDLE, &bundle)?;
+        fs::write(KEY_STORE, keystore::from_pem(&bundle))?;
         fs::write(RESOLVER, files::resolver(spec.gateway))?;
         fs::write(HOSTS, files::hosts(&spec.bottle))?;
-        for file in [AUTHORITY, BUNDLE, RESOLVER, HOSTS] {
+        for file in [AUTHORITY, BUNDLE, KEY_STORE, RESOLVER, HOSTS] {
             fs::set_permissions(file, fs::Permissions::from_mode(0o444))?;
         }
         read_only(Path::new(OURS))?;
@@ -113,8 +114,23 @@ impl Found {
         }
         bind_read_only(RESOLVER, &self.resolver)?;
         self.hosts.iter().try_for_each(|hosts| bind_read_only(HOSTS, hosts))?;
-        self.bundles.iter().filter(|bundle| bundle.exists()).try_for_each(|bundle| bind_read_only(BUNDLE, bundle))
+        for (ours, theirs) in [(BUNDLE, &self.bundles), (KEY_STORE, &self.key_stores)] {
+            theirs.iter().filter(|file| file.exists()).try_for_each(|file| bind_read_only(ours, file))?;
+        }
+        Ok(())
     }
+}
+
+/// Those that exist, each once although several names may lead to it.
+fn existing(paths: impl IntoIterator<Item = PathBuf>) -> BTreeSet<PathBuf> {
+    paths.into_iter().filter_map(|path| fs::canonicalize(path).ok()).collect()
+}
+
+/// The key stores of the installed Javas and of the caller's own.
+fn stores_of_javas(spec: &LaunchSpec) -> Vec<PathBuf> {
+    let own = spec.environment.iter().find(|(name, _)| name == "JAVA_HOME").map(|(_, home)| PathBuf::from(home));
+    let installed = files::JAVAS.iter().flat_map(fs::read_dir).flatten().flatten().map(|java| java.path());
+    installed.chain(own).map(|java| java.join(files::KEY_STORE_OF_A_JAVA)).collect()
 }
 
 /// Follows links even when the last leads nowhere (yet).
@@ -215,7 +231,9 @@ fn read_only_tree(tree: &Path) -> io::Result<()> {
     }
     mount(Some(tree), tree, NO_TEXT, MsFlags::MS_BIND | MsFlags::MS_REC, NO_TEXT)?;
     let table = mount_table::parse(&fs::read_to_string("/proc/self/mountinfo")?);
-    table.iter().filter(|mount| mount.point.starts_with(tree)).try_for_each(|mount| read_only(&mount.point))
+    // The table also lists mounts whose place has been deleted.
+    let reachable = |mount: &&Mount| mount.point.starts_with(tree) && mount.point.exists();
+    table.iter().filter(reachable).try_for_each(|mount| read_only(&mount.point))
 }
 
 /// Makes one mount read-only. A remount sets all flags at once, so those it has are said again.

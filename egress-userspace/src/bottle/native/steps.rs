@@ -49,7 +49,7 @@ pub(super) fn build(
     mac: [u8; 6],
     gateway: Ipv4Addr,
 ) -> Vec<NativeStep> {
-    let Layout { directory, namespace, interface } = layout.clone();
+    let Layout { directory, namespace, interface, .. } = layout.clone();
     vec![
         NativeStep::Directory(directory),
         NativeStep::Namespace(namespace.clone()),

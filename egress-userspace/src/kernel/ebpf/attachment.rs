@@ -7,7 +7,9 @@ use std::io;
 use std::mem::ManuallyDrop;
 
 use aya::programs::links::{FdLink, LinkError, LinkOrder, PinnedLink};
-use aya::programs::tc::{self, NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcError, TcHandle};
+use aya::programs::tc::{
+    self, NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcError, TcHandle,
+};
 use aya::programs::{Link, ProgramError, ProgramInfo, SchedClassifier, TcAttachType, loaded_programs};
 use nix::errno::Errno;
 use nix::net::if_::if_indextoname;

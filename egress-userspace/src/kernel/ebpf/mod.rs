@@ -178,8 +178,11 @@ impl Enforcer for EbpfEnforcer {
     fn detach(&self, interface: IfIndex) -> Result<(), KernelError> {
         // The entry first: whatever of the program is left then drops everything.
         present(lock(&self.gates).remove(&interface.0)).map_err(writing("gates"))?;
-        self.take_off_interface(interface)
-            .map_err(|source| KernelError::Interface { interface, action: "removed", source })?;
+        self.take_off_interface(interface).map_err(|source| KernelError::Interface {
+            interface,
+            action: "removed",
+            source,
+        })?;
         self.forget_tallies(interface)
     }
 
@@ -196,7 +199,11 @@ impl Enforcer for EbpfEnforcer {
 
     fn is_attached(&self, interface: IfIndex) -> Result<bool, KernelError> {
         let found = self.look_up(interface);
-        found.map(|found| found == [true; HOOKS.len()]).map_err(|source| KernelError::Interface { interface, action: "looked up", source })
+        found.map(|found| found == [true; HOOKS.len()]).map_err(|source| KernelError::Interface {
+            interface,
+            action: "looked up",
+            source,
+        })
     }
 
     fn counters(&self, interface: IfIndex) -> Result<Vec<Counter>, KernelError> {

@@ -1,0 +1,122 @@
+//! A command that runs in a bottle, started by this daemon or by one before it.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::process::Child;
+use tokio::sync::watch;
+
+use super::launch::SIGNALLED;
+use super::record;
+
+/// What a command that nobody saw end is taken to have ended with: 128 + SIGKILL.
+const UNSEEN: i32 = SIGNALLED + 9;
+
+/// A command that was started in a bottle. Dropping it leaves the command running.
+#[derive(Debug)]
+pub struct RunningCommand {
+    process: Process,
+    init_pid: u32,
+    handle: Arc<OwnedFd>,
+}
+
+#[derive(Debug)]
+enum Process {
+    /// Ours; the file is read by the new process through `/proc` and must stay open until then.
+    Child { child: Child, _spec: File },
+    /// Somebody else's: the kernel tells when it ends, its record tells how.
+    Adopted { ended: watch::Receiver<bool>, record: PathBuf },
+}
+
+/// Sends signals to a command, never to another process that got its number.
+#[derive(Clone, Debug)]
+pub struct Signaller(Arc<OwnedFd>);
+
+impl Signaller {
+    /// Sends a signal to the command's process group. `SIGKILL` ends everything the command started.
+    ///
+    /// # Errors
+    /// When there is no such signal, or the command has ended.
+    pub fn send(&self, signal: i32) -> io::Result<()> {
+        let signal = Signal::from_named_raw(signal).ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(pidfd_send_signal(&self.0, signal)?)
+    }
+}
+
+impl RunningCommand {
+    pub(super) fn started(child: Child, spec: File) -> io::Result<Self> {
+        let init_pid = child.id().ok_or(io::ErrorKind::NotFound)?;
+        let handle = Arc::new(open(init_pid)?);
+        Ok(Self { process: Process::Child { child, _spec: spec }, init_pid, handle })
+    }
+
+    /// The command whose supervisor wrote `record` and is still in `group`.
+    pub(super) fn adopt(record: &Path, group: &Path) -> io::Result<Option<Self>> {
+        let Some((init_pid, None)) = record::read(record)? else { return Ok(None) };
+        let Ok(handle) = open(init_pid) else { return Ok(None) };
+        // Only now: the handle is of whoever has the number, and this says who that is.
+        let members = fs::read_to_string(group.join("cgroup.procs"))?;
+        if !members.lines().any(|line| line.parse() == Ok(init_pid)) {
+            return Ok(None);
+        }
+        let ended = watch_for_end(handle.try_clone()?)?;
+        let process = Process::Adopted { ended, record: record.to_owned() };
+        Ok(Some(Self { process, init_pid, handle: Arc::new(handle) }))
+    }
+
+    /// The process on the host that stands for the command: it lives as long and takes its signals.
+    #[must_use]
+    pub fn init_pid(&self) -> u32 {
+        self.init_pid
+    }
+
+    /// Something to send it signals with.
+    #[must_use]
+    pub fn signaller(&self) -> Signaller {
+        Signaller(Arc::clone(&self.handle))
+    }
+
+    /// Waits for the end: the command's exit code, or 128 and the number of the signal it died by. Cancel-safe.
+    ///
+    /// # Errors
+    /// When the system refuses to wait.
+    pub async fn wait(&mut self) -> io::Result<i32> {
+        match &mut self.process {
+            Process::Child { child, .. } => child.wait().await.map(exit_code),
+            Process::Adopted { ended, record } => {
+                // The watching thread ends only with the process.
+                let _ended = ended.wait_for(|ended| *ended).await;
+                Ok(record::read(record)?.and_then(|(_, exit_code)| exit_code).unwrap_or(UNSEEN))
+            }
+        }
+    }
+}
+
+fn open(pid: u32) -> io::Result<OwnedFd> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::NotFound)?;
+    Ok(pidfd_open(pid, PidfdFlags::empty())?)
+}
+
+/// A thread that sleeps until the process has ended: its handle is readable then.
+fn watch_for_end(handle: OwnedFd) -> io::Result<watch::Receiver<bool>> {
+    let (ended, receiver) = watch::channel(false);
+    let sleep = move || {
+        let mut readable = [PollFd::new(handle.as_fd(), PollFlags::POLLIN)];
+        while let Err(Errno::EINTR) = poll(&mut readable, PollTimeout::NONE) {}
+        ended.send_replace(true);
+    };
+    std::thread::Builder::new().name("adopted".to_owned()).spawn(sleep)?;
+    Ok(receiver)
+}
+
+fn exit_code(status: ExitStatus) -> i32 {
+    status.code().or_else(|| status.signal().map(|signal| SIGNALLED + signal)).unwrap_or(SIGNALLED)
+}
