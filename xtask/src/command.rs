@@ -31,7 +31,19 @@ pub(crate) fn ebpf_host_directory() -> PathBuf {
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(workspace());
+    without_package(&mut command);
     command
+}
+
+/// Takes away what cargo told this tool about its own package: build scripts that watch these variables (one of our
+/// dependencies does) would run again, and everything above them be compiled again, in turn with every other cargo.
+pub(crate) fn without_package(command: &mut Command) {
+    for (name, _) in env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(name);
+        }
+    }
 }
 
 /// The continuous integration is running this.

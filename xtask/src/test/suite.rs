@@ -25,6 +25,8 @@ pub(super) struct Suite {
     program: PathBuf,
     arguments: Vec<String>,
     directory: PathBuf,
+    /// Cargo tells a test program where its package is; cargo itself must not hear of another one.
+    is_cargo: bool,
 }
 
 /// What came of a run.
@@ -74,14 +76,20 @@ impl Suite {
         let package = directory.file_name()?.to_string_lossy().into_owned();
         let is_library = target.kind.iter().any(|kind| kind == "lib");
         let name = if is_library || target.name == package { package } else { format!("{package}/{}", target.name) };
-        Some(Self { name, program: artifact.executable?, arguments: Vec::new(), directory })
+        Some(Self { name, program: artifact.executable?, arguments: Vec::new(), directory, is_cargo: false })
     }
 
     /// The examples in the documentation.
     pub(super) fn documentation() -> Self {
         let program = PathBuf::from(command::cargo().get_program());
         let arguments = ["test", "--quiet", "--workspace", "--doc", "--"].map(str::to_owned).to_vec();
-        Self { name: "examples in the docs".to_owned(), program, arguments, directory: command::workspace() }
+        Self {
+            name: "examples in the docs".to_owned(),
+            program,
+            arguments,
+            directory: command::workspace(),
+            is_cargo: true,
+        }
     }
 
     /// Runs it; `filter` are parts of test names, any of which may match.
@@ -94,11 +102,14 @@ impl Suite {
             .arg("--show-output")
             .args(filter)
             .current_dir(&self.directory)
-            .env("CARGO_MANIFEST_DIR", &self.directory)
             .env("PATH", command::system_path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        command::without_package(&mut command);
+        if !self.is_cargo {
+            command.env("CARGO_MANIFEST_DIR", &self.directory);
+        }
         let mut child = command.spawn().with_context(|| format!("{} could not be started", self.program.display()))?;
         let lines = lines_of(&mut child);
         let (output, is_late) = self.follow(&lines, start);
