@@ -5,7 +5,7 @@ mod run;
 mod show;
 mod terminal;
 
-pub use arguments::{Arguments, Command, DaemonArguments};
+pub use arguments::{Arguments, AttachMode, Command, DaemonArguments};
 
 use std::process::ExitCode;
 
