@@ -19,7 +19,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Distinct statements there are, with room.
 const STATEMENTS_CACHED: usize = 64;
 /// Pages of write-ahead log between two checkpoints: fewer of them cost more `fsync`s, more of them a larger file.
-const CHECKPOINT_PAGES: u32 = 1_000;
+const CHECKPOINT_PAGES: u32 = 4_000;
 /// What the write-ahead log keeps of the disk after a burst, in bytes.
 const LOG_BYTES_KEPT_MAX: u32 = 64 << 20;
 const DIRECTORY_MODE: u32 = 0o700;
