@@ -32,6 +32,9 @@ pub(super) struct Desk {
     next_permit: i64,
     /// Why the transaction can no longer be committed.
     spoilt: Option<rusqlite::Error>,
+    /// The write-ahead log is to be copied into the database first: the last transaction was not committed, or an earlier
+    /// process left it as it was.
+    wants_checkpoint: bool,
 }
 
 impl Desk {
@@ -41,7 +44,16 @@ impl Desk {
             [],
             |row| row.get(0),
         )?;
-        Ok(Self { connection, book: Book::default(), limits, now: clock(), clock, next_permit, spoilt: None })
+        Ok(Self {
+            connection,
+            book: Book::default(),
+            limits,
+            now: clock(),
+            clock,
+            next_permit,
+            spoilt: None,
+            wants_checkpoint: true,
+        })
     }
 
     /// A number no reservation has had. Numbers of transactions that were not committed are skipped.
@@ -61,6 +73,11 @@ impl Desk {
 
     fn run_batch(&mut self, jobs: impl Iterator<Item = Job>) {
         self.now = (self.clock)();
+        if std::mem::take(&mut self.wants_checkpoint) {
+            // On a full disk the write-ahead log may be what fills it: once copied into the database, its room is used
+            // again. Tried here because by now there may be the little space that takes; if not, COMMIT says so.
+            self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).ok();
+        }
         self.spoilt = self.connection.execute_batch("BEGIN IMMEDIATE").err();
         let answers: Vec<Answer> = jobs.map(|job| job(self)).collect();
         let outcome = self.commit();
@@ -75,13 +92,18 @@ impl Desk {
             None => self.book.write(&self.connection).and_then(|()| self.execute("COMMIT")),
         };
         if outcome.is_err() {
-            self.book.forget();
-            if !self.connection.is_autocommit() {
-                // What it says is of no use: the transaction is over either way, at the latest when the next BEGIN fails.
-                self.execute("ROLLBACK").ok();
-            }
+            self.abandon();
         }
         outcome
+    }
+
+    /// Leaves the failed transaction. What its clean-up says is of no use: if it fails, so does the next BEGIN or COMMIT.
+    fn abandon(&mut self) {
+        self.book.forget();
+        if !self.connection.is_autocommit() {
+            self.execute("ROLLBACK").ok();
+        }
+        self.wants_checkpoint = true;
     }
 
     fn in_savepoint<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, Fault>) -> Result<T, Fault> {

@@ -2,6 +2,9 @@
 
 use std::sync::mpsc;
 
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+
 use super::*;
 use crate::ledger::column::TEXT_BYTES_MAX;
 use crate::ledger::writer::Desk;
@@ -54,6 +57,60 @@ async fn a_full_disk_fails_the_settlement_and_loses_nothing() {
     world.assert_totals_are_sums();
     world.reopen();
     world.assert_totals_are_sums();
+}
+
+/// Runs on a file system of its own, of so many bytes, that only this thread and those it starts can see.
+fn on_a_small_disk(bytes: u32, test: fn(World)) {
+    let thread = std::thread::spawn(move || {
+        if unshare(CloneFlags::CLONE_NEWNS).is_err() {
+            println!("skipped: a disk of its own takes root");
+            return;
+        }
+        let (nothing, options) = (None::<&str>, format!("size={bytes}"));
+        mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing).unwrap();
+        let directory = TempDir::new().unwrap();
+        mount(Some("tmpfs"), directory.path(), Some("tmpfs"), MsFlags::empty(), Some(options.as_str())).unwrap();
+        let path = directory.path().to_owned();
+        let mut world = World { directory, ledger: None, limits: limits(&[]) };
+        world.reopen();
+        test(world);
+        umount2(&path, MntFlags::MNT_DETACH).ok();
+        std::fs::remove_dir(&path).ok();
+    });
+    thread.join().unwrap();
+}
+
+#[test]
+fn a_disk_that_was_really_full_is_used_again_when_there_is_room() {
+    on_a_small_disk(3 << 20, |mut world| {
+        let ballast = world.directory.path().join("ballast");
+        std::fs::write(&ballast, vec![0; 600_000]).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let web = world.run("web", &[]).await;
+            let (mut settled, mut errors) = (0_usize, Vec::new());
+            while errors.len() < 10 {
+                match world.ledger().admit(reserve(&web, "claude", 10, 10)).await {
+                    Ok(permit) => match world.ledger().settle(settle(permit.unwrap(), 7, 7)).await {
+                        Ok(_) => settled += 1,
+                        Err(error) => errors.push(error),
+                    },
+                    Err(error) => errors.push(error),
+                }
+            }
+            assert!(errors.iter().all(is_full), "{errors:?}");
+            world.reopen();
+            std::fs::remove_file(ballast).unwrap();
+            let rest = world.ledger().settle_open(Ending::ProxyLost).await.unwrap();
+            for _ in 0..100 {
+                let permit = world.ledger().admit(reserve(&web, "claude", 10, 10)).await.unwrap().unwrap();
+                world.ledger().settle(settle(permit, 7, 7)).await.unwrap();
+            }
+            assert_eq!(world.count("usage"), settled + rest.len() + 100);
+            world.assert_totals_are_sums();
+        });
+        drop(runtime);
+    });
 }
 
 /// Holds the writer up until the returned sender is used, so that what is sent meanwhile is one batch.
