@@ -11,13 +11,14 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MsFlags, mount};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::sethostname;
 
 use super::environment::{AUTHORITY, BUNDLE, KEY_STORE};
 use super::launch::LaunchSpec;
 use super::mount_table::{self, Mount};
+use super::namespace::unmount;
 use super::{devices, files, keystore};
 
 const NO_TEXT: Option<&str> = None;
@@ -151,12 +152,7 @@ fn links_in(directory: &Path) -> Vec<(PathBuf, PathBuf)> {
 
 fn hide_the_host(spec: &LaunchSpec, table: &[Mount], sockets: &str) -> io::Result<()> {
     // Handles of other bottles' namespaces: a copy here would keep them from ending.
-    for handle in table.iter().filter(|mount| mount.kind == "nsfs") {
-        match umount2(&handle.point, MntFlags::MNT_DETACH) {
-            Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
+    table.iter().filter(|mount| mount.kind == "nsfs").try_for_each(|handle| unmount(&handle.point))?;
     files::stray_kernel_mounts(table).try_for_each(hide)?;
     // A terminal multiplexer's server runs whatever its user asks it to, outside.
     let multiplexer = PathBuf::from(format!("/tmp/tmux-{}", spec.caller.uid));
