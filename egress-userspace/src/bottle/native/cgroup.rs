@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::mount::{MsFlags, mount};
 
 use super::mount_table;
-use super::namespace::tolerate_absence;
+use super::namespace::{tolerate_absence, unmount};
 
 /// How long killed processes may take to be gone.
 const EMPTY_SECONDS_MAX: u64 = 10;
@@ -29,6 +29,12 @@ pub(super) fn tree(own_mount: &Path) -> io::Result<PathBuf> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("cgroup2"), own_mount, Some("cgroup2"), flags, None::<&str>)?;
     Ok(own_mount.to_owned())
+}
+
+/// Takes `own_mount` off again, if it was needed.
+pub(super) fn forget(own_mount: &Path) -> io::Result<()> {
+    unmount(own_mount)?;
+    tolerate_absence(fs::remove_dir(own_mount))
 }
 
 /// Makes the group, which must not exist.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use super::mount_table::Mount;
 use crate::domain::BottleName;
@@ -85,6 +85,21 @@ pub(super) fn bundle(system: &str, authority: &str) -> String {
     format!("{system}{line_end}{authority}")
 }
 
+/// The absolute path without `.` and `..`, by its text alone.
+pub(super) fn without_dots(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::ParentDir => {
+                plain.pop();
+            }
+            Component::CurDir => {}
+            Component::Prefix(_) | Component::RootDir | Component::Normal(_) => plain.push(component),
+        }
+    }
+    plain
+}
+
 /// Mounts of kernel filesystems that the bottle's own do not cover.
 pub(super) fn stray_kernel_mounts(table: &[Mount]) -> impl Iterator<Item = &Path> {
     let is_fresh = |point: &Path| FRESH.iter().any(|fresh| point.starts_with(fresh));
@@ -106,6 +121,13 @@ mod tests {
     fn a_bundle_without_a_final_line_end_is_not_glued() {
         assert_eq!(bundle("-----END CERTIFICATE-----", "-----BEGIN"), "-----END CERTIFICATE-----\n-----BEGIN");
         assert_eq!(bundle("", "-----BEGIN"), "-----BEGIN");
+    }
+
+    #[test]
+    fn links_of_resolvers_are_plain() {
+        let plain = without_dots(Path::new("/etc/../run/./systemd/resolve/stub-resolv.conf"));
+        assert_eq!(plain, Path::new("/run/systemd/resolve/stub-resolv.conf"));
+        assert_eq!(without_dots(Path::new("/../../run")), Path::new("/run"));
     }
 
     #[test]

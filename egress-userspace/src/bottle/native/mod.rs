@@ -78,14 +78,18 @@ impl NativeRuntime {
         on_thread(prepare).await.map_err(|source| self.host_error(step, source))
     }
 
-    /// Removes the bridge, if it exists.
+    /// Removes what [`Self::prepare_host`] made, if it exists. Bottles are taken down first.
     ///
     /// # Errors
     /// When the system refuses.
     pub async fn remove_host(&self) -> Result<(), BottleError> {
         let bridge = self.wiring.bridge.clone();
-        let removed = on_thread(move || wiring::delete_link(&bridge)).await;
-        removed.map_err(|source| self.host_error("removing the gateway's device", source))
+        let own_tree = self.own_tree();
+        let remove = move || {
+            cgroup::forget(&own_tree)?;
+            wiring::delete_link(&bridge)
+        };
+        on_thread(remove).await.map_err(|source| self.host_error("removing the gateway's device", source))
     }
 
     /// Builds a bottle; its host end is down.
@@ -203,9 +207,13 @@ impl NativeRuntime {
     }
 
     fn group_of(&self, bottle: &BottleName) -> io::Result<PathBuf> {
-        // Begins with a dot: no bottle can be called so.
-        let tree = cgroup::tree(&self.wiring.run_directory.join(".cgroup"))?;
+        let tree = cgroup::tree(&self.own_tree())?;
         Ok(tree.join(&self.group).join(bottle.as_str()))
+    }
+
+    /// Where cgroup v2 is mounted if the host has not. Begins with a dot: no bottle can be called so.
+    fn own_tree(&self) -> PathBuf {
+        self.wiring.run_directory.join(".cgroup")
     }
 
     fn host_error(&self, step: &'static str, source: io::Error) -> BottleError {

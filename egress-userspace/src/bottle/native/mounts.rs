@@ -11,13 +11,14 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MsFlags, mount};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::sethostname;
 
 use super::environment::{AUTHORITY, BUNDLE, KEY_STORE};
 use super::launch::LaunchSpec;
 use super::mount_table::{self, Mount};
+use super::namespace::unmount;
 use super::{devices, files, keystore};
 
 const NO_TEXT: Option<&str> = None;
@@ -108,7 +109,8 @@ impl Found {
             fs::set_permissions(file, fs::Permissions::from_mode(0o444))?;
         }
         read_only(Path::new(OURS))?;
-        if !self.resolver.exists() {
+        // Nothing is made in what the bottle shares with the host.
+        if !self.resolver.exists() && self.resolver.starts_with("/run") {
             self.resolver.parent().map_or(Ok(()), fs::create_dir_all)?;
             fs::write(&self.resolver, "")?;
         }
@@ -121,9 +123,9 @@ impl Found {
     }
 }
 
-/// Those that exist, each once although several names may lead to it.
+/// The files among them, each once although several names may lead to it.
 fn existing(paths: impl IntoIterator<Item = PathBuf>) -> BTreeSet<PathBuf> {
-    paths.into_iter().filter_map(|path| fs::canonicalize(path).ok()).collect()
+    paths.into_iter().filter_map(|path| fs::canonicalize(path).ok()).filter(|path| path.is_file()).collect()
 }
 
 /// The key stores of the installed Javas and of the caller's own.
@@ -133,13 +135,13 @@ fn stores_of_javas(spec: &LaunchSpec) -> Vec<PathBuf> {
     installed.chain(own).map(|java| java.join(files::KEY_STORE_OF_A_JAVA)).collect()
 }
 
-/// Follows links even when the last leads nowhere (yet).
+/// Follows a link even when it leads nowhere (yet).
 fn end_of_links(path: &Path) -> PathBuf {
     if let Ok(end) = fs::canonicalize(path) {
         return end;
     }
     let parent = path.parent().unwrap_or(Path::new("/"));
-    fs::read_link(path).map_or_else(|_| path.to_owned(), |target| parent.join(target))
+    fs::read_link(path).map_or_else(|_| path.to_owned(), |target| files::without_dots(&parent.join(target)))
 }
 
 /// Some systems keep the way to their programs there.
@@ -150,12 +152,7 @@ fn links_in(directory: &Path) -> Vec<(PathBuf, PathBuf)> {
 
 fn hide_the_host(spec: &LaunchSpec, table: &[Mount], sockets: &str) -> io::Result<()> {
     // Handles of other bottles' namespaces: a copy here would keep them from ending.
-    for handle in table.iter().filter(|mount| mount.kind == "nsfs") {
-        match umount2(&handle.point, MntFlags::MNT_DETACH) {
-            Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
+    table.iter().filter(|mount| mount.kind == "nsfs").try_for_each(|handle| unmount(&handle.point))?;
     files::stray_kernel_mounts(table).try_for_each(hide)?;
     // A terminal multiplexer's server runs whatever its user asks it to, outside.
     let multiplexer = PathBuf::from(format!("/tmp/tmux-{}", spec.caller.uid));
@@ -171,16 +168,16 @@ fn hide(path: &Path) -> io::Result<()> {
         Err(error) if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&error.kind()) => return Ok(()),
         found => found?,
     };
-    if path.is_dir() {
-        return Ok(mount(
-            Some("tmpfs"),
-            &path,
-            Some("tmpfs"),
-            NO_PROGRAMS | MsFlags::MS_RDONLY,
-            Some("mode=755,size=4k"),
-        )?);
+    let hidden = if path.is_dir() {
+        mount(Some("tmpfs"), &path, Some("tmpfs"), NO_PROGRAMS | MsFlags::MS_RDONLY, Some("mode=755,size=4k"))
+    } else {
+        mount(Some("/dev/null"), &path, NO_TEXT, MsFlags::MS_BIND, NO_TEXT)
+    };
+    match hidden {
+        // Sockets come and go.
+        Ok(()) | Err(Errno::ENOENT) => Ok(()),
+        Err(error) => Err(error.into()),
     }
-    Ok(mount(Some("/dev/null"), &path, NO_TEXT, MsFlags::MS_BIND, NO_TEXT)?)
 }
 
 fn fresh_proc() -> io::Result<()> {

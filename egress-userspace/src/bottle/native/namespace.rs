@@ -29,15 +29,20 @@ pub(super) fn create(path: &Path) -> io::Result<()> {
 
 /// Lets go of the namespace kept at `path`, if any. It ends with the last process in it.
 pub(super) fn remove(path: &Path) -> io::Result<()> {
+    unmount(path)?;
+    tolerate_absence(fs::remove_file(path))
+}
+
+/// Takes off everything mounted at `path`, if anything.
+pub(super) fn unmount(path: &Path) -> io::Result<()> {
     loop {
         match umount2(path, MntFlags::MNT_DETACH) {
             Ok(()) => {}
             // Not, or no longer, a mount.
-            Err(Errno::EINVAL | Errno::ENOENT) => break,
+            Err(Errno::EINVAL | Errno::ENOENT) => return Ok(()),
             Err(error) => return Err(error.into()),
         }
     }
-    tolerate_absence(fs::remove_file(path))
 }
 
 /// Runs `work` in the namespace kept at `path`.
