@@ -1,4 +1,5 @@
 //! The test provider does what it is asked and says truly what it did; the meter reads it as a client would.
+#![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
 use std::net::SocketAddr;
 use std::sync::Arc;

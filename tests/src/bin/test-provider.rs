@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Parser;
 use harness::provider::{Options, Provider};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// A provider on this machine that speaks the Anthropic API over TLS.
 #[derive(Parser)]
@@ -35,7 +36,11 @@ async fn main() -> Result<()> {
     }
     // Whoever started it waits for this line.
     writeln!(std::io::stdout(), "listening on {}", provider.address)?;
-    tokio::signal::ctrl_c().await?;
+    let mut terminated = signal(SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted?,
+        _ = terminated.recv() => {}
+    }
     provider.stop().await;
     Ok(())
 }

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose,
+};
 use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
 
@@ -32,8 +35,11 @@ impl Authority {
     /// TLS for a server of these names, h2 and HTTP/1.1.
     pub fn server_config(&self, names: &[String]) -> Result<ServerConfig> {
         let key = KeyPair::generate()?;
-        let leaf =
-            CertificateParams::new(names.to_vec())?.signed_by(&key, &self.issuer).context("cannot sign a leaf")?;
+        let mut params = CertificateParams::new(names.to_vec())?;
+        // Strict clients (Python from 3.13 on) want both.
+        params.use_authority_key_identifier_extension = true;
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let leaf = params.signed_by(&key, &self.issuer).context("cannot sign a leaf")?;
         let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(anyhow::Error::msg)?;
         let crypto = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = ServerConfig::builder_with_provider(crypto)

@@ -44,7 +44,7 @@ pub const HOST: &str = "api.anthropic.com";
 #[derive(Default)]
 pub struct Options {
     /// Signs its certificate; a fresh one when absent.
-    pub authority: Option<Authority>,
+    pub authority: Option<Arc<Authority>>,
     /// Names of its certificate; [`HOST`] when empty.
     pub names: Vec<String>,
     /// Where to write the log as JSON lines, too.
@@ -77,7 +77,7 @@ impl Provider {
 
     /// Starts one.
     pub async fn start_with(address: SocketAddr, options: Options) -> Result<Self> {
-        let authority = options.authority.map_or_else(Authority::generate, Ok)?;
+        let authority = options.authority.map_or_else(|| Authority::generate().map(Arc::new), Ok)?;
         let names = if options.names.is_empty() { vec![HOST.to_owned()] } else { options.names };
         let tls = TlsAcceptor::from(Arc::new(authority.server_config(&names)?));
         let log = Arc::new(Log::new(options.log_file.as_deref())?);
