@@ -175,7 +175,8 @@ const PIN_PREFIX: &str = "/sys/fs/bpf/egress-test-";
 fn remove_leftovers() {
     for entry in fs::read_dir("/sys/fs/bpf").into_iter().flatten().flatten() {
         let path = entry.path();
-        let owner = path.to_str().and_then(|path| path.strip_prefix(PIN_PREFIX)).and_then(|name| name.split('-').next());
+        let owner =
+            path.to_str().and_then(|path| path.strip_prefix(PIN_PREFIX)).and_then(|name| name.split('-').next());
         if owner.is_some_and(|owner| !Path::new("/proc").join(owner).exists()) {
             fs::remove_dir_all(path).ok();
         }

@@ -126,7 +126,8 @@ impl RawSocket {
         to.sll_family = u16::try_from(libc::AF_PACKET)?;
         to.sll_ifindex = i32::try_from(interface)?;
         to.sll_halen = 6;
-        to.sll_protocol = frame.get(12..14).map_or(0, |bytes| bytes.iter().fold(0, |sum, byte| sum << 8 | u16::from(*byte))).to_be();
+        to.sll_protocol =
+            frame.get(12..14).map_or(0, |bytes| bytes.iter().fold(0, |sum, byte| sum << 8 | u16::from(*byte))).to_be();
         let length = u32::try_from(size_of::<libc::sockaddr_ll>())?;
         // SAFETY: both pointers are to memory that outlives the call, of the lengths given.
         let sent = unsafe {

@@ -23,7 +23,8 @@ use egress_userspace::domain::BottleId;
 use egress_userspace::kernel::{Enforcer, Gate, GateStatus, IfIndex, KernelError};
 use frames::Case;
 use harness::gate::{
-    BOTTLE, BOTTLE_ID, Backend, DNS_PORT, GATEWAY, PATIENCE, PinDirectory, TCP_PORTS, World, address, counted, gate, until,
+    BOTTLE, BOTTLE_ID, Backend, DNS_PORT, GATEWAY, PATIENCE, PinDirectory, TCP_PORTS, World, address, counted, gate,
+    until,
 };
 use harness::netns::command;
 use harness::privilege::is_root;
@@ -81,7 +82,11 @@ impl Stage {
         let before = self.counted(direction, outcome)?;
         self.world.send(direction, &case.frame)?;
         let what = || format!("{direction:?}: {}: {:?}", case.name, self.gates.counters(self.world.interface));
-        ensure!(until(PATIENCE, || self.counted(direction, outcome).is_ok_and(|now| now > before)), "not counted: {}", what());
+        ensure!(
+            until(PATIENCE, || self.counted(direction, outcome).is_ok_and(|now| now > before)),
+            "not counted: {}",
+            what()
+        );
         if outcome == Outcome::Passed {
             ensure!(witness.sees(case.marker), "did not arrive: {}", what());
         } else {
@@ -155,7 +160,9 @@ fn state_on_a_real_interface(backend: Backend) -> Result<()> {
 fn state(gates: &dyn Enforcer, interface: IfIndex) -> Result<()> {
     let wanted = gate(interface);
     assert!(!gates.is_attached(interface)?);
-    assert!(matches!(gates.set(interface, GateStatus::Open), Err(KernelError::NoGate(missing)) if missing == interface));
+    assert!(
+        matches!(gates.set(interface, GateStatus::Open), Err(KernelError::NoGate(missing)) if missing == interface)
+    );
     gates.detach(interface)?;
 
     gates.attach(&wanted)?;
@@ -333,7 +340,9 @@ fn drops_are_reported_but_not_all_of_them(backend: Backend) -> Result<()> {
     for _ in 0..SENT {
         stage.world.send(Direction::FromBottle, &case.frame)?;
     }
-    ensure!(until(PATIENCE, || stage.counted(Direction::FromBottle, Outcome::Port).is_ok_and(|seen| seen >= SENT as u64)));
+    ensure!(until(PATIENCE, || stage
+        .counted(Direction::FromBottle, Outcome::Port)
+        .is_ok_and(|seen| seen >= SENT as u64)));
     let few = stage.gates.drop_events(3)?;
     ensure!(few.len() == 3, "asked for 3, got {}", few.len());
     let event = few[0];

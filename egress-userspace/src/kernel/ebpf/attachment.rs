@@ -7,7 +7,9 @@ use std::io;
 use std::mem::ManuallyDrop;
 
 use aya::programs::links::{FdLink, LinkError, LinkOrder, PinnedLink};
-use aya::programs::tc::{self, NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcError, TcHandle};
+use aya::programs::tc::{
+    self, NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcError, TcHandle,
+};
 use aya::programs::{Link, ProgramError, ProgramInfo, SchedClassifier, TcAttachType, loaded_programs};
 use nix::errno::Errno;
 use nix::net::if_::if_indextoname;
@@ -69,6 +71,14 @@ pub(super) fn interface_name(interface: IfIndex) -> Result<Option<String>, BoxEr
         Ok(name) => Ok(Some(name.into_string()?)),
         Err(Errno::ENXIO | Errno::ENODEV) => Ok(None),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// An interface may go while it is asked about; then there is nothing on it.
+pub(super) fn unless_gone<T: Default>(interface: IfIndex, result: Result<T, BoxError>) -> Result<T, BoxError> {
+    match result {
+        Err(_) if interface_name(interface)?.is_none() => Ok(T::default()),
+        result => result,
     }
 }
 

@@ -22,9 +22,9 @@ pub(super) fn program_id(
     handle: u32,
 ) -> io::Result<Option<u32>> {
     let filters = dump(interface, hook)?;
-    let ours = filters.iter().find(|filter| {
-        u32::from(filter.header.handle) == handle && filter.header.info >> 16 == u32::from(priority)
-    });
+    let ours = filters
+        .iter()
+        .find(|filter| u32::from(filter.header.handle) == handle && filter.header.info >> 16 == u32::from(priority));
     Ok(ours.and_then(|filter| filter.attributes.iter().find_map(program_of)))
 }
 
@@ -59,8 +59,7 @@ fn request(interface: IfIndex, hook: TcAttachType) -> io::Result<Vec<u8>> {
     });
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    let mut request =
-        NetlinkMessage::new(header, NetlinkPayload::from(RouteNetlinkMessage::GetTrafficFilter(message)));
+    let mut request = NetlinkMessage::new(header, NetlinkPayload::from(RouteNetlinkMessage::GetTrafficFilter(message)));
     request.finalize();
     let mut bytes = vec![0; request.buffer_len()];
     request.serialize(&mut bytes);

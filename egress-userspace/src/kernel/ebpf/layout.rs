@@ -103,7 +103,8 @@ fn status(state: u32, reason: u32) -> GateStatus {
     if state == GateState::Open as u32 {
         return GateStatus::Open;
     }
-    const REASONS: [CutReason; 4] = [CutReason::Budget, CutReason::Operator, CutReason::NotRunning, CutReason::Tampered];
+    const REASONS: [CutReason; 4] =
+        [CutReason::Budget, CutReason::Operator, CutReason::NotRunning, CutReason::Tampered];
     let reason = REASONS.into_iter().find(|known| *known as u32 == reason);
     GateStatus::Cut(reason.unwrap_or(CutReason::Tampered))
 }
