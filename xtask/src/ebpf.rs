@@ -122,6 +122,7 @@ impl Toolchain {
             .args(["build", "--release", "--locked", "--bin", "gate", "--target", TARGET, "-Z", "build-std=core"])
             .arg("--target-dir")
             .arg(target)
+            .env("PATH", self.path()?)
             .env("RUSTC", &self.rustc)
             // Lets a stable compiler take `-Z`, which is what building core needs.
             .env("RUSTC_BOOTSTRAP", "1")
@@ -134,11 +135,17 @@ impl Toolchain {
         Ok(fs::read(stripped)?)
     }
 
+    /// The search path with the linker's directory first.
+    fn path(&self) -> Result<OsString> {
+        let own = self.linker.parent().map(Path::to_owned);
+        let inherited = env::var_os("PATH").unwrap_or_default();
+        Ok(env::join_paths(own.into_iter().chain(env::split_paths(&inherited)))?)
+    }
+
     fn flags(&self, root: &Path) -> Result<Vec<OsString>> {
-        let mut linker = OsString::from("linker=");
-        linker.push(&self.linker);
-        let mut flags: Vec<OsString> = ["-C", "debuginfo=2", "-C", "link-arg=--btf", "-C"].map(OsString::from).into();
-        flags.push(linker);
+        // The linker by name alone: flags that name a directory would make crates of another name.
+        let fixed = ["-C", "debuginfo=2", "-C", "link-arg=--btf", "-C", "linker=bpf-linker"];
+        let mut flags: Vec<OsString> = fixed.map(OsString::from).into();
         let sysroot = output(Command::new(&self.rustc).env_remove("RUSTUP_TOOLCHAIN").args(["--print", "sysroot"]))?;
         let sources = Path::new(sysroot.trim()).join("lib/rustlib/src/rust");
         let mut names = vec![(root.to_owned(), "egress".to_owned()), (sources.clone(), "rust".to_owned())];
