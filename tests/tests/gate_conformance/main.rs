@@ -168,7 +168,7 @@ fn state(gates: &dyn Enforcer, interface: IfIndex) -> Result<()> {
     gates.attach(&wanted)?;
     gates.attach(&wanted)?;
     assert!(gates.is_attached(interface)?);
-    assert_eq!(gates.gates()?, [wanted.clone()]);
+    assert_eq!(gates.gates()?, std::slice::from_ref(&wanted));
     for status in [GateStatus::Cut(CutReason::Budget), GateStatus::Cut(CutReason::Operator), GateStatus::Open] {
         gates.set(interface, status)?;
         assert_eq!(gates.gates()?, [Gate { status, ..wanted.clone() }]);
@@ -460,10 +460,10 @@ fn first_number(json: &str, key: &str) -> Result<u64> {
         if let Some(number) = value.get(key).and_then(serde_json::Value::as_u64) {
             return Ok(number);
         }
-        match value {
-            serde_json::Value::Array(values) => rest.extend(values),
-            serde_json::Value::Object(fields) => rest.extend(fields.into_iter().map(|(_, value)| value)),
-            _ => {}
+        if let serde_json::Value::Array(values) = value {
+            rest.extend(values);
+        } else if let serde_json::Value::Object(fields) = value {
+            rest.extend(fields.into_iter().map(|(_, value)| value));
         }
     }
     bail!("no {key} in {json}")
@@ -479,5 +479,39 @@ fn exchange(from: &mut TcpStream, to: &mut TcpStream, patience: Duration) -> Res
     from.write_all(b"hello")?;
     let mut heard = [0; 5];
     to.read_exact(&mut heard)?;
+    Ok(())
+}
+
+/// Printed, never asserted: what a packet pays at the gate, and a write to cut it.
+#[test]
+#[ignore = "a measurement: run it alone, with --nocapture"]
+fn what_a_gate_costs() -> Result<()> {
+    let stage = Stage::attached(Backend::Tcx)?;
+    let cost = |when: &str| -> Result<()> {
+        for hook in ["ingress", "egress"] {
+            let link = stage.pins.path().join(format!("links/{}-{hook}", stage.world.interface.0));
+            let link = command("bpftool", &format!("-j link show pinned {}", link.display()))?;
+            let program = command("bpftool", &format!("-j prog show id {}", first_number(&link, "prog_id")?))?;
+            let (time, runs) = (first_number(&program, "run_time_ns")?, first_number(&program, "run_cnt")?);
+            println!("{when} {hook}: {runs} runs, {} ns each", time / runs.max(1));
+        }
+        Ok(())
+    };
+    let statistics = "/proc/sys/kernel/bpf_stats_enabled";
+    fs::write(statistics, "1")?;
+    let listener = stage.world.host.run(|| Ok(TcpListener::bind((address(GATEWAY), 8080))?))?;
+    let client = stage.world.bottle.run(|| connect(8080, PATIENCE))?;
+    let (mut client, mut server) = (client, listener.accept()?.0);
+    for _ in 0..50_000 {
+        exchange(&mut client, &mut server, PATIENCE)?;
+        exchange(&mut server, &mut client, PATIENCE)?;
+    }
+    cost("open")?;
+    let started = std::time::Instant::now();
+    for _ in 0..10_000 {
+        stage.set(GateStatus::Cut(CutReason::Budget))?;
+    }
+    println!("set: {:?} each", started.elapsed() / 10_000);
+    fs::write(statistics, "0")?;
     Ok(())
 }

@@ -74,6 +74,14 @@ pub(super) fn interface_name(interface: IfIndex) -> Result<Option<String>, BoxEr
     }
 }
 
+/// An interface may go while it is asked about; then there is nothing on it.
+pub(super) fn unless_gone<T: Default>(interface: IfIndex, result: Result<T, BoxError>) -> Result<T, BoxError> {
+    match result {
+        Err(_) if interface_name(interface)?.is_none() => Ok(T::default()),
+        result => result,
+    }
+}
+
 /// Puts the program on the hook. One of ours that is there is replaced in place: there is no moment without.
 pub(super) fn attach(
     way: TcAttachment,

@@ -30,10 +30,11 @@ pub(super) fn program_id(
 
 fn program_of(attribute: &TcAttribute) -> Option<u32> {
     let TcAttribute::Options(options) = attribute else { return None };
-    options.iter().find_map(|option| match option {
-        TcOption::Bpf(TcFilterBpfOption::ProgId(id)) => Some(*id),
-        _ => None,
-    })
+    options.iter().find_map(
+        |option| {
+            if let TcOption::Bpf(TcFilterBpfOption::ProgId(id)) = option { Some(*id) } else { None }
+        },
+    )
 }
 
 fn dump(interface: IfIndex, hook: TcAttachType) -> io::Result<Vec<TcMessage>> {
@@ -71,11 +72,12 @@ fn read(mut datagram: &[u8], filters: &mut Vec<TcMessage>) -> io::Result<bool> {
     while !datagram.is_empty() {
         let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(datagram).map_err(io::Error::other)?;
         let length = usize::try_from(message.header.length).map_err(io::Error::other)?.next_multiple_of(4);
-        match message.payload {
-            NetlinkPayload::Done(_) => return Ok(true),
-            NetlinkPayload::Error(error) => return Err(error.to_io()),
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewTrafficFilter(filter)) => filters.push(filter),
-            _ => {}
+        if let NetlinkPayload::Done(_) = message.payload {
+            return Ok(true);
+        } else if let NetlinkPayload::Error(error) = message.payload {
+            return Err(error.to_io());
+        } else if let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewTrafficFilter(filter)) = message.payload {
+            filters.push(filter);
         }
         datagram = datagram.get(length.max(1)..).unwrap_or_default();
     }

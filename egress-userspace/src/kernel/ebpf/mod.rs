@@ -106,7 +106,8 @@ impl EbpfEnforcer {
         for (hook, _) in HOOKS {
             self.pins.remove(&self.pins.link(interface, hook))?;
             if let Some(name) = &name {
-                attachment::remove_filter(&Place { interface, name, hook })?;
+                let removed = attachment::remove_filter(&Place { interface, name, hook });
+                attachment::unless_gone(interface, removed)?;
             }
         }
         // The kernel lets go of a link some time after its pin.
@@ -126,7 +127,8 @@ impl EbpfEnforcer {
         let Some(name) = attachment::interface_name(interface)? else { return Ok(found) };
         for ((hook, program), found) in HOOKS.into_iter().zip(&mut found) {
             let ours = Identity { program, gates_map: self.gates_map };
-            *found = attachment::is_attached(self.attachment, &Place { interface, name: &name, hook }, ours)?;
+            let attached = attachment::is_attached(self.attachment, &Place { interface, name: &name, hook }, ours);
+            *found = attachment::unless_gone(interface, attached)?;
         }
         Ok(found)
     }
