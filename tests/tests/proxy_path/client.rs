@@ -148,8 +148,13 @@ async fn tls(world: &World, stream: TcpStream, version: Version, sni: &str) -> s
 
 /// The next bytes of a body; `None` at its end.
 pub(crate) async fn next(body: &mut Incoming) -> Option<Result<Bytes, hyper::Error>> {
-    let frame = timeout(PATIENCE, body.frame()).await.expect("no frame in time")?;
-    Some(frame.map(|frame| frame.into_data().unwrap_or_default()))
+    loop {
+        match timeout(PATIENCE, body.frame()).await.expect("no frame in time")? {
+            // HTTP/2 may end with an empty frame.
+            Ok(frame) if frame.data_ref().is_some_and(Bytes::is_empty) => {}
+            frame => return Some(frame.map(|frame| frame.into_data().unwrap_or_default())),
+        }
+    }
 }
 
 /// All of a body.
