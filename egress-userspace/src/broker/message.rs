@@ -56,7 +56,7 @@ pub enum Phase {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "snake_case")]
 pub enum FromProxy {
-    /// The sandbox is closed and the listeners are served.
+    /// The sandbox is closed, the listeners are served and the first snapshot is in force.
     Ready,
     /// May this request go?
     Admit {

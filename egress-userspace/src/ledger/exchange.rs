@@ -69,7 +69,7 @@ impl Desk {
             amount(output_cap),
             self.now.0,
         ])?;
-        self.book.post(&mut chain, &reserve.provider, Posting::Hold(set_aside(input_estimate, output_cap)));
+        self.book.post(&mut chain, &reserve.provider, Posting::Hold(input_estimate));
         Ok(Ok(permit))
     }
 
@@ -102,7 +102,7 @@ impl Desk {
         let mut chain =
             self.book.chain(&self.connection, &self.limits, (&entry.name, &entry.budget), &held.provider)?;
         let posting =
-            Posting::Settle { held: set_aside(held.input_estimate, held.output_cap), usage, known: settle.known };
+            Posting::Settle { held: held.input_estimate, usage, known: settle.known };
         self.book.post(&mut chain, &held.provider, posting);
         Ok(Settled {
             bottle: held.bottle,
@@ -144,12 +144,6 @@ impl Desk {
         let entry = self.book.bottle(&self.connection, id)?;
         entry.ok_or_else(|| LedgerError::NoBottle(format!("number {}", id.0)).into())
     }
-}
-
-/// What a reservation takes out of the budgets until it is settled: the most it can cost, so that requests in flight
-/// together cannot be promised the same tokens.
-fn set_aside(input_estimate: Tokens, output_cap: Tokens) -> Tokens {
-    input_estimate + output_cap
 }
 
 fn capped(tokens: Tokens) -> Tokens {

@@ -1,7 +1,7 @@
 //! The proxy's end of the broker: questions and their answers, permits, and the snapshot as it changes.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -33,6 +33,7 @@ pub(super) struct Link {
     sender: mpsc::UnboundedSender<FromProxy>,
     waiting: Mutex<Waiting>,
     next_number: AtomicU64,
+    is_ready: AtomicBool,
     policy: watch::Sender<Arc<PolicyView>>,
 }
 
@@ -69,7 +70,8 @@ impl Link {
     pub(super) fn new() -> (Arc<Self>, mpsc::UnboundedReceiver<FromProxy>) {
         let (sender, outgoing) = mpsc::unbounded_channel();
         let policy = watch::Sender::new(Arc::new(PolicyView::default()));
-        let link = Self { sender, waiting: Mutex::default(), next_number: AtomicU64::new(1), policy };
+        let (next_number, is_ready) = (AtomicU64::new(1), AtomicBool::new(false));
+        let link = Self { sender, waiting: Mutex::default(), next_number, is_ready, policy };
         (Arc::new(link), outgoing)
     }
 
@@ -147,6 +149,9 @@ impl Link {
             FromController::Snapshot(snapshot) => {
                 let next = self.policy().succeed(snapshot);
                 self.policy.send_replace(Arc::new(next));
+                if !self.is_ready.swap(true, Ordering::Relaxed) {
+                    self.say(FromProxy::Ready);
+                }
             }
             FromController::Admitted { number, admission } => self.take_admission(number, admission),
             FromController::Settled { number, crossed } => {

@@ -14,9 +14,7 @@ use thiserror::Error;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinSet;
 
-use crate::broker::{
-    BrokerError, FromController, FromProxy, HandoffError, Listeners, read_frame_blocking, receive_listeners,
-};
+use crate::broker::{BrokerError, FromController, HandoffError, Listeners, read_frame_blocking, receive_listeners};
 
 use super::dns::Resolver;
 use super::exchange::{Exchange, causes};
@@ -133,7 +131,6 @@ impl Prepared {
         self.listeners.dns_udp.set_nonblocking(true)?;
         serving.spawn(Arc::clone(&resolver).serve_udp(UdpSocket::from_std(self.listeners.dns_udp)?));
         serving.spawn(resolver.serve_tcp(tcp(self.listeners.dns_tcp)?));
-        link.say(FromProxy::Ready);
         Ok(link.converse(reader, writer, outgoing).await?)
     }
 }

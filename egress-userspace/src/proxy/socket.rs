@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
@@ -51,13 +52,20 @@ impl ClientSocket {
                     sleep(DELIVERY_POLL).await;
                     polls += 1;
                     let flushed = self.flushes.load(Ordering::Acquire) > flushes;
-                    if (flushed || polls > DELIVERY_POLLS_WITHOUT_FLUSH) && self.unacknowledged_bytes() == 0 {
+                    let is_written = flushed || polls > DELIVERY_POLLS_WITHOUT_FLUSH;
+                    if is_written && (self.unacknowledged_bytes() == 0 || self.peer_has_left()) {
                         return;
                     }
                 }
             };
             timeout(patience, arrival).await.is_ok()
         }
+    }
+
+    /// Has the client closed its end? Then it has read what it wanted, whatever of our farewell is never acknowledged.
+    fn peer_has_left(&self) -> bool {
+        let mut looked_at = [PollFd::new(&self.stream, PollFlags::RDHUP)];
+        poll(&mut looked_at, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|events| events > 0)
     }
 
     /// What the client's kernel has not acknowledged; nothing once the connection is gone.

@@ -3,6 +3,7 @@
 //! Invariants: the settlement commits before the last byte is handed to the client; after it nothing passes that uses more;
 //! the end is named once.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -57,8 +58,8 @@ enum Source {
 pub(super) struct Tee {
     source: Source,
     account: Account,
-    /// The latest frame, until it is known not to be the last, or the settlement has committed.
-    held: Option<Frame<Bytes>>,
+    /// The latest frame, until it is known not to be the last; with the last, until the settlement has committed.
+    held: VecDeque<Frame<Bytes>>,
     /// Hold each frame until the next: set where the end is not announced by the bytes themselves.
     holds_back: bool,
     settling: Option<Settling>,
@@ -83,7 +84,7 @@ impl Tee {
             source: Source::Flowing(body),
             holds_back: account.is_metered() && !is_event_stream,
             account,
-            held: None,
+            held: VecDeque::new(),
             settling: None,
             severed: Box::pin(passage.severed()),
             idle: Box::pin(sleep(RESPONSE_IDLE_TIME_MAX)),
@@ -111,7 +112,7 @@ impl Tee {
     fn sever(&mut self) -> TeeError {
         drop(self.account.settle(Ending::Cut));
         self.settling = None;
-        self.held = None;
+        self.held.clear();
         self.source = Source::Over;
         TeeError::Severed
     }
@@ -132,11 +133,16 @@ impl Tee {
         if self.account.is_settled() {
             return Some(frame);
         }
+        // An empty frame says no more than whether it is the last; holding it would let go of the last bytes.
+        if frame.data_ref().is_none_or(|data| !data.is_empty()) {
+            self.held.push_back(frame);
+        }
         if is_last || is_final {
             self.settle(Ending::Complete);
-            return self.held.replace(frame);
+            return None;
         }
-        if self.holds_back { self.held.replace(frame) } else { Some(frame) }
+        let waiting = usize::from(self.holds_back);
+        if self.held.len() > waiting { self.held.pop_front() } else { None }
     }
 
     /// The settlement has committed, or none is waited for.
@@ -147,7 +153,7 @@ impl Tee {
         match committed {
             Ok(committed) => self.crossed |= committed.crossed,
             Err(error) => {
-                self.held = None;
+                self.held.clear();
                 self.source = Source::Failed(error.into());
             }
         }
@@ -186,7 +192,7 @@ impl Body for Tee {
             }
             ready!(this.take_committed(cx));
             if this.account.is_settled()
-                && let Some(frame) = this.held.take()
+                && let Some(frame) = this.held.pop_front()
             {
                 return Poll::Ready(Some(Ok(frame)));
             }
@@ -212,12 +218,12 @@ impl Body for Tee {
     }
 
     fn is_end_stream(&self) -> bool {
-        let nothing_left = self.held.is_none() && self.settling.is_none() && self.account.is_settled();
+        let nothing_left = self.held.is_empty() && self.settling.is_none() && self.account.is_settled();
         matches!(self.source, Source::Over) || (nothing_left && matches!(self.source, Source::Ended))
     }
 
     fn size_hint(&self) -> SizeHint {
-        let held = self.held.as_ref().and_then(Frame::data_ref).map_or(0, Bytes::len);
+        let held: usize = self.held.iter().filter_map(Frame::data_ref).map(Bytes::len).sum();
         let source = match &self.source {
             Source::Flowing(body) => body.size_hint(),
             Source::Ended | Source::Failed(_) | Source::Over => SizeHint::with_exact(0),

@@ -124,7 +124,7 @@ const DIFFERENCES: &str = "
         SELECT 'bottle', b.name, provider, known <> 'unmetered', input, cache_write, cache_read, output, 0
             FROM usage JOIN bottle b ON b.id = bottle
         UNION ALL
-        SELECT 'bottle', b.name, provider, 0, 0, 0, 0, 0, input_estimate + output_cap
+        SELECT 'bottle', b.name, provider, 0, 0, 0, 0, 0, input_estimate
             FROM reservation JOIN bottle b ON b.id = bottle
     ), entry AS (
         SELECT * FROM line

@@ -1,0 +1,17 @@
+//! The proxy between a client and a provider over real TLS, its controller played by the test.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "the world of a test fails by panicking, and says what it skips"
+)]
+
+mod client;
+mod ending;
+mod names;
+mod passing;
+mod provider;
+mod refusing;
+mod sandbox;
+mod world;

@@ -1,0 +1,287 @@
+//! A proxy between one bottle (this process, at 127.0.0.1) and one provider, with a controller that is told what to say.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use egress_userspace::broker::{
+    Admission, AdmitRequest, BottleView, Configuration, FrameReader, FrameWriter, FromController, FromProxy, LeafReply,
+    Listeners, Permit, Phase, Settlement, Snapshot, send_listeners,
+};
+use egress_userspace::domain::{BottleId, Host, PermitId, Refusal};
+use egress_userspace::policy::Routes;
+use egress_userspace::proxy::{Prepared, ProxyError};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+use super::provider::Provider;
+
+pub(crate) const PROVIDER: &str = "api.anthropic.com";
+pub(crate) const BOTTLE: BottleId = BottleId(7);
+pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 213, 0, 1);
+/// Longer than anything here takes unless it is broken.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A certificate authority.
+pub(crate) struct Authority {
+    pub(crate) pem: String,
+    pub(crate) der: CertificateDer<'static>,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        Self { pem: certificate.pem(), der: certificate.der().clone(), issuer: Issuer::new(params, key) }
+    }
+
+    pub(crate) fn leaf(&self, name: &str) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new([name.to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();
+        let chain = vec![certificate.der().clone(), self.der.clone()];
+        (chain, PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der())))
+    }
+}
+
+/// Where the proxy listens.
+#[derive(Clone, Copy)]
+pub(crate) struct Doors {
+    pub(crate) explicit: SocketAddr,
+    pub(crate) tls: SocketAddr,
+    pub(crate) plain: SocketAddr,
+    pub(crate) dns_udp: SocketAddr,
+    pub(crate) dns_tcp: SocketAddr,
+}
+
+/// What the proxy has said.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Heard {
+    pub(crate) is_ready: bool,
+    pub(crate) admits: Vec<AdmitRequest>,
+    pub(crate) settlements: Vec<(PermitId, Settlement)>,
+    pub(crate) minted: Vec<Host>,
+    pub(crate) delivered: usize,
+    pub(crate) refusals_delivered: usize,
+}
+
+/// What the controller will answer.
+#[derive(Clone, Default)]
+pub(crate) struct Script {
+    pub(crate) refusal: Option<Refusal>,
+    pub(crate) crossed: bool,
+}
+
+pub(crate) struct World {
+    pub(crate) doors: Doors,
+    pub(crate) provider: Provider,
+    pub(crate) bottle_roots: CertificateDer<'static>,
+    pub(crate) heard: watch::Receiver<Heard>,
+    pub(crate) script: Arc<Mutex<Script>>,
+    /// While `true`, settlements are not answered.
+    pub(crate) holds_settlements: watch::Sender<bool>,
+    to_proxy: mpsc::UnboundedSender<FromController>,
+    controller: JoinHandle<()>,
+    routes: Routes,
+}
+
+/// The controller's side of a fresh pair, listeners and configuration already sent.
+pub(crate) struct Begun {
+    pub(crate) doors: Doors,
+    pub(crate) controller: UnixStream,
+    pub(crate) proxy: UnixStream,
+}
+
+/// Binds, hands over and configures, as the controller does.
+pub(crate) fn begin() -> Begun {
+    let tcp = || TcpListener::bind("127.0.0.1:0").unwrap();
+    let dns_udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let listeners = Listeners { explicit: tcp(), tls: tcp(), plain: tcp(), dns_udp, dns_tcp: tcp() };
+    let address = |listener: &TcpListener| listener.local_addr().unwrap();
+    let doors = Doors {
+        explicit: address(&listeners.explicit),
+        tls: address(&listeners.tls),
+        plain: address(&listeners.plain),
+        dns_udp: listeners.dns_udp.local_addr().unwrap(),
+        dns_tcp: address(&listeners.dns_tcp),
+    };
+    let (controller, proxy) = UnixStream::pair().unwrap();
+    send_listeners(&controller, &listeners).unwrap();
+    Begun { doors, controller, proxy }
+}
+
+impl World {
+    /// The proxy in this process, without its sandbox.
+    pub(crate) async fn start() -> Self {
+        Self::start_with(true).await.0
+    }
+
+    pub(crate) async fn start_with(provider_speaks_h2: bool) -> (Self, JoinHandle<Result<(), ProxyError>>) {
+        let begun = begin();
+        let upstream_roots = Authority::new();
+        let provider = Provider::start(&upstream_roots, provider_speaks_h2).await;
+        let world = Self::control(begun.controller, begun.doors, &upstream_roots, provider).await;
+        let prepared = tokio::task::spawn_blocking(move || Prepared::receive(begun.proxy)).await.unwrap().unwrap();
+        let serving = tokio::spawn(prepared.serve());
+        world.wait("the proxy is ready", |heard| heard.is_ready).await;
+        (world, serving)
+    }
+
+    /// A controller on `socket`.
+    pub(crate) async fn control(socket: UnixStream, doors: Doors, roots: &Authority, provider: Provider) -> Self {
+        let authority = Authority::new();
+        let bottle_roots = authority.der.clone();
+        let routes = Routes::built_in(&[(PROVIDER.parse().unwrap(), provider.address)]);
+        let (to_proxy, outgoing) = mpsc::unbounded_channel();
+        let (heard_sender, heard) = watch::channel(Heard::default());
+        let holds_settlements = watch::Sender::new(false);
+        let script = Arc::new(Mutex::new(Script::default()));
+        let configuration = Configuration { gateway: GATEWAY, extra_roots_pem: roots.pem.clone() };
+        to_proxy.send(FromController::Configure(configuration)).unwrap();
+        let controller = Controller {
+            authority,
+            routes: routes.clone(),
+            heard: heard_sender,
+            script: Arc::clone(&script),
+            holds_settlements: holds_settlements.subscribe(),
+            to_proxy: to_proxy.clone(),
+            permits: 0,
+        };
+        socket.set_nonblocking(true).unwrap();
+        let socket = tokio::net::UnixStream::from_std(socket).unwrap();
+        let controller = tokio::spawn(controller.run(socket, outgoing));
+        let world =
+            Self { doors, provider, bottle_roots, heard, script, holds_settlements, to_proxy, controller, routes };
+        world.phase(Phase::Open);
+        world
+    }
+
+    /// Publishes a snapshot with the bottle in this phase.
+    pub(crate) fn phase(&self, phase: Phase) {
+        self.publish(phase, self.routes.clone());
+    }
+
+    /// Publishes a snapshot in which the provider's name leads to `address`.
+    pub(crate) fn reach_provider_at(&self, address: SocketAddr) {
+        self.publish(Phase::Open, Routes::built_in(&[(PROVIDER.parse().unwrap(), address)]));
+    }
+
+    fn publish(&self, phase: Phase, routes: Routes) {
+        let bottle =
+            BottleView { id: BOTTLE, name: "web".parse().unwrap(), agent: None, address: Ipv4Addr::LOCALHOST, phase };
+        let snapshot = Snapshot { bottles: vec![bottle], routes, drain_ms: 1_000 };
+        self.to_proxy.send(FromController::Snapshot(snapshot)).unwrap();
+    }
+
+    /// The controller dies.
+    pub(crate) fn kill_controller(&self) {
+        self.controller.abort();
+    }
+
+    /// Waits until what the proxy has said fulfils `condition`.
+    pub(crate) async fn wait(&self, what: &str, condition: impl Fn(&Heard) -> bool) -> Heard {
+        let mut heard = self.heard.clone();
+        let found = timeout(PATIENCE, heard.wait_for(|heard| condition(heard))).await;
+        let found = found.map(|found| found.unwrap().clone());
+        found.unwrap_or_else(|_| panic!("not seen in time: {what}; heard {:?}", self.heard.borrow()))
+    }
+
+    /// The only settlement there is, once it is there; that no second follows is given some time to show.
+    pub(crate) async fn only_settlement(&self) -> Settlement {
+        self.wait("a settlement", |heard| !heard.settlements.is_empty()).await;
+        sleep(Duration::from_millis(100)).await;
+        let heard = self.heard.borrow().clone();
+        assert_eq!(heard.settlements.len(), 1, "{:?}", heard.settlements);
+        assert_eq!(heard.admits.len(), 1);
+        heard.settlements.into_iter().next().unwrap().1
+    }
+}
+
+struct Controller {
+    authority: Authority,
+    routes: Routes,
+    heard: watch::Sender<Heard>,
+    script: Arc<Mutex<Script>>,
+    holds_settlements: watch::Receiver<bool>,
+    to_proxy: mpsc::UnboundedSender<FromController>,
+    permits: i64,
+}
+
+impl Controller {
+    async fn run(mut self, socket: tokio::net::UnixStream, mut outgoing: mpsc::UnboundedReceiver<FromController>) {
+        let (reader, writer) = socket.into_split();
+        let mut writer = FrameWriter::new(writer);
+        let mut reader = FrameReader::new(reader);
+        let reading = async {
+            while let Ok(Some(said)) = reader.read().await {
+                self.take(said);
+            }
+        };
+        tokio::select! {
+            () = reading => {}
+            _ = writer.write_from(&mut outgoing) => {}
+        }
+    }
+
+    fn take(&mut self, said: FromProxy) {
+        match said {
+            FromProxy::Ready => self.heard.send_modify(|heard| heard.is_ready = true),
+            FromProxy::Admit { number, request } => {
+                self.heard.send_modify(|heard| heard.admits.push(request));
+                self.permits += 1;
+                let refusal = self.script.lock().unwrap().refusal.clone();
+                let permit = Admission::Permit(Permit { id: PermitId(self.permits) });
+                let admission = refusal.map_or(permit, Admission::Refused);
+                self.say(FromController::Admitted { number, admission });
+            }
+            FromProxy::Settle { number, permit, settlement } => {
+                self.heard.send_modify(|heard| heard.settlements.push((permit, settlement)));
+                let crossed = self.script.lock().unwrap().crossed;
+                let (mut holds, to_proxy) = (self.holds_settlements.clone(), self.to_proxy.clone());
+                tokio::spawn(async move {
+                    let _ = holds.wait_for(|holds| !holds).await;
+                    let _ = to_proxy.send(FromController::Settled { number, crossed });
+                });
+            }
+            FromProxy::Delivered { bottle } => {
+                assert_eq!(bottle, BOTTLE);
+                self.heard.send_modify(|heard| heard.delivered += 1);
+            }
+            FromProxy::RefusalDelivered { bottle } => {
+                assert_eq!(bottle, BOTTLE);
+                self.heard.send_modify(|heard| heard.refusals_delivered += 1);
+            }
+            FromProxy::MintLeaf { number, host } => {
+                let leaf = self.mint(&host);
+                self.heard.send_modify(|heard| heard.minted.push(host));
+                self.say(FromController::Leaf { number, leaf });
+            }
+        }
+    }
+
+    fn mint(&self, host: &Host) -> LeafReply {
+        // The second name is there for requests that go astray under a valid certificate.
+        if self.routes.find(host).is_none() && host.as_str() != "other.example.com" {
+            return LeafReply::Refused("no route".to_owned());
+        }
+        let (chain, key) = self.authority.leaf(host.as_str());
+        LeafReply::Leaf {
+            chain_der: chain.into_iter().map(|certificate| certificate.to_vec()).collect(),
+            key_der: key.secret_der().to_vec(),
+            expires_unix_ms: i64::MAX,
+        }
+    }
+
+    fn say(&self, message: FromController) {
+        let _ = self.to_proxy.send(message);
+    }
+}
+
+/// An address that is no bottle's.
+pub(crate) const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 9));
