@@ -65,28 +65,6 @@ pub(crate) fn run(check: bool) -> Result<()> {
     if check { compare(&toolchain, &root) } else { replace(&toolchain, &root) }
 }
 
-/// Installs what the build needs and is not there: Debian packages, and bpf-linker from crates.io. Needs root.
-pub(crate) fn install_missing() -> Result<()> {
-    if Toolchain::find().is_ok() {
-        return Ok(());
-    }
-    if rust().is_none() {
-        run_to_end(Command::new("apt-get").arg("update"))?;
-        run_to_end(
-            Command::new("apt-get").args(["install", "--yes", "--no-install-recommends"]).args(DEBIAN_PACKAGES),
-        )?;
-    }
-    if find_program("bpf-linker").is_none() {
-        let mut path = OsString::from(format!("{DEBIAN_LLVM}/bin:"));
-        path.push(env::var_os("PATH").unwrap_or_default());
-        let arguments = ["install", "bpf-linker", "--version", LINKER_VERSION, "--locked", "--no-default-features"];
-        let mut install = Command::new("cargo");
-        install.args(arguments).args(["--features", "llvm-22"]).env("LLVM_PREFIX", DEBIAN_LLVM).env("PATH", path);
-        run_to_end(&mut install)?;
-    }
-    Toolchain::find().map(drop)
-}
-
 impl Toolchain {
     fn find() -> Result<Self> {
         let (cargo, rustc) = rust().with_context(|| missing("a Rust toolchain with the sources of core"))?;

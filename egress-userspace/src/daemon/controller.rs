@@ -197,7 +197,7 @@ impl Controller {
                     Some(order) => self.obey(order).await,
                     None => return,
                 },
-                () = tokio::time::sleep_until(wake) => self.advance_all(|stage, bounds, now| stage.due(bounds, now)).await,
+                () = tokio::time::sleep_until(wake) => self.advance_all(Stage::due).await,
             }
         }
     }

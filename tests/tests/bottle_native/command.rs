@@ -105,12 +105,12 @@ fn signals_reach_the_whole_process_group() {
         let mut running = world.start(&bottle, launch(nobody(), &["bash", "-c", script], stdio));
         let mut ready = [0; 6];
         reader.read_exact(&mut ready).unwrap();
-        running.signal(15).unwrap();
+        running.signaller().send(15).unwrap();
         assert_eq!(running.wait().await.unwrap(), 7);
         let mut rest = String::new();
         reader.read_to_string(&mut rest).unwrap();
         assert!(rest.contains("got it"), "{rest}");
-        assert!(running.signal(15).is_err(), "it has ended");
+        assert!(running.signaller().send(15).is_err(), "it has ended");
     });
 }
 

@@ -153,7 +153,7 @@ fn killing_the_supervisor_ends_the_command() {
         let bottle = world.bottle("killed").await;
         let mut running = world.start(&bottle, launch(nobody(), &["sleep", "8621"], nowhere()));
         eventually("it runs", || processes("sleep 8621") == 1).await;
-        running.signal(9).unwrap();
+        running.signaller().send(9).unwrap();
         assert_eq!(running.wait().await.unwrap(), 137);
         eventually("the command has ended", || processes("sleep 8621") == 0).await;
     });

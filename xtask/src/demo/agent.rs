@@ -11,15 +11,17 @@ use super::undo;
 use super::world::World;
 
 /// The bottle's name.
-pub(super) const BOTTLE: &str = "web";
+pub(super) const BOTTLE: &str = "demo";
 /// How long one command may take.
 const COMMAND_MAX: Duration = Duration::from_secs(20);
 /// Ends what a command printed; its exit code follows.
 const END: &str = "@end-of-command";
 
-/// A streaming request by an ordinary curl: no proxy variables, no certificate options.
+/// A streaming request by an ordinary curl: no proxy variables, no certificate options. The `x-test-` headers tell the
+/// provider of the demonstration what usage to report.
 const REQUEST: &str = "curl -sN --max-time 10 https://api.anthropic.com/v1/messages \
      -H 'content-type: application/json' -H 'anthropic-version: 2023-06-01' -H 'x-api-key: not-a-secret' \
+     -H 'x-test-input: 430' -H 'x-test-cache-read: 250' -H 'x-test-output: 180' -H 'x-test-deltas: 24' \
      -d '{\"model\":\"claude-sonnet-4-5\",\"max_tokens\":1024,\"stream\":true,\
      \"messages\":[{\"role\":\"user\",\"content\":\"Tell me about bottles.\"}]}'";
 

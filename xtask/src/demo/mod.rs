@@ -19,7 +19,7 @@ use undo::wait_until;
 use world::{BUDGET_TOKENS, GATEWAY, World};
 
 /// More requests than the budget can pay for.
-const REQUESTS_MAX: usize = 200;
+const REQUESTS_MAX: usize = 20;
 /// How long crossing, last word and cut may take together.
 const CUT_MAX: Duration = Duration::from_secs(8);
 /// Root in the bottle's own network namespace, with raw sockets.
@@ -66,7 +66,7 @@ pub(crate) fn run(install: bool) -> anyhow::Result<()> {
 fn play(show: Show, total: usize, world: &mut World) -> anyhow::Result<()> {
     show.step(2, total, &format!("A bottle named {BOTTLE} with a budget of {BUDGET_TOKENS} tokens"));
     let mut agent = Agent::start(world)?;
-    show.note("egress run web --agent demo -- sh");
+    show.note(&format!("egress run {BOTTLE} --agent demo -- sh"));
     let proxies = agent.shell("env | grep -ic '^https\\?_proxy=' || true")?;
     show.good(&format!("a shell runs in it; proxy variables set: {}", proxies.output.trim()));
     for (index, (title, step)) in STEPS.iter().enumerate() {

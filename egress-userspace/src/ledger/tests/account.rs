@@ -16,7 +16,7 @@ async fn what_was_admitted_is_held_and_what_was_settled_is_recorded() {
     let web = world.run("web", &[("claude", 10_000)]).await;
     let permit = world.ledger().admit(reserve(&web, "claude", 100, 400)).await.unwrap().unwrap();
     let before = world.ledger().budgets(web.id).await.unwrap();
-    assert_eq!(before[0].chain[0].held, Tokens(500));
+    assert_eq!(before[0].chain[0].held, Tokens(100), "input is held; output is not promised to anybody");
     assert_eq!(before[0].chain[0].used, Tokens::ZERO);
 
     let mut said = settle(permit, 90, 30);
@@ -180,6 +180,8 @@ struct Exchange {
     bottle: usize,
     provider: usize,
     held: u64,
+    /// What it is settled at when nobody saw its end.
+    worst: u64,
     used: Option<u64>,
 }
 
@@ -222,7 +224,7 @@ async fn play(steps: Vec<Step>) {
                 match world.ledger().admit(ask).await.unwrap() {
                     Ok(permit) => {
                         assert_eq!(expected, Decision::Admit);
-                        model.exchanges.push(Exchange { permit, bottle, provider, held: input + output, used: None });
+                        model.exchanges.push(Exchange { permit, bottle, provider, held: input, worst: input + output, used: None });
                     }
                     Err(refusal) => assert_eq!(expected, Decision::Refuse(refusal)),
                 }
@@ -243,7 +245,7 @@ async fn play(steps: Vec<Step>) {
             Step::Settle { .. } => {}
             Step::SettleOpen => {
                 let open = model.exchanges.iter_mut().filter(|exchange| exchange.used.is_none());
-                let settled = open.map(|exchange| exchange.used = Some(exchange.held)).count();
+                let settled = open.map(|exchange| exchange.used = Some(exchange.worst)).count();
                 assert_eq!(world.ledger().settle_open(Ending::ProxyLost).await.unwrap().len(), settled);
             }
             Step::Reopen => world.reopen(),
