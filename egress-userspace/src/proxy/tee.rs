@@ -121,8 +121,10 @@ impl Tee {
     fn take_frame(&mut self, frame: Frame<Bytes>) -> Option<Frame<Bytes>> {
         self.latest = Instant::now();
         let is_final = frame.data_ref().is_some_and(|data| self.account.take_bytes(data));
-        let is_last = matches!(&self.source, Source::Flowing(body) if body.is_end_stream());
-        if is_last {
+        let Source::Flowing(body) = &self.source else { return None };
+        // All announced bytes are there, though the provider may yet say so: a client that counts waits for nothing more.
+        let is_last = body.is_end_stream() || body.size_hint().exact() == Some(0);
+        if body.is_end_stream() {
             self.source = Source::Ended;
         }
         if self.account.exceeds_settlement() {

@@ -164,3 +164,35 @@ fn any<const N: usize>(
 ) -> Result<Vec<SeccompRule>, BackendError> {
     conditions.into_iter().map(|condition| SeccompRule::new(vec![condition?])).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::ErrorKind;
+    use std::net::{TcpListener, TcpStream};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn sockets_and_threads_work_and_files_processes_and_new_filters_do_not() {
+        // A thread of its own: what the filter forbids, it forbids until the thread ends.
+        let confined = std::thread::spawn(|| {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            nix::sys::prctl::set_no_new_privs().unwrap();
+            install().unwrap();
+            TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            UnixStream::pair().unwrap();
+            std::thread::spawn(|| ()).join().unwrap();
+            let denied = |error: std::io::Error| assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+            denied(TcpListener::bind("127.0.0.1:0").unwrap_err());
+            denied(File::open("/etc/passwd").unwrap_err());
+            denied(File::create("/tmp/egress-sandbox-test").unwrap_err());
+            denied(UnixStream::connect("/run/egress/control.sock").unwrap_err());
+            denied(std::fs::remove_dir("/tmp/egress-sandbox-test").unwrap_err());
+            denied(nix::sys::signal::kill(nix::unistd::Pid::from_raw(1), None).unwrap_err().into());
+            assert!(install().is_err(), "a second filter was installed");
+        });
+        confined.join().unwrap();
+    }
+}
