@@ -1,6 +1,7 @@
 //! The `egress` binary: one program in several roles.
 #![forbid(unsafe_code)]
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -18,7 +19,10 @@ fn main() -> ExitCode {
         Command::Daemon(daemon) => {
             run_daemon(daemon, arguments.run_dir).map_or_else(|error| cli::fail(&error), |()| ExitCode::SUCCESS)
         }
-        Command::Proxy => proxy::main(),
+        Command::Proxy => {
+            start_log();
+            proxy::main()
+        }
         Command::BottleInit { arguments } => bottle::init_main(arguments.into_iter()),
         Command::Run(_)
         | Command::Cut { .. }
@@ -59,5 +63,6 @@ fn default_home() -> Result<PathBuf> {
 /// Logs go to standard error; the journal keeps them.
 fn start_log() {
     let filter = EnvFilter::try_from_env(LOG_VARIABLE).unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr).init();
 }

@@ -182,8 +182,8 @@ fn write(path: &Path, text: &str, mode: u32) -> std::io::Result<()> {
 }
 
 fn pem_to_der(pem: &str) -> Option<Vec<u8>> {
-    use rustls::pki_types::pem::PemObject;
-    rustls::pki_types::CertificateDer::from_pem_slice(pem.as_bytes()).ok().map(|der| der.to_vec())
+    use rustls_pki_types::pem::PemObject;
+    rustls_pki_types::CertificateDer::from_pem_slice(pem.as_bytes()).ok().map(|der| der.to_vec())
 }
 
 #[cfg(test)]
@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn a_leaf_is_trusted_through_the_ca_and_for_its_name_only() {
         use rustls::client::danger::ServerCertVerifier;
-        use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+        use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
         let home = tempfile::tempdir().unwrap();
         let mut authority = Authority::open(&home.path().join("ca")).unwrap();
         let mut roots = rustls::RootCertStore::empty();

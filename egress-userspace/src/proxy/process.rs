@@ -54,9 +54,6 @@ pub enum ProxyError {
 /// `egress proxy`: serves bottles until the controller leaves. Its standard input is the broker's socket.
 #[must_use]
 pub fn main() -> ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_from_env(crate::LOG_VARIABLE);
-    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(false).with_env_filter(filter).init();
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

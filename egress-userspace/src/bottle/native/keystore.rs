@@ -5,8 +5,8 @@
 //! alias, date and type; then a digest.
 
 use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 
 const MAGIC: u32 = 0xfeed_feed;
 const VERSION: u32 = 2;
