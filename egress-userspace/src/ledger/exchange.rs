@@ -101,8 +101,7 @@ impl Desk {
         let entry = self.bottle(held.bottle)?;
         let mut chain =
             self.book.chain(&self.connection, &self.limits, (&entry.name, &entry.budget), &held.provider)?;
-        let posting =
-            Posting::Settle { held: held.input_estimate, usage, known: settle.known };
+        let posting = Posting::Settle { held: held.input_estimate, usage, known: settle.known };
         self.book.post(&mut chain, &held.provider, posting);
         Ok(Settled {
             bottle: held.bottle,

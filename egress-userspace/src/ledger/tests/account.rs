@@ -224,7 +224,14 @@ async fn play(steps: Vec<Step>) {
                 match world.ledger().admit(ask).await.unwrap() {
                     Ok(permit) => {
                         assert_eq!(expected, Decision::Admit);
-                        model.exchanges.push(Exchange { permit, bottle, provider, held: input, worst: input + output, used: None });
+                        model.exchanges.push(Exchange {
+                            permit,
+                            bottle,
+                            provider,
+                            held: input,
+                            worst: input + output,
+                            used: None,
+                        });
                     }
                     Err(refusal) => assert_eq!(expected, Decision::Refuse(refusal)),
                 }
