@@ -68,6 +68,8 @@ impl TcAttachment {
 /// The name of an interface; `None` when it is gone.
 pub(super) fn interface_name(interface: IfIndex) -> Result<Option<String>, BoxError> {
     match if_indextoname(interface.0) {
+        // nix takes the null pointer of a failed call for a name.
+        Ok(name) if name.is_empty() => Ok(None),
         Ok(name) => Ok(Some(name.into_string()?)),
         Err(Errno::ENXIO | Errno::ENODEV) => Ok(None),
         Err(error) => Err(error.into()),
