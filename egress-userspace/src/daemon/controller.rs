@@ -16,14 +16,14 @@ use tracing::{error, info};
 use crate::bottle::Signaller;
 use crate::broker::{BottleView, FromController, Phase, Snapshot};
 use crate::domain::{
-    AgentName, AuditKind, BottleId, BottleName, Crossing, CutCause, ProviderName, Refusal, RefusalReason, Scope, Tokens,
+    AgentName, AuditKind, BottleId, BottleName, Crossing, CutCause, ProviderName, Refusal, RefusalReason, Scope,
+    Tokens, with_causes,
 };
 use crate::kernel::{Enforcer, GateStatus, IfIndex};
 use crate::ledger::{GateChange, Ledger, LedgerError, Settled};
 use crate::policy::Routes;
 
 use super::cutting::{Bounds, Moment, Stage};
-use super::proxy_link::chain;
 
 /// Between two attempts to write what happened to a gate when the disk is full.
 const RECORD_RETRY_EVERY: Duration = Duration::from_millis(500);
@@ -327,7 +327,7 @@ impl Controller {
             CutCause::Operator => CutReason::Operator,
         };
         if let Err(error) = self.enforcer.set(running.interface, GateStatus::Cut(reason)) {
-            error!(bottle = %running.name, error = chain(&error), "the gate could not be cut; the bottle is ended instead");
+            error!(bottle = %running.name, error = with_causes(&error), "the gate could not be cut; the bottle is ended instead");
             running.end.notify_one();
         }
         running.stage = Stage::Cut(cause);
@@ -353,7 +353,7 @@ impl Controller {
         let was_open = self.ledger.change_gate(bottle, GateChange::Restore).await?;
         let Some(running) = self.running.get_mut(&bottle) else { return Ok(was_open) };
         if let Err(error) = self.enforcer.set(running.interface, GateStatus::Open) {
-            error!(bottle = %running.name, error = chain(&error), "the gate could not be opened");
+            error!(bottle = %running.name, error = with_causes(&error), "the gate could not be opened");
             return Ok(was_open);
         }
         running.stage = Stage::Open;
@@ -378,7 +378,7 @@ impl Controller {
                 Record::Audit(bottle, kind) => self.ledger.audit(bottle, kind).await,
             };
             if let Err(error) = written {
-                error!(error = chain(&error), "what happened to a gate is not in the ledger yet; trying again");
+                error!(error = with_causes(&error), "what happened to a gate is not in the ledger yet; trying again");
                 return Err(error);
             }
             self.unrecorded.pop_front();

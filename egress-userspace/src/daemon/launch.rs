@@ -14,13 +14,12 @@ use tracing::{error, info, warn};
 
 use crate::bottle::{BottleSpec, BuiltBottle, Caller, Launch, NativeRuntime, RunningCommand};
 use crate::control::{ApiError, ErrorCode, Peer, RunEvent, RunRequest};
-use crate::domain::{BottleName, CutCause, GateView};
+use crate::domain::{BottleName, CutCause, GateView, with_causes};
 use crate::kernel::{Enforcer, Gate, GateStatus, IfIndex};
 use crate::ledger::{AddressPool, BottleRow, Ledger, LedgerError, NewRun};
 
 use super::controller::{ControllerHandle, Running};
 use super::cutting::Stage;
-use super::proxy_link::chain;
 use super::{DNS_PORT, PROXY_PORTS};
 
 /// What a bottle that could not be started is recorded to have ended with.
@@ -91,12 +90,12 @@ impl Launcher {
     ) -> Result<(RunningCommand, IfIndex, Ipv4Addr), ApiError> {
         let address = row.address.ok_or_else(|| failed("the ledger gave the bottle no address"))?;
         let spec = BottleSpec { name: row.name.clone(), address, mac: mac(address) };
-        let built = self.runtime.build(&spec).await.map_err(|error| failed(chain(&error)))?;
+        let built = self.runtime.build(&spec).await.map_err(|error| failed(with_causes(&error)))?;
         let interface = IfIndex(built.interface);
-        self.enforcer.attach(&self.gate(row, address, interface)).map_err(|error| failed(chain(&error)))?;
-        self.runtime.bring_up(&spec, &built).await.map_err(|error| failed(chain(&error)))?;
+        self.enforcer.attach(&self.gate(row, address, interface)).map_err(|error| failed(with_causes(&error)))?;
+        self.runtime.bring_up(&spec, &built).await.map_err(|error| failed(with_causes(&error)))?;
         self.controller.started(running(row, address, &built, end, exit)).await;
-        let command = self.runtime.start(&spec, launch).map_err(|error| failed(chain(&error)))?;
+        let command = self.runtime.start(&spec, launch).map_err(|error| failed(with_causes(&error)))?;
         self.controller.runs(row.id, command.init_pid(), command.signaller());
         Ok((command, interface, address))
     }
@@ -125,15 +124,15 @@ impl Launcher {
         let interface = self.interface_of(row).await;
         self.controller.ended(row.id).await;
         if let Err(error) = self.runtime.take_down(&row.name).await {
-            error!(bottle = %row.name, error = chain(&error), "something of the bottle is left; the next start tries again");
+            error!(bottle = %row.name, error = with_causes(&error), "something of the bottle is left; the next start tries again");
         }
         if let Some(interface) = interface
             && let Err(error) = self.enforcer.detach(interface)
         {
-            warn!(bottle = %row.name, error = chain(&error), "the gate's entry is left; the next start tries again");
+            warn!(bottle = %row.name, error = with_causes(&error), "the gate's entry is left; the next start tries again");
         }
         if let Err(error) = self.ledger.end_run(row.id, exit_code).await {
-            error!(bottle = %row.name, error = chain(&error), "the end of the run is not in the ledger; the next start tries again");
+            error!(bottle = %row.name, error = with_causes(&error), "the end of the run is not in the ledger; the next start tries again");
         }
     }
 
@@ -245,5 +244,5 @@ pub(super) fn refused(error: &LedgerError) -> ApiError {
         | LedgerError::NoAddress
         | LedgerError::Closed => ErrorCode::Failed,
     };
-    ApiError { code, message: chain(error) }
+    ApiError { code, message: with_causes(error) }
 }

@@ -18,7 +18,7 @@ use crate::broker::{
     Admission, AdmitRequest, BrokerError, Configuration, FrameReader, FrameWriter, FromController, FromProxy,
     LeafReply, Listeners, Permit, RequestNumber, Settlement, send_listeners,
 };
-use crate::domain::{AuditKind, Ending, Host, PermitId, Refusal, RefusalReason};
+use crate::domain::{AuditKind, Ending, Host, PermitId, Refusal, RefusalReason, with_causes};
 use crate::ledger::{Ledger, LedgerError, Reserve, Settle, Settled};
 use crate::policy::Routes;
 
@@ -148,7 +148,7 @@ async fn admit(
             Admission::Refused(refusal)
         }
         Err(error) => {
-            error!(error = chain(&error), "a request could not be admitted");
+            error!(error = with_causes(&error), "a request could not be admitted");
             Admission::Refused(Refusal::of(
                 RefusalReason::LedgerUnavailable,
                 "the ledger cannot record what this request would use, so it is not sent; ask the operator of this host",
@@ -195,12 +195,12 @@ async fn settle_for_sure(ledger: &Ledger, settle: Settle) -> Option<Settled> {
         match ledger.settle(settle.clone()).await {
             Ok(settled) => return Some(settled),
             Err(error @ (LedgerError::NoReservation(_) | LedgerError::Closed)) => {
-                warn!(error = chain(&error), "a settlement had nothing to settle");
+                warn!(error = with_causes(&error), "a settlement had nothing to settle");
                 return None;
             }
             Err(error) => {
                 error!(
-                    error = chain(&error),
+                    error = with_causes(&error),
                     permit = settle.permit.0,
                     "a settlement is not written yet; trying again"
                 );
@@ -217,7 +217,7 @@ pub(super) async fn settle_open(ledger: &Ledger, controller: &ControllerHandle) 
             Ok(settled) => break settled,
             Err(LedgerError::Closed) => return 0,
             Err(error) => {
-                error!(error = chain(&error), "open permits are not settled yet; trying again");
+                error!(error = with_causes(&error), "open permits are not settled yet; trying again");
                 tokio::time::sleep(SETTLE_RETRY_EVERY).await;
             }
         }
@@ -231,12 +231,6 @@ pub(super) async fn settle_open(ledger: &Ledger, controller: &ControllerHandle) 
 
 async fn audit(ledger: &Ledger, kind: AuditKind) {
     if let Err(error) = ledger.audit(None, kind).await {
-        error!(error = chain(&error), "an audit row could not be written");
+        error!(error = with_causes(&error), "an audit row could not be written");
     }
-}
-
-/// An error with its causes in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    std::iter::once(error.to_string()).chain(causes.map(ToString::to_string)).collect::<Vec<_>>().join(": ")
 }

@@ -3,12 +3,14 @@
 //! Imports nothing of the other modules; no I/O, clock or randomness.
 
 mod amount;
+mod cause;
 mod event;
 mod name;
 mod report;
 mod usage;
 
 pub use amount::{AmountError, Tokens};
+pub use cause::with_causes;
 pub use event::{AuditKind, CutCause, CutoffPolicy, Ending, GateView, Refusal, RefusalReason};
 pub use name::{AgentName, BottleName, Host, HostError, NameError, ProviderName};
 pub use report::{AuditRow, BudgetView, Crossing, ScopeState, UsageRow, UsageSum};

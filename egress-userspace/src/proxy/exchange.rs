@@ -16,7 +16,7 @@ use thiserror::Error;
 use tokio::time::timeout;
 
 use crate::broker::{AdmitRequest, FromProxy, Phase};
-use crate::domain::{Ending, Host, ProviderName, RefusalReason};
+use crate::domain::{Ending, Host, ProviderName, RefusalReason, with_causes};
 use crate::meter;
 
 use super::account::Account;
@@ -178,7 +178,7 @@ impl Run<'_> {
             Ok(Ok(_)) => tracing::warn!(%host, "the provider switches protocols unasked"),
             Ok(Err(error)) => {
                 account.set_sent(!error.is_connect());
-                tracing::warn!(%host, error = causes(&error), "the provider did not answer");
+                tracing::warn!(%host, error = with_causes(&error), "the provider did not answer");
             }
             Err(_) => tracing::warn!(%host, "the provider did not answer in time"),
         }
@@ -253,17 +253,6 @@ fn outgoing(host: &Host, mut head: Parts, body: RequestBody) -> Result<Request<R
 
 fn starts_with(text: &[u8], prefix: &[u8]) -> bool {
     text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
-}
-
-/// An error and what caused it, in one line.
-pub(super) fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// What a client gets.

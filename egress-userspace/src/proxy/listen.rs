@@ -16,9 +16,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 
-use crate::domain::{Host, RefusalReason};
+use crate::domain::{Host, RefusalReason, with_causes};
 
-use super::exchange::{Exchange, Origin, ResponseBody, causes};
+use super::exchange::{Exchange, Origin, ResponseBody};
 use super::limits::{
     ACCEPT_PAUSE, CLIENT_WINDOW_BYTES, CONNECTION_BUFFER_BYTES_MAX, HANDSHAKE_TIME_MAX, HEAD_BYTES_MAX, HEAD_TIME_MAX,
     STREAM_SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES, STREAMS_PER_CONNECTION_MAX,
@@ -102,7 +102,7 @@ impl Server {
                 biased;
                 () = severed => {}
                 served = server.serve(origin, entrance) => if let Err(error) = served {
-                    tracing::debug!(%address, error = causes(&error), "a connection ended early");
+                    tracing::debug!(%address, error = with_causes(&error), "a connection ended early");
                 },
             }
             drop(place);

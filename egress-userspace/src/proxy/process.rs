@@ -15,9 +15,10 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinSet;
 
 use crate::broker::{BrokerError, FromController, HandoffError, Listeners, read_frame_blocking, receive_listeners};
+use crate::domain::with_causes;
 
 use super::dns::Resolver;
-use super::exchange::{Exchange, causes};
+use super::exchange::Exchange;
 use super::link::Link;
 use super::listen::{Entrance, Server, accept_all};
 use super::sandbox::{self, SandboxError};
@@ -57,7 +58,7 @@ pub fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(error = causes(&error), "the proxy ended");
+            tracing::error!(error = with_causes(&error), "the proxy ended");
             ExitCode::FAILURE
         }
     }

@@ -17,7 +17,7 @@ async fn open_reservations_outlive_a_restart_and_are_settled_at_their_most() {
     let web = world.run("web", &[("claude", 400)]).await;
     let permit = world.ledger().admit(reserve(&web, "claude", 100, 400)).await.unwrap().unwrap();
     world.reopen();
-    assert_eq!(world.ledger().budgets(web.id).await.unwrap()[0].chain[0].held, Tokens(500));
+    assert_eq!(world.ledger().budgets(web.id).await.unwrap()[0].chain[0].held, Tokens(100));
 
     let settled = world.ledger().settle_open(Ending::ProxyLost).await.unwrap();
     assert_eq!(settled.len(), 1);
