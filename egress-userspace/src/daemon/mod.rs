@@ -6,6 +6,7 @@ mod authority;
 mod clock;
 mod controller;
 mod cutting;
+mod drops;
 mod files;
 mod launch;
 mod listeners;
@@ -130,10 +131,13 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     let routes = Routes::built_in(&settings.upstream_resolve);
     let bounds = Bounds { drain: settings.drain, last_word: settings.last_word };
     let controller = controller::spawn(ledger.clone(), Arc::clone(&enforcer), routes.clone(), bounds);
+    let drops = drops::log_drops(Arc::clone(&enforcer));
     let pool = AddressPool { gateway: options.gateway, prefix: options.prefix };
     let launcher = Launcher { ledger: ledger.clone(), enforcer, runtime, controller: controller.clone(), pool };
-    record_start(&ledger, &controller).await?;
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    ledger.audit(None, AuditKind::DaemonStarted { version }).await?;
     reconcile::reconcile(&launcher).await?;
+    settle_what_was_open(&ledger, &controller).await?;
 
     let configuration =
         Configuration { gateway: options.gateway, extra_roots_pem: files::read_roots(&options.home, &settings)? };
@@ -144,6 +148,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     info!(gateway = %options.gateway, socket = %socket_path.display(), "ready");
     tokio::select! {
         () = link.supervise() => {}
+        () = drops => {}
         () = control::serve(socket, move |peer, request| desk.clone().answer(peer, request)) => {}
         _ = terminated.recv() => {}
         _ = interrupted.recv() => {}
@@ -170,10 +175,9 @@ fn wiring(options: &Options, authority: &Authority) -> HostWiring {
     }
 }
 
-/// What an earlier controller left open is settled before anything new is admitted.
-async fn record_start(ledger: &Ledger, controller: &ControllerHandle) -> Result<(), LedgerError> {
-    let version = env!("CARGO_PKG_VERSION").to_owned();
-    ledger.audit(None, AuditKind::DaemonStarted { version }).await?;
+/// What an earlier controller left open is settled before anything new is admitted, and after its bottles are adopted: a
+/// crossing that shows only now cuts them.
+async fn settle_what_was_open(ledger: &Ledger, controller: &ControllerHandle) -> Result<(), LedgerError> {
     let permits_settled = proxy_link::settle_open(ledger, controller).await;
     if permits_settled > 0 {
         ledger.audit(None, AuditKind::ProxyRestarted { permits_settled }).await?;
