@@ -1,5 +1,4 @@
 //! Cases of the decision, byte by byte.
-#![expect(clippy::indexing_slicing, reason = "frames are made here, at offsets that are known")]
 
 use super::*;
 

@@ -74,6 +74,11 @@ impl Account {
         meter.reading().is_final
     }
 
+    /// Must each frame wait for the next, because only the transport says which is the last?
+    pub(super) fn holds_back_last_frame(&self) -> bool {
+        self.meter.as_ref().is_some_and(ResponseMeter::holds_back_last_frame)
+    }
+
     /// Has the settlement been sent?
     pub(super) fn is_settled(&self) -> bool {
         self.permit.is_none()

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use hyper::http::header::{CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::http::uri::PathAndQuery;
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
@@ -34,8 +33,6 @@ use super::view::{Bottle, Passage, PolicyView};
 
 /// Longest method and path that is recorded, in characters.
 const TARGET_CHARACTERS_MAX: usize = 512;
-/// Content types whose bytes say themselves when usage is final, so that no frame has to wait for the next.
-const EVENT_STREAMS: [&str; 2] = ["text/event-stream", "application/vnd.amazon.eventstream"];
 
 /// The bottle was cut while its request was handled: the connection ends without an answer.
 #[derive(Debug, Error)]
@@ -107,8 +104,7 @@ impl Run<'_> {
             return Err(refusal::plain(RefusalReason::HostNotAllowed, message));
         };
         if head.method == Method::CONNECT || headers::asks_for_websocket(&head.headers) {
-            let message = "egress cannot meter this protocol; use plain HTTP requests".to_owned();
-            return Err(refusal::plain(RefusalReason::NotMeterable, message));
+            return Err(Answer::UpgradeRefused);
         }
         Ok(Allowed { host, provider: route.provider.clone() })
     }
@@ -122,17 +118,25 @@ impl Run<'_> {
                 return Ok(self.answer(&Answer::BodyBroken));
             }
         };
+        if !ask.is_meterable() {
+            let message =
+                format!("no response would tell what {} {} uses, so it is not sent", head.method, head.uri.path());
+            return Ok(self.refuse_unsent(refusal::plain(RefusalReason::NotMeterable, message), body).await);
+        }
         let permit = match self.admit(&allowed, &head, &ask).await {
             Ok(permit) => permit,
-            Err(answer) => {
-                if let Some(rest) = body.into_rest() {
-                    discard(rest).await;
-                }
-                return Ok(self.answer(&answer));
-            }
+            Err(answer) => return Ok(self.refuse_unsent(answer, body).await),
         };
         let account = Account::new(permit, ask, Arc::clone(&self.origin.passage));
         self.forward(&allowed.host, head, body, account).await
+    }
+
+    /// Answers a request of which some may still be on its way.
+    async fn refuse_unsent(&self, answer: Answer, body: RequestBody) -> Response<ResponseBody> {
+        if let Some(rest) = body.into_rest() {
+            discard(rest).await;
+        }
+        self.answer(&answer)
     }
 
     async fn admit(&self, allowed: &Allowed, head: &Parts, ask: &meter::Ask) -> Result<LivePermit, Answer> {
@@ -204,10 +208,8 @@ impl Run<'_> {
             }
             return Ok(Response::from_parts(head, ResponseBody::Empty));
         }
-        let content_type = head.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-        let is_event_stream = EVENT_STREAMS.iter().any(|kind| starts_with(content_type, kind.as_bytes()));
         let delivery = self.delivery(FromProxy::Delivered { bottle: self.bottle.view.id }, self.policy.drain);
-        let tee = Tee::new(body, account, is_event_stream, &self.origin.passage, delivery);
+        let tee = Tee::new(body, account, &self.origin.passage, delivery);
         Ok(Response::from_parts(head, ResponseBody::Tee(Box::new(tee))))
     }
 
@@ -249,10 +251,6 @@ fn outgoing(host: &Host, mut head: Parts, body: RequestBody) -> Result<Request<R
     head.version = Version::HTTP_11;
     head.extensions.remove::<hyper::upgrade::OnUpgrade>();
     Ok(Request::from_parts(head, body))
-}
-
-fn starts_with(text: &[u8], prefix: &[u8]) -> bool {
-    text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
 }
 
 /// What a client gets.

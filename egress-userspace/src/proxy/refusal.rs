@@ -19,6 +19,8 @@ const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 pub(super) enum Answer {
     /// The policy or the ledger says no.
     Refused(Refusal),
+    /// Another protocol was asked for, which cannot be metered.
+    UpgradeRefused,
     /// The provider could not be reached or did not answer.
     UpstreamFailed,
     /// The client did not send its body in time, or broke it off.
@@ -53,7 +55,7 @@ enum Reason {
 
 /// A refusal without a budget in it.
 pub(super) fn plain(reason: RefusalReason, message: String) -> Answer {
-    Answer::Refused(Refusal { reason, message, scope: None, budget: None, used: None })
+    Answer::Refused(Refusal::of(reason, message))
 }
 
 /// The response that says it. With `closes` the connection ends after it.
@@ -61,6 +63,7 @@ pub(super) fn respond(answer: &Answer, closes: bool) -> Response<Bytes> {
     let status = status(answer);
     let (message, refusal) = match answer {
         Answer::Refused(refusal) => (refusal.message.as_str(), Some(refusal)),
+        Answer::UpgradeRefused => ("egress cannot meter this protocol; use plain HTTP requests", None),
         Answer::UpstreamFailed => ("egress could not reach the provider", None),
         Answer::BodyBroken => ("the request's body did not arrive", None),
     };
@@ -69,6 +72,7 @@ pub(super) fn respond(answer: &Answer, closes: bool) -> Response<Bytes> {
         error: ErrorBody { r#type: error_type(status), message },
         egress_reason: match answer {
             Answer::Refused(refusal) => Reason::Policy(refusal.reason),
+            Answer::UpgradeRefused => Reason::Policy(RefusalReason::NotMeterable),
             Answer::UpstreamFailed => Reason::Transport("upstream_failed"),
             Answer::BodyBroken => Reason::Transport("request_body_broken"),
         },
@@ -90,16 +94,16 @@ pub(super) fn respond(answer: &Answer, closes: bool) -> Response<Bytes> {
 fn status(answer: &Answer) -> StatusCode {
     let reason = match answer {
         Answer::Refused(refusal) => refusal.reason,
+        // Codex falls back to HTTP on this at once.
+        Answer::UpgradeRefused => return StatusCode::UPGRADE_REQUIRED,
         Answer::UpstreamFailed => return StatusCode::BAD_GATEWAY,
         Answer::BodyBroken => return StatusCode::REQUEST_TIMEOUT,
     };
     match reason {
         RefusalReason::BudgetExhausted => StatusCode::PAYMENT_REQUIRED,
-        RefusalReason::BottleCut | RefusalReason::HostNotAllowed => StatusCode::FORBIDDEN,
+        RefusalReason::BottleCut | RefusalReason::HostNotAllowed | RefusalReason::NotMeterable => StatusCode::FORBIDDEN,
         RefusalReason::LedgerUnavailable | RefusalReason::ControllerUnavailable => StatusCode::SERVICE_UNAVAILABLE,
         RefusalReason::Misdirected => StatusCode::MISDIRECTED_REQUEST,
-        // Codex falls back to HTTP on this at once.
-        RefusalReason::NotMeterable => StatusCode::UPGRADE_REQUIRED,
     }
 }
 

@@ -60,8 +60,6 @@ pub(super) struct Tee {
     account: Account,
     /// The latest frame, until it is known not to be the last; with the last, until the settlement has committed.
     held: VecDeque<Frame<Bytes>>,
-    /// Hold each frame until the next: set where the end is not announced by the bytes themselves.
-    holds_back: bool,
     settling: Option<Settling>,
     severed: Pin<Box<dyn Future<Output = ()> + Send>>,
     idle: Pin<Box<Sleep>>,
@@ -71,18 +69,10 @@ pub(super) struct Tee {
 }
 
 impl Tee {
-    /// Passes `body` on. `is_event_stream`: its frames must not wait for each other. `delivery` is started when the
-    /// response that crossed a budget has left.
-    pub(super) fn new(
-        body: Incoming,
-        account: Account,
-        is_event_stream: bool,
-        passage: &Arc<Passage>,
-        delivery: Delivery,
-    ) -> Self {
+    /// Passes `body` on. `delivery` is started when the response that crossed a budget has left.
+    pub(super) fn new(body: Incoming, account: Account, passage: &Arc<Passage>, delivery: Delivery) -> Self {
         Self {
             source: Source::Flowing(body),
-            holds_back: account.is_metered() && !is_event_stream,
             account,
             held: VecDeque::new(),
             settling: None,
@@ -143,7 +133,7 @@ impl Tee {
             self.settle(Ending::Complete);
             return None;
         }
-        let waiting = usize::from(self.holds_back);
+        let waiting = usize::from(self.account.holds_back_last_frame());
         if self.held.len() > waiting { self.held.pop_front() } else { None }
     }
 

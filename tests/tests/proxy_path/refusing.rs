@@ -103,6 +103,20 @@ async fn the_last_word_needs_no_ledger_and_ends_the_connection() {
 }
 
 #[tokio::test]
+async fn what_no_response_would_account_for_is_not_sent() {
+    let world = World::start().await;
+    for version in [Version::HTTP_11, Version::HTTP_2] {
+        let mut client = Client::open(&world, Way::Transparent, version).await;
+        let batch = client.send_to(PROVIDER, Request::post("/"), "/v1/messages/batches", "{\"requests\":[]}").await;
+        let batch = batch.unwrap();
+        assert_eq!(batch.status(), 403);
+        assert_eq!(refusal(batch).await["egress_reason"], "not_meterable");
+    }
+    assert!(world.provider.is_untouched().await);
+    assert_eq!(world.heard.borrow().admits, []);
+}
+
+#[tokio::test]
 async fn a_websocket_is_refused_with_the_status_that_makes_clients_fall_back() {
     let world = World::start().await;
     let mut client = Client::open(&world, Way::Transparent, Version::HTTP_11).await;
