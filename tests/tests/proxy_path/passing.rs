@@ -106,7 +106,7 @@ async fn the_last_byte_waits_for_the_settlement() {
     for provider_speaks_h2 in [true, false] {
         let (world, _serving) = World::start_with(provider_speaks_h2).await;
         for (way, version) in WAYS {
-            check_last_byte(&world, way, version, events(), [START, STOP]).await;
+            check_last_byte(&world, way, version, events(), [START, &[DELTA, STOP].concat()]).await;
             check_last_byte(&world, way, version, json(), [begin, end]).await;
             let length = ANSWER.len();
             check_last_byte(&world, way, version, json().header("content-length", length), [begin, end]).await;
