@@ -14,8 +14,10 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::process::Child;
 use tokio::sync::watch;
 
-use super::launch::SIGNALLED;
 use super::record;
+
+/// Added to a signal's number where a process that died by it has to have an exit code.
+pub(super) const SIGNALLED: i32 = 128;
 
 /// What a command that nobody saw end is taken to have ended with: 128 + SIGKILL.
 const UNSEEN: i32 = SIGNALLED + 9;

@@ -18,7 +18,8 @@ use nix::sys::signal::{SigSet, Signal, kill, killpg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, chdir, setsid};
 
-use super::launch::{LaunchSpec, SIGNALLED};
+use super::command::SIGNALLED;
+use super::launch::LaunchSpec;
 use super::record::Record;
 use super::{cgroup, mounts, privileges, raw};
 

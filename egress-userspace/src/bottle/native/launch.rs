@@ -21,9 +21,6 @@ use crate::domain::BottleName;
 /// The hidden subcommand that furnishes a bottle and becomes its first process.
 pub(super) const SUBCOMMAND: &str = "bottle-init";
 
-/// Added to a signal's number where a process that died by it has to have an exit code.
-pub(super) const SIGNALLED: i32 = 128;
-
 /// Everything `bottle-init` is told.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct LaunchSpec {
