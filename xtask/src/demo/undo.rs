@@ -113,6 +113,29 @@ pub(super) fn remove_directory(directory: &Path) {
     let _ = fs::remove_dir_all(directory);
 }
 
+/// Kills whatever is in the daemon's control groups and removes them. None of that name is as good.
+pub(super) fn remove_control_group(name: &str) {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    let trees = fields.filter_map(|fields| match fields.as_slice() {
+        [_, tree, "cgroup2", ..] => Some(Path::new(tree).join(name)),
+        _ => None,
+    });
+    for group in trees {
+        for bottle in fs::read_dir(&group).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir()) {
+            let _ = fs::write(bottle.path().join("cgroup.kill"), "1");
+            // The kernel takes a moment to let go of the killed.
+            for _ in 0..100 {
+                if fs::remove_dir(bottle.path()).is_ok() {
+                    break;
+                }
+                sleep(Duration::from_millis(10));
+            }
+        }
+        let _ = fs::remove_dir(group);
+    }
+}
+
 /// Removes a network device. None of that name is as good.
 pub(super) fn remove_device(name: &str) {
     quietly(Command::new("ip").args(["link", "delete", name]));

@@ -70,15 +70,9 @@ impl World {
         serde_json::from_str(&text).with_context(|| format!("`egress {} --json` printed no JSON", arguments.join(" ")))
     }
 
-    /// The proxy: the child of the daemon that is called so.
+    /// The proxy's process id.
     pub(super) fn proxy_pid(&self) -> Option<i32> {
-        fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
-            let pid = entry.file_name().to_string_lossy().parse().ok()?;
-            let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
-            let arguments = fs::read_to_string(entry.path().join("cmdline")).ok()?;
-            let is_proxy = parent_of(&stat) == Some(self.daemon) && arguments.split('\0').any(|word| word == "proxy");
-            is_proxy.then_some(pid)
-        })
+        self.ask(&["status"]).ok()?.get("proxy_pid")?.as_i64()?.try_into().ok()
     }
 
     /// The last lines the daemon wrote, for when something went wrong.
@@ -101,6 +95,8 @@ impl World {
         let clean = move || {
             undo::end_strays(&directory);
             undo::remove_device(BRIDGE);
+            // The daemon calls its control group as its bridge.
+            undo::remove_control_group(BRIDGE);
             undo::remove_directory(Path::new(PINS));
             undo::remove_directory(&directory);
         };
@@ -183,21 +179,4 @@ fn binary(name: &str) -> PathBuf {
 fn free_address() -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port on loopback")?;
     Ok(listener.local_addr()?)
-}
-
-/// The fourth field of `/proc/PID/stat`; the second may hold anything but ends at the last parenthesis.
-fn parent_of(stat: &str) -> Option<u32> {
-    let (_, rest) = stat.rsplit_once(')')?;
-    rest.split_whitespace().nth(1)?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_parent_follows_the_name() {
-        assert_eq!(parent_of("12 (a) b) c) S 7 12 12 0"), Some(7));
-        assert_eq!(parent_of(""), None);
-    }
 }
