@@ -4,9 +4,7 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{
-    AgentName, BottleId, BottleName, Ending, Host, Known, PermitId, ProviderName, Refusal, Tokens, Usage,
-};
+use crate::domain::{AgentName, BottleId, BottleName, Host, PermitId, Refusal, Settlement, SpendRequest};
 use crate::policy::Routes;
 
 /// Pairs a question with its answer.
@@ -63,14 +61,12 @@ pub enum FromProxy {
         /// Answered by [`FromController::Admitted`].
         number: RequestNumber,
         /// What it is.
-        request: AdmitRequest,
+        request: SpendRequest,
     },
     /// This is what it used. Answered by [`FromController::Settled`] once committed.
     Settle {
         /// Pairs question and answer.
         number: RequestNumber,
-        /// Whose reservation.
-        permit: PermitId,
         /// What it used.
         settlement: Settlement,
     },
@@ -133,27 +129,6 @@ pub struct Configuration {
     pub extra_roots_pem: String,
 }
 
-/// What a request is, as far as the ledger cares.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AdmitRequest {
-    /// Who asks: by address, looked up in the snapshot.
-    pub bottle: BottleId,
-    /// Whose budget.
-    pub provider: ProviderName,
-    /// Where to.
-    pub host: Host,
-    /// Method and path without query.
-    pub target: String,
-    /// The path carries usage.
-    pub is_metered: bool,
-    /// The model the request names.
-    pub model: Option<String>,
-    /// Conservative estimate of the input.
-    pub input_estimate: Tokens,
-    /// The most output the request allows (`max_tokens`), or what is assumed when it sets no cap.
-    pub output_cap: Tokens,
-}
-
 /// Permit or refusal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -169,23 +144,6 @@ pub enum Admission {
 pub struct Permit {
     /// The reservation's number.
     pub id: PermitId,
-}
-
-/// What an exchange used.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Settlement {
-    /// Tokens.
-    pub usage: Usage,
-    /// How they are known.
-    pub known: Known,
-    /// How the exchange ended, as far as it has.
-    pub ending: Ending,
-    /// HTTP status, when there was a response.
-    pub status: Option<u16>,
-    /// The model the response names.
-    pub model: Option<String>,
-    /// The provider's id of the request.
-    pub provider_request_id: Option<String>,
 }
 
 /// Certificate or the reason there is none.

@@ -11,6 +11,5 @@ mod message;
 pub use frame::{BrokerError, FRAME_BYTES_MAX, FrameReader, FrameWriter, read_frame_blocking};
 pub use handoff::{HandoffError, Listeners, receive_listeners, send_listeners};
 pub use message::{
-    Admission, AdmitRequest, BottleView, Configuration, FromController, FromProxy, LeafReply, Permit, Phase,
-    RequestNumber, Settlement, Snapshot,
+    Admission, BottleView, Configuration, FromController, FromProxy, LeafReply, Permit, Phase, RequestNumber, Snapshot,
 };

@@ -15,11 +15,11 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use crate::broker::{
-    Admission, AdmitRequest, BrokerError, Configuration, FrameReader, FrameWriter, FromController, FromProxy,
-    LeafReply, Listeners, Permit, RequestNumber, Settlement, send_listeners,
+    Admission, BrokerError, Configuration, FrameReader, FrameWriter, FromController, FromProxy, LeafReply, Listeners,
+    Permit, RequestNumber, send_listeners,
 };
-use crate::domain::{AuditKind, Ending, Host, PermitId, Refusal, RefusalReason, with_causes};
-use crate::ledger::{Ledger, LedgerError, Reserve, Settle, Settled};
+use crate::domain::{AuditKind, Ending, Host, Refusal, RefusalReason, Settlement, SpendRequest, with_causes};
+use crate::ledger::{Ledger, LedgerError, Settled};
 use crate::policy::Routes;
 
 use super::authority::Authority;
@@ -110,8 +110,8 @@ impl ProxyLink {
                 FromProxy::Admit { number, request } => {
                     asked.spawn(admit(ledger, controller, outgoing, number, request));
                 }
-                FromProxy::Settle { number, permit, settlement } => {
-                    asked.spawn(settle(ledger, controller, outgoing, number, permit, settlement));
+                FromProxy::Settle { number, settlement } => {
+                    asked.spawn(settle(ledger, controller, outgoing, number, settlement));
                 }
                 FromProxy::Delivered { bottle } => controller.delivered(bottle),
                 FromProxy::RefusalDelivered { bottle } => controller.refusal_delivered(bottle),
@@ -136,10 +136,10 @@ async fn admit(
     controller: ControllerHandle,
     outgoing: UnboundedSender<FromController>,
     number: RequestNumber,
-    request: AdmitRequest,
+    request: SpendRequest,
 ) {
     let bottle = request.bottle;
-    let admission = match ledger.admit(reserve(request)).await {
+    let admission = match ledger.admit(request).await {
         Ok(Ok(id)) => Admission::Permit(Permit { id }),
         Ok(Err(refusal)) => {
             if refusal.is_exhausted() {
@@ -158,22 +158,14 @@ async fn admit(
     let _ = outgoing.send(FromController::Admitted { number, admission });
 }
 
-fn reserve(request: AdmitRequest) -> Reserve {
-    let AdmitRequest { bottle, provider, host, target, is_metered, model, input_estimate, output_cap } = request;
-    Reserve { bottle, provider, host, target, is_metered, model, input_estimate, output_cap }
-}
-
 async fn settle(
     ledger: Ledger,
     controller: ControllerHandle,
     outgoing: UnboundedSender<FromController>,
     number: RequestNumber,
-    permit: PermitId,
     settlement: Settlement,
 ) {
-    let Settlement { usage, known, ending, status, model, provider_request_id } = settlement;
-    let settle = Settle { permit, usage, known, ending, status, model, provider_request_id };
-    let crossed = match settle_for_sure(&ledger, settle).await {
+    let crossed = match settle_for_sure(&ledger, settlement).await {
         Some(settled) => announce(&controller, settled).await,
         None => false,
     };
@@ -190,9 +182,9 @@ async fn announce(controller: &ControllerHandle, settled: Settled) -> bool {
 }
 
 /// Writes a settlement, however long the disk refuses; the agent waits for its last byte as long.
-async fn settle_for_sure(ledger: &Ledger, settle: Settle) -> Option<Settled> {
+async fn settle_for_sure(ledger: &Ledger, settlement: Settlement) -> Option<Settled> {
     loop {
-        match ledger.settle(settle.clone()).await {
+        match ledger.settle(settlement.clone()).await {
             Ok(settled) => return Some(settled),
             Err(error @ (LedgerError::NoReservation(_) | LedgerError::Closed)) => {
                 warn!(error = with_causes(&error), "a settlement had nothing to settle");
@@ -201,7 +193,7 @@ async fn settle_for_sure(ledger: &Ledger, settle: Settle) -> Option<Settled> {
             Err(error) => {
                 error!(
                     error = with_causes(&error),
-                    permit = settle.permit.0,
+                    permit = settlement.permit.0,
                     "a settlement is not written yet; trying again"
                 );
                 tokio::time::sleep(SETTLE_RETRY_EVERY).await;

@@ -5,6 +5,7 @@
 mod amount;
 mod cause;
 mod event;
+mod exchange;
 mod name;
 mod report;
 mod usage;
@@ -12,6 +13,7 @@ mod usage;
 pub use amount::{AmountError, Tokens};
 pub use cause::with_causes;
 pub use event::{AuditKind, CutCause, CutoffPolicy, Ending, GateView, Refusal, RefusalReason};
+pub use exchange::{Settlement, SpendRequest};
 pub use name::{AgentName, BottleName, Host, HostError, NameError, ProviderName};
 pub use report::{AuditRow, BudgetView, Crossing, ScopeState, UsageRow, UsageSum};
 pub use usage::{Known, Usage};

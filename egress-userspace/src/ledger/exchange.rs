@@ -4,15 +4,16 @@ use std::sync::Arc;
 
 use rusqlite::{Row, params};
 
+use super::Settled;
 use super::account::Posting;
 use super::book::BottleEntry;
 use super::column::{TOKENS_PER_EXCHANGE_MAX, amount, bounded, tokens, word};
 use super::error::{Fault, LedgerError};
 use super::writer::Desk;
-use super::{Reserve, Settle, Settled};
 use crate::budget::{self, Decision, Want};
 use crate::domain::{
-    AgentName, BottleId, Ending, Known, PermitId, ProviderName, Refusal, RefusalReason, Tokens, Usage,
+    AgentName, BottleId, Ending, Known, PermitId, ProviderName, Refusal, RefusalReason, Settlement, SpendRequest,
+    Tokens, Usage,
 };
 
 const RESERVE: &str = "INSERT INTO reservation
@@ -41,12 +42,12 @@ struct Held {
 
 impl Desk {
     /// Decides, and writes the reservation of what is admitted.
-    pub(super) fn admit(&mut self, reserve: &Reserve) -> Result<Result<PermitId, Refusal>, Fault> {
-        let entry = self.bottle(reserve.bottle)?;
+    pub(super) fn admit(&mut self, request: &SpendRequest) -> Result<Result<PermitId, Refusal>, Fault> {
+        let entry = self.bottle(request.bottle)?;
         let mut chain =
-            self.book.chain(&self.connection, &self.limits, (&entry.name, &entry.budget), &reserve.provider)?;
-        let (input_estimate, output_cap) = match reserve.is_metered {
-            true => (capped(reserve.input_estimate), capped(reserve.output_cap)),
+            self.book.chain(&self.connection, &self.limits, (&entry.name, &entry.budget), &request.provider)?;
+        let (input_estimate, output_cap) = match request.is_metered {
+            true => (capped(request.input_estimate), capped(request.output_cap)),
             false => (Tokens::ZERO, Tokens::ZERO),
         };
         if let Decision::Refuse(refusal) = budget::decide(&chain, Want { input_estimate }) {
@@ -58,56 +59,56 @@ impl Desk {
         let permit = self.take_permit();
         self.connection.prepare_cached(RESERVE)?.execute(params![
             permit.0,
-            reserve.bottle.0,
+            request.bottle.0,
             entry.agent.as_ref().map(AgentName::as_str),
-            reserve.provider.as_str(),
-            reserve.host.as_str(),
-            bounded(&reserve.target),
-            reserve.model.as_deref().map(bounded),
-            reserve.is_metered,
+            request.provider.as_str(),
+            request.host.as_str(),
+            bounded(&request.target),
+            request.model.as_deref().map(bounded),
+            request.is_metered,
             amount(input_estimate),
             amount(output_cap),
             self.now.0,
         ])?;
-        self.book.post(&mut chain, &reserve.provider, Posting::Hold(input_estimate));
+        self.book.post(&mut chain, &request.provider, Posting::Hold(input_estimate));
         Ok(Ok(permit))
     }
 
     /// Replaces a reservation by what was used.
-    pub(super) fn settle(&mut self, settle: &Settle) -> Result<Settled, Fault> {
+    pub(super) fn settle(&mut self, settlement: &Settlement) -> Result<Settled, Fault> {
         let usage = Usage {
-            input: capped(settle.usage.input),
-            cache_write: capped(settle.usage.cache_write),
-            cache_read: capped(settle.usage.cache_read),
-            output: capped(settle.usage.output),
+            input: capped(settlement.usage.input),
+            cache_write: capped(settlement.usage.cache_write),
+            cache_read: capped(settlement.usage.cache_read),
+            output: capped(settlement.usage.output),
         };
         let recorded = self.connection.prepare_cached(RECORD)?.execute(params![
-            settle.permit.0,
-            settle.model.as_deref().map(bounded),
-            settle.provider_request_id.as_deref().map(bounded),
-            settle.status,
+            settlement.permit.0,
+            settlement.model.as_deref().map(bounded),
+            settlement.provider_request_id.as_deref().map(bounded),
+            settlement.status,
             amount(usage.input),
             amount(usage.cache_write),
             amount(usage.cache_read),
             amount(usage.output),
-            settle.known.as_str(),
-            settle.ending.as_str(),
+            settlement.known.as_str(),
+            settlement.ending.as_str(),
             self.now.0,
         ])?;
         if recorded == 0 {
-            return Err(LedgerError::NoReservation(settle.permit).into());
+            return Err(LedgerError::NoReservation(settlement.permit).into());
         }
-        let held = self.connection.prepare_cached(RELEASE)?.query_row([settle.permit.0], held)?;
+        let held = self.connection.prepare_cached(RELEASE)?.query_row([settlement.permit.0], held)?;
         let entry = self.bottle(held.bottle)?;
         let mut chain =
             self.book.chain(&self.connection, &self.limits, (&entry.name, &entry.budget), &held.provider)?;
-        let posting = Posting::Settle { held: held.input_estimate, usage, known: settle.known };
+        let posting = Posting::Settle { held: held.input_estimate, usage, known: settlement.known };
         self.book.post(&mut chain, &held.provider, posting);
         Ok(Settled {
             bottle: held.bottle,
             crossing: budget::crossed(&chain),
             provider: held.provider,
-            provider_request_id: settle.provider_request_id.clone(),
+            provider_request_id: settlement.provider_request_id.clone(),
         })
     }
 
@@ -118,7 +119,7 @@ impl Desk {
         for (permit, held) in open {
             let usage = Usage { input: held.input_estimate, output: held.output_cap, ..Usage::default() };
             let known = if held.is_metered { Known::Estimated } else { Known::Unmetered };
-            settled.push(self.settle(&Settle {
+            settled.push(self.settle(&Settlement {
                 permit,
                 usage,
                 known,

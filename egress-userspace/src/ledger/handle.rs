@@ -11,11 +11,11 @@ use tokio::sync::mpsc;
 use super::error::{Fault, LedgerError};
 use super::writer::{Desk, Job, QUEUE_COMMANDS_MAX, job};
 use super::{
-    AddressPool, AuditFilter, BottleRow, GateChange, Limits, NewRun, Reserve, Settle, Settled, UsageFilter, audit,
-    open, report,
+    AddressPool, AuditFilter, BottleRow, GateChange, Limits, NewRun, Settled, UsageFilter, audit, open, report,
 };
 use crate::domain::{
-    AuditKind, AuditRow, BottleId, BottleName, BudgetView, Ending, PermitId, Refusal, UnixMillis, UsageRow, UsageSum,
+    AuditKind, AuditRow, BottleId, BottleName, BudgetView, Ending, PermitId, Refusal, Settlement, SpendRequest,
+    UnixMillis, UsageRow, UsageSum,
 };
 
 /// The ledger of this host. Clones share one writer; it ends, and the files are free again, when the last one is dropped.
@@ -60,8 +60,8 @@ impl Ledger {
     ///
     /// # Errors
     /// When it could not be recorded: the request must not go.
-    pub async fn admit(&self, reserve: Reserve) -> Result<Result<PermitId, Refusal>, LedgerError> {
-        self.write("admit a request", move |desk| desk.admit(&reserve)).await
+    pub async fn admit(&self, request: SpendRequest) -> Result<Result<PermitId, Refusal>, LedgerError> {
+        self.write("admit a request", move |desk| desk.admit(&request)).await
     }
 
     /// Replaces a reservation by what was used. Reports the governing budget's crossing at the settlement that crosses
@@ -69,8 +69,8 @@ impl Ledger {
     ///
     /// # Errors
     /// [`LedgerError::NoReservation`] when it was settled before; otherwise it could not be recorded and is still open.
-    pub async fn settle(&self, settle: Settle) -> Result<Settled, LedgerError> {
-        self.write("settle a request", move |desk| desk.settle(&settle)).await
+    pub async fn settle(&self, settlement: Settlement) -> Result<Settled, LedgerError> {
+        self.write("settle a request", move |desk| desk.settle(&settlement)).await
     }
 
     /// Settles everything open as if all that was set aside had been used: nobody saw how it ended.

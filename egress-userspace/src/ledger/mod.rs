@@ -20,10 +20,7 @@ mod tests;
 
 use std::net::Ipv4Addr;
 
-use crate::domain::{
-    AgentName, BottleId, BottleName, Crossing, CutCause, Ending, GateView, Host, Known, PermitId, ProviderName, Tokens,
-    UnixMillis, Usage,
-};
+use crate::domain::{AgentName, BottleId, BottleName, Crossing, CutCause, GateView, ProviderName, Tokens, UnixMillis};
 
 pub use address::AddressPool;
 pub use error::LedgerError;
@@ -66,46 +63,6 @@ pub struct BottleRow {
     pub started: UnixMillis,
     /// When it ended; `None` while it runs.
     pub ended: Option<UnixMillis>,
-}
-
-/// A reservation to make.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reserve {
-    /// Who.
-    pub bottle: BottleId,
-    /// Whose budget.
-    pub provider: ProviderName,
-    /// Where to.
-    pub host: Host,
-    /// Method and path without query.
-    pub target: String,
-    /// Whether the path carries usage.
-    pub is_metered: bool,
-    /// The model the request names.
-    pub model: Option<String>,
-    /// Conservative estimate of the input.
-    pub input_estimate: Tokens,
-    /// The most output it allows.
-    pub output_cap: Tokens,
-}
-
-/// What to write in place of a reservation.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settle {
-    /// Which.
-    pub permit: PermitId,
-    /// Tokens.
-    pub usage: Usage,
-    /// How they are known.
-    pub known: Known,
-    /// How the exchange ended.
-    pub ending: Ending,
-    /// HTTP status.
-    pub status: Option<u16>,
-    /// The model the response names.
-    pub model: Option<String>,
-    /// The provider's id of the request.
-    pub provider_request_id: Option<String>,
 }
 
 /// What a settlement did.

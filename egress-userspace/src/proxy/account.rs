@@ -6,8 +6,7 @@ use hyper::http::HeaderMap;
 use hyper::http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName};
 use hyper::http::response::Parts;
 
-use crate::broker::Settlement;
-use crate::domain::{Ending, Known, Tokens, Usage};
+use crate::domain::{Ending, Known, Settlement, Tokens, Usage};
 use crate::meter::{Ask, Reading, ResponseHead, ResponseMeter};
 
 use super::link::{Committed, LivePermit, NoAnswer};
@@ -100,13 +99,15 @@ impl Account {
         let ending = if is_error && ending == Ending::Complete { Ending::Error } else { ending };
         let reading = self.reading(ending, is_error);
         self.settled_total = reading.usage.total();
-        Some(permit.settle(Settlement {
+        let (status, provider_request_id) = (self.status, self.request_id.take());
+        Some(permit.settle(move |permit| Settlement {
+            permit,
             usage: reading.usage,
             known: reading.known,
             ending,
-            status: self.status,
+            status,
             model: reading.model,
-            provider_request_id: self.request_id.take(),
+            provider_request_id,
         }))
     }
 

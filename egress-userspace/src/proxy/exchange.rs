@@ -14,8 +14,8 @@ use hyper_util::client::legacy::ResponseFuture;
 use thiserror::Error;
 use tokio::time::timeout;
 
-use crate::broker::{AdmitRequest, FromProxy, Phase};
-use crate::domain::{Ending, Host, ProviderName, RefusalReason, with_causes};
+use crate::broker::{FromProxy, Phase};
+use crate::domain::{Ending, Host, ProviderName, RefusalReason, SpendRequest, with_causes};
 use crate::meter;
 
 use super::account::Account;
@@ -141,7 +141,7 @@ impl Run<'_> {
 
     async fn admit(&self, allowed: &Allowed, head: &Parts, ask: &meter::Ask) -> Result<LivePermit, Answer> {
         let target = format!("{} {}", head.method, head.uri.path()).chars().take(TARGET_CHARACTERS_MAX).collect();
-        let request = AdmitRequest {
+        let request = SpendRequest {
             bottle: self.bottle.view.id,
             provider: allowed.provider.clone(),
             host: allowed.host.clone(),

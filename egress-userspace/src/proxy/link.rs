@@ -11,10 +11,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use crate::broker::{
-    Admission, AdmitRequest, BrokerError, FrameReader, FrameWriter, FromController, FromProxy, LeafReply, Permit,
-    RequestNumber, Settlement,
+    Admission, BrokerError, FrameReader, FrameWriter, FromController, FromProxy, LeafReply, Permit, RequestNumber,
 };
-use crate::domain::{Ending, Host, Known, Refusal, Usage};
+use crate::domain::{Ending, Host, Known, PermitId, Refusal, Settlement, SpendRequest, Usage};
 
 use super::limits::{CONTROLLER_TIME_MAX, SETTLED_TIME_MAX};
 use super::view::PolicyView;
@@ -115,7 +114,7 @@ impl Link {
     /// May this request go?
     pub(super) async fn admit(
         self: &Arc<Self>,
-        request: AdmitRequest,
+        request: SpendRequest,
     ) -> Result<Result<LivePermit, Refusal>, NoAnswer> {
         let answer = self.ask(Waiter::Admit, |number| FromProxy::Admit { number, request });
         wait(answer, CONTROLLER_TIME_MAX).await
@@ -198,21 +197,23 @@ impl LivePermit {
     /// Sends the settlement at once; the answer says when the ledger has committed.
     pub(super) fn settle(
         mut self,
-        settlement: Settlement,
+        settlement: impl FnOnce(PermitId) -> Settlement,
     ) -> impl Future<Output = Result<Committed, NoAnswer>> + Send + 'static {
         let answer = self.send(settlement);
         async move { wait(answer.ok_or(NoAnswer)?, SETTLED_TIME_MAX).await }
     }
 
-    fn send(&mut self, settlement: Settlement) -> Option<oneshot::Receiver<Committed>> {
+    fn send(&mut self, settlement: impl FnOnce(PermitId) -> Settlement) -> Option<oneshot::Receiver<Committed>> {
         let permit = self.permit.take()?.id;
-        Some(self.link.ask(Waiter::Settle, |number| FromProxy::Settle { number, permit, settlement }))
+        let settlement = settlement(permit);
+        Some(self.link.ask(Waiter::Settle, |number| FromProxy::Settle { number, settlement }))
     }
 }
 
 impl Drop for LivePermit {
     fn drop(&mut self) {
-        let never_sent = Settlement {
+        let never_sent = |permit| Settlement {
+            permit,
             usage: Usage::default(),
             known: Known::Reported,
             ending: Ending::Cancelled,

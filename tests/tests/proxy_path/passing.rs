@@ -42,7 +42,7 @@ async fn check_stream(world: &World, way: Way, version: Version, settled: usize)
     assert!(next(&mut body).await.is_none(), "{way:?} {version:?}");
     let heard = world.wait("one more settlement", |heard| heard.settlements.len() > settled).await;
     assert_eq!(heard.settlements.len(), settled + 1);
-    let settlement = &heard.settlements[settled].1;
+    let settlement = &heard.settlements[settled];
     assert_eq!((settlement.usage, settlement.known), (usage(11, 5), Known::Reported));
     assert_eq!((settlement.ending, settlement.status), (Ending::Complete, Some(200)));
     assert_eq!(settlement.provider_request_id.as_deref(), Some("req_1"));
@@ -170,7 +170,7 @@ async fn heads_without_a_body_pass() {
                 }
                 assert_eq!(whole(response).await, "");
                 let heard = world.wait("one more settlement", |heard| heard.settlements.len() > settled).await;
-                assert_eq!(heard.settlements[settled].1.known, Known::Unmetered);
+                assert_eq!(heard.settlements[settled].known, Known::Unmetered);
             }
         }
     }

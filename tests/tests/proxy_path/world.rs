@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use egress_userspace::broker::{
-    Admission, AdmitRequest, BottleView, Configuration, FrameReader, FrameWriter, FromController, FromProxy, LeafReply,
-    Listeners, Permit, Phase, Settlement, Snapshot, send_listeners,
+    Admission, BottleView, Configuration, FrameReader, FrameWriter, FromController, FromProxy, LeafReply, Listeners,
+    Permit, Phase, Snapshot, send_listeners,
 };
-use egress_userspace::domain::{BottleId, Host, PermitId, Refusal};
+use egress_userspace::domain::{BottleId, Host, PermitId, Refusal, Settlement, SpendRequest};
 use egress_userspace::policy::Routes;
 use egress_userspace::proxy::{Prepared, ProxyError};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
@@ -64,8 +64,8 @@ pub(crate) struct Doors {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Heard {
     pub(crate) is_ready: bool,
-    pub(crate) admits: Vec<AdmitRequest>,
-    pub(crate) settlements: Vec<(PermitId, Settlement)>,
+    pub(crate) admits: Vec<SpendRequest>,
+    pub(crate) settlements: Vec<Settlement>,
     pub(crate) minted: Vec<Host>,
     pub(crate) delivered: usize,
     pub(crate) refusals_delivered: usize,
@@ -199,7 +199,7 @@ impl World {
         let heard = self.heard.borrow().clone();
         assert_eq!(heard.settlements.len(), 1, "{:?}", heard.settlements);
         assert_eq!(heard.admits.len(), 1);
-        heard.settlements.into_iter().next().unwrap().1
+        heard.settlements.into_iter().next().unwrap()
     }
 }
 
@@ -240,8 +240,8 @@ impl Controller {
                 let admission = refusal.map_or(permit, Admission::Refused);
                 self.say(FromController::Admitted { number, admission });
             }
-            FromProxy::Settle { number, permit, settlement } => {
-                self.heard.send_modify(|heard| heard.settlements.push((permit, settlement)));
+            FromProxy::Settle { number, settlement } => {
+                self.heard.send_modify(|heard| heard.settlements.push(settlement));
                 let crossed = self.script.lock().unwrap().crossed;
                 let (mut holds, to_proxy) = (self.holds_settlements.clone(), self.to_proxy.clone());
                 tokio::spawn(async move {

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::budget::{Decision, Want, decide};
-use crate::domain::{RefusalReason, Scope, ScopeState};
+use crate::domain::{RefusalReason, Scope, ScopeState, Settlement, SpendRequest};
 use crate::ledger::UsageFilter;
 use crate::ledger::column::{TEXT_BYTES_MAX, TOKENS_PER_EXCHANGE_MAX};
 
@@ -85,7 +85,7 @@ async fn a_crossing_is_reported_from_the_settlement_that_crosses_on() {
     assert_eq!(crossings[1].as_ref().unwrap().scope, Scope::Bottle(web.name.clone()));
 
     for is_metered in [true, false] {
-        let refused = world.ledger().admit(Reserve { is_metered, ..reserve(&web, "claude", 0, 0) }).await.unwrap();
+        let refused = world.ledger().admit(SpendRequest { is_metered, ..reserve(&web, "claude", 0, 0) }).await.unwrap();
         assert_eq!(refused.unwrap_err().reason, RefusalReason::BudgetExhausted, "metered: {is_metered}");
     }
     assert!(world.ledger().admit(reserve(&web, "codex", 10, 10)).await.unwrap().is_ok(), "another provider");
@@ -95,9 +95,9 @@ async fn a_crossing_is_reported_from_the_settlement_that_crosses_on() {
 async fn unmetered_requests_hold_and_count_nothing() {
     let world = World::new(&[("claude", 10)]);
     let web = world.run("web", &[]).await;
-    let free = Reserve { is_metered: false, ..reserve(&web, "claude", 5_000, 5_000) };
+    let free = SpendRequest { is_metered: false, ..reserve(&web, "claude", 5_000, 5_000) };
     let permit = world.ledger().admit(free.clone()).await.unwrap().unwrap();
-    let said = Settle { known: Known::Unmetered, ..settle(permit, 0, 0) };
+    let said = Settlement { known: Known::Unmetered, ..settle(permit, 0, 0) };
     assert_eq!(world.ledger().settle(said).await.unwrap().crossing, None);
     world.ledger().admit(free).await.unwrap().unwrap();
     assert_eq!(world.ledger().settle_open(Ending::ProxyLost).await.unwrap().len(), 1);
@@ -220,7 +220,7 @@ async fn play(steps: Vec<Step>) {
             Step::Admit { bottle, provider, is_metered, input, output } => {
                 let (input, output) = if is_metered { (input, output) } else { (0, 0) };
                 let expected = decide(&model.chain(bottle, provider), Want { input_estimate: Tokens(input) });
-                let ask = Reserve { is_metered, ..reserve(&bottles[bottle], PROVIDERS[provider], input, output) };
+                let ask = SpendRequest { is_metered, ..reserve(&bottles[bottle], PROVIDERS[provider], input, output) };
                 match world.ledger().admit(ask).await.unwrap() {
                     Ok(permit) => {
                         assert_eq!(expected, Decision::Admit);

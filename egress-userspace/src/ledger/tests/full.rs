@@ -32,7 +32,7 @@ async fn a_full_disk_fails_the_settlement_and_loses_nothing() {
         open.push(world.ledger().admit(reserve(&web, "claude", 10, 10)).await.unwrap().unwrap());
     }
     leave_pages(&world, 5).await;
-    let long = |permit| Settle { model: Some("m".repeat(TEXT_BYTES_MAX)), ..settle(permit, 7, 7) };
+    let long = |permit| Settlement { model: Some("m".repeat(TEXT_BYTES_MAX)), ..settle(permit, 7, 7) };
     let mut settled = 0_usize;
     let error = loop {
         match world.ledger().settle(long(open[settled])).await {

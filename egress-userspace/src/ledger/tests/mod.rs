@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use super::{AddressPool, BottleRow, Ledger, LedgerError, Limits, NewRun, Reserve, Settle};
-use crate::domain::{Ending, Known, PermitId, ProviderName, Tokens, UnixMillis, Usage};
+use super::{AddressPool, BottleRow, Ledger, LedgerError, Limits, NewRun};
+use crate::domain::{Ending, Known, PermitId, ProviderName, Settlement, SpendRequest, Tokens, UnixMillis, Usage};
 
 /// A ledger in a directory of its own.
 struct World {
@@ -83,8 +83,8 @@ fn new_run(name: &str, amounts: &[(&str, u64)]) -> NewRun {
     NewRun { name: name.parse().unwrap(), agent: Some("reviewer".parse().unwrap()), budget: budget(amounts) }
 }
 
-fn reserve(bottle: &BottleRow, provider: &str, input: u64, output: u64) -> Reserve {
-    Reserve {
+fn reserve(bottle: &BottleRow, provider: &str, input: u64, output: u64) -> SpendRequest {
+    SpendRequest {
         bottle: bottle.id,
         provider: provider.parse().unwrap(),
         host: "api.anthropic.com".parse().unwrap(),
@@ -96,8 +96,8 @@ fn reserve(bottle: &BottleRow, provider: &str, input: u64, output: u64) -> Reser
     }
 }
 
-fn settle(permit: PermitId, input: u64, output: u64) -> Settle {
-    Settle {
+fn settle(permit: PermitId, input: u64, output: u64) -> Settlement {
+    Settlement {
         permit,
         usage: usage(input, output),
         known: Known::Reported,

@@ -1,0 +1,45 @@
+//! One exchange on its way through the account: what it asks for, and what it used.
+
+use serde::{Deserialize, Serialize};
+
+use super::{BottleId, Ending, Host, Known, PermitId, ProviderName, Tokens, Usage};
+
+/// A request that wants a permit: everything a budget and a record need of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpendRequest {
+    /// Who asks.
+    pub bottle: BottleId,
+    /// Whose budget.
+    pub provider: ProviderName,
+    /// Where to.
+    pub host: Host,
+    /// Method and path without query.
+    pub target: String,
+    /// Whether the path carries usage.
+    pub is_metered: bool,
+    /// The model the request names.
+    pub model: Option<String>,
+    /// Conservative estimate of the input.
+    pub input_estimate: Tokens,
+    /// The most output it allows (`max_tokens`), or what is assumed when it sets no cap.
+    pub output_cap: Tokens,
+}
+
+/// What an exchange used, to be written in place of its reservation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settlement {
+    /// Whose reservation.
+    pub permit: PermitId,
+    /// Tokens.
+    pub usage: Usage,
+    /// How they are known.
+    pub known: Known,
+    /// How the exchange ended.
+    pub ending: Ending,
+    /// HTTP status.
+    pub status: Option<u16>,
+    /// The model the response names.
+    pub model: Option<String>,
+    /// The provider's id of the request.
+    pub provider_request_id: Option<String>,
+}
