@@ -40,7 +40,7 @@ fn spend(world: &World, bottle: &mut Bottle, name: &str, scope: &Value) -> Resul
     assert_eq!(body["error"]["type"], "billing_error");
     assert_eq!(body["egress_reason"], "budget_exhausted");
     assert_eq!((&body["scope"], &body["budget"], &body["used"]), (scope, &json!(5_000), &json!(used)));
-    ensure!(body["error"]["message"].as_str().is_some_and(|text| text.contains("5500 of 5000")), "{body}");
+    ensure!(body["error"]["message"].as_str().is_some_and(|text| text.contains("5,500 of 5,000")), "{body}");
     Ok(())
 }
 
@@ -79,7 +79,7 @@ fn the_hosts_budget_is_spent_and_enforced() -> Result<()> {
     let listed = world.bottle("web")?;
     ensure!(listed.is_running && listed.dropped_packets > 0, "{listed:?}");
     let table = world.egress(&["list"])?.output;
-    ensure!(table.contains("cut (budget)") && table.contains("claude 5500 / 5000 (host)"), "{table}");
+    ensure!(table.contains("cut (budget)") && table.contains("claude 5,500 / 5,000 (host)"), "{table}");
     // Five passed, the refused one never left.
     assert_eq!(world.served().len(), 5);
     // Another bottle of the host spends from the same budget.
@@ -117,7 +117,7 @@ fn restoring_says_what_will_happen_and_it_does() -> Result<()> {
     world.until_gate("web", CUT, PATIENCE)?;
     let restored = world.egress(&["restore", "web"])?;
     assert_eq!((restored.code, restored.output.as_str()), (0, "web is open\n"));
-    ensure!(restored.errors.contains("the claude budget of host is still used up (6000 of 5000)"), "{restored:?}");
+    ensure!(restored.errors.contains("the claude budget of host is still used up (6,000 of 5,000)"), "{restored:?}");
     assert_eq!(bottle.ask(REQUEST)?.status, 402);
     world.until_gate("web", CUT, PATIENCE)
 }
