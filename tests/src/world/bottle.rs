@@ -163,12 +163,17 @@ impl Bottle {
         Ok(())
     }
 
+    /// Waits for the end of `egress run` alone: its command may live on, and write.
+    pub fn end_of_front(&mut self) -> Result<i32> {
+        until("the front-end ends", PATIENCE, || Ok(self.front.try_wait()?.is_some()))
+            .with_context(|| format!("it said {:?} and {:?}", self.output(), self.errors()))?;
+        Ok(code_of(self.front.wait()?))
+    }
+
     /// Closes the input and waits for the end.
     pub fn end(&mut self) -> Result<Ended> {
         drop(self.input.take());
-        until("the bottle ends", PATIENCE, || Ok(self.front.try_wait()?.is_some()))
-            .with_context(|| format!("it said {:?} and {:?}", self.output(), self.errors()))?;
-        let code = code_of(self.front.wait()?);
+        let code = self.end_of_front()?;
         // The readers hold the last references to the streams until both ends are read.
         let are_read = || Ok(Arc::strong_count(&self.output) == 1 && Arc::strong_count(&self.errors) == 1);
         until("the bottle's output ends", PATIENCE, are_read)?;

@@ -7,7 +7,8 @@ mod leftovers;
 mod names;
 mod provider;
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -108,19 +109,19 @@ impl World {
     fn spawn_daemon(&mut self) -> Result<()> {
         ensure!(self.daemon.is_none(), "there is a daemon already");
         let log = OpenOptions::new().create(true).append(true).open(&self.names.log)?;
-        let mut command = self.daemon_command();
+        let mut command = self.daemon_command(&self.names, GATEWAY);
         command.stdout(log.try_clone()?).stderr(log);
         self.daemon = Some(self.host.run(|| Ok(command.spawn()?))?);
         Ok(())
     }
 
-    /// The daemon's command line as this host has it.
+    /// The command line of a daemon with these names and this gateway.
     #[must_use]
-    pub fn daemon_command(&self) -> Command {
-        let Names { home, run, pins, bridge, .. } = &self.names;
+    pub fn daemon_command(&self, names: &Names, gateway: Ipv4Addr) -> Command {
+        let Names { home, run, pins, bridge, .. } = names;
         let mut command = Command::new(program("egress"));
         command.arg("daemon").arg("--home").arg(home).arg("--run-dir").arg(run).arg("--pins").arg(pins);
-        command.args(["--gateway", &format!("{GATEWAY}/16"), "--bridge", bridge]).args(&self.daemon_arguments);
+        command.args(["--gateway", &format!("{gateway}/16"), "--bridge", bridge]).args(&self.daemon_arguments);
         command.stdin(Stdio::null());
         command
     }
@@ -329,10 +330,4 @@ pub fn program(name: &str) -> PathBuf {
     let own = std::env::current_exe().unwrap_or_default();
     let directory = own.ancestors().nth(2).unwrap_or(Path::new("."));
     directory.join(name)
-}
-
-/// A file of zeros as long as this.
-pub fn fill(path: &Path, bytes: u64) -> Result<()> {
-    std::io::copy(&mut std::io::Read::take(std::io::repeat(0), bytes), &mut File::create(path)?)?;
-    Ok(())
 }

@@ -4,6 +4,8 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::leftovers;
+
 /// The gateway's address in every world.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 213, 0, 1);
 /// Begins the names of directories.
@@ -36,6 +38,13 @@ impl Names {
     /// Names nobody has.
     pub(super) fn fresh() -> Self {
         Self::of(std::process::id(), LAST.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Where its bottles' control groups are, once there was one.
+    #[must_use]
+    pub fn group(&self) -> Option<PathBuf> {
+        let own = self.run.join("bottles/.cgroup");
+        leftovers::tree().into_iter().chain([own]).map(|tree| tree.join(&self.bridge)).find(|group| group.exists())
     }
 
     /// The names of one world of one process.

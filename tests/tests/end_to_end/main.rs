@@ -1,7 +1,13 @@
 //! The whole path as a user has it: the real daemon, proxy and command line, real bottles, an ordinary client.
 
+mod bad_input;
+mod crash;
 mod cut;
+mod full_disk;
+mod inside;
 mod spend;
+mod terminal;
+mod truth;
 
 use anyhow::Result;
 use harness::privilege;
@@ -13,7 +19,6 @@ fn world(test: &str, settings: &str) -> Result<Option<World>> {
 }
 
 /// The same, its daemon not started.
-#[expect(dead_code, reason = "used soon")]
 fn prepared(test: &str, settings: &str) -> Result<Option<World>> {
     if privilege::is_root(test)? { World::prepare(settings).map(Some) } else { Ok(None) }
 }
