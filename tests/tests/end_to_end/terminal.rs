@@ -59,7 +59,8 @@ impl Terminal {
     fn is_cooked(&self) -> Result<bool> {
         let output = Command::new("stty").arg("-a").stdin(Stdio::from(self.ours.try_clone()?)).output()?;
         let modes = String::from_utf8(output.stdout)?;
-        Ok(modes.contains(" icanon") && modes.contains(" echo ") && modes.contains(" isig"))
+        let is_on = |mode: &str| modes.split_whitespace().any(|word| word == mode);
+        Ok(["icanon", "echo", "isig"].into_iter().all(is_on))
     }
 
     fn end(&mut self) -> Result<Option<i32>> {
