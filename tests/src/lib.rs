@@ -6,3 +6,4 @@ pub mod netns;
 pub mod packet;
 pub mod privilege;
 pub mod provider;
+pub mod world;

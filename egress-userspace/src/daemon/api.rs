@@ -13,7 +13,7 @@ use crate::domain::{BottleId, BottleName, CutCause, GateView};
 use crate::ledger::{AuditFilter, BottleRow, UsageFilter};
 
 use super::controller::{Running, View};
-use super::launch::{Launcher, failed, refused};
+use super::launch::{Launcher, failed, hang_up, refused};
 
 /// Everything requests are answered from.
 #[derive(Clone)]
@@ -68,7 +68,7 @@ impl Desk {
         })
     }
 
-    /// Running bottles, and ended ones whose gate stays cut.
+    /// Bottles whose run has not ended, taken down entirely, and ended ones whose gate stays cut.
     async fn bottles(&self) -> Result<BottlesReply, ApiError> {
         let rows = self.launcher.ledger.bottles().await.map_err(|error| refused(&error))?;
         let running: BTreeMap<BottleId, Running> =
@@ -76,7 +76,7 @@ impl Desk {
         let mut bottles = Vec::new();
         for row in rows {
             let running = running.get(&row.id);
-            if running.is_some() || row.gate != GateView::Open {
+            if row.ended.is_none() || row.gate != GateView::Open {
                 bottles.push(self.info(row, running).await?);
             }
         }
@@ -97,7 +97,7 @@ impl Desk {
             interface: running.map(|running| running.interface_name.clone()),
             pid: running.and_then(|running| running.init_pid),
             gate: row.gate,
-            is_running: running.is_some(),
+            is_running: row.ended.is_none(),
             started: row.started,
             budgets,
             dropped_packets: dropped.map(|counter| counter.packets).sum(),
@@ -135,17 +135,20 @@ impl Desk {
         Ok(UsageReply { sums, rows })
     }
 
-    /// The end of a run that another connection started, or another controller.
+    /// The end of a run that another controller started. As with the connection that started it, closing this one ends the
+    /// run: whoever wanted it has gone.
     async fn wait(&self, name: &BottleName) -> Result<mpsc::Receiver<RunEvent>, ApiError> {
-        let mut exit = self.running(name).await?.exit;
+        let Running { mut exit, end, signaller, .. } = self.running(name).await?;
         let (events, receiver) = mpsc::channel(1);
         tokio::spawn(async move {
             let ended = tokio::select! {
                 ended = exit.wait_for(Option::is_some) => ended.ok().and_then(|code| *code),
                 () = events.closed() => None,
             };
-            if let Some(exit_code) = ended {
-                let _ = events.send(RunEvent::Exited { exit_code }).await;
+            match ended {
+                // Nobody is left to hear it when this fails.
+                Some(exit_code) => drop(events.send(RunEvent::Exited { exit_code }).await),
+                None => hang_up(signaller.as_ref(), &end).await,
             }
         });
         Ok(receiver)

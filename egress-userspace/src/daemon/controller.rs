@@ -263,15 +263,17 @@ impl Controller {
         let Some(crossing) = settled.crossing else { return };
         let is_first = self.running.get(&settled.bottle).is_some_and(|running| running.stage == Stage::Open);
         let refusal = refusal(&crossing, &settled.provider);
-        for bottle in self.governed(settled.bottle, &crossing, &settled.provider).await {
-            let refusal = refusal.clone();
-            self.advance(bottle, |stage, bounds, now| stage.crossed(refusal, bounds, now)).await;
-        }
+        let governed = self.governed(settled.bottle, &crossing, &settled.provider).await;
+        // Noted first, as the cut that may follow at once is told after its cause.
         if is_first {
             let Crossing { scope, budget, used } = crossing;
             let (provider, request) = (settled.provider, settled.provider_request_id);
             let kind = AuditKind::BudgetCrossed { scope, provider, budget, used, request };
             self.unrecorded.push_back(Record::Audit(Some(settled.bottle), kind));
+        }
+        for bottle in governed {
+            let refusal = refusal.clone();
+            self.advance(bottle, |stage, bounds, now| stage.crossed(refusal, bounds, now)).await;
         }
     }
 

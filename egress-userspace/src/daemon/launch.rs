@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 use tracing::{error, info, warn};
 
-use crate::bottle::{BottleSpec, BuiltBottle, Caller, Launch, NativeRuntime, RunningCommand};
+use crate::bottle::{BottleSpec, BuiltBottle, Caller, Launch, NativeRuntime, RunningCommand, Signaller};
 use crate::control::{ApiError, ErrorCode, Peer, RunEvent, RunRequest};
 use crate::domain::{BottleName, CutCause, GateView, with_causes};
 use crate::kernel::{Enforcer, Gate, GateStatus, IfIndex};
@@ -171,6 +171,14 @@ async fn watch_over(command: &mut RunningCommand, end: &Notify, events: Option<&
     // It may just have ended.
     let _ = command.signaller().send(HANG_UP);
     tokio::time::timeout(HANG_UP_GRACE, command.wait()).await.unwrap_or(Ok(ENDED)).unwrap_or(ENDED)
+}
+
+/// Ends a run that nobody wants any more: politely, then for sure.
+pub(super) async fn hang_up(signaller: Option<&Signaller>, end: &Notify) {
+    // It may just have ended.
+    let _ = signaller.map(|signaller| signaller.send(HANG_UP));
+    tokio::time::sleep(HANG_UP_GRACE).await;
+    end.notify_one();
 }
 
 /// What the controller keeps of a run.

@@ -1,0 +1,111 @@
+//! Taking a world's traces off the machine: processes, control groups, mounts, directories, pins.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Once;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::mount::{MntFlags, umount2};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::names::{GROUP_PREFIX, Names, PINS, PREFIX};
+
+/// How long killed processes may take to leave their group.
+const EMPTY_MAX: Duration = Duration::from_secs(5);
+
+static DEAD: Once = Once::new();
+
+/// Removes the worlds of test processes that were killed, once.
+pub(super) fn remove_dead() {
+    DEAD.call_once(|| {
+        let places = [Some(std::env::temp_dir()), Some(PathBuf::from(PINS)), tree()];
+        let names = places.into_iter().flatten().flat_map(|place| entries(&place));
+        let worlds: BTreeSet<(u32, u32)> = names.filter_map(|name| world_of(&name)).collect();
+        for (pid, number) in worlds {
+            let is_dead = i32::try_from(pid).is_ok_and(|pid| kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH));
+            if is_dead {
+                remove(&Names::of(pid, number));
+            }
+        }
+    });
+}
+
+/// Removes one world. Whatever is not there is as good as removed.
+pub(super) fn remove(names: &Names) {
+    end_processes(&names.directory);
+    let groups =
+        [tree().map(|tree| tree.join(&names.bridge)), Some(names.run.join("bottles/.cgroup").join(&names.bridge))];
+    groups.into_iter().flatten().for_each(|group| remove_group(&group));
+    unmount_below(&names.directory);
+    let _ = fs::remove_dir_all(&names.directory);
+    let _ = fs::remove_dir_all(&names.pins);
+}
+
+/// What cgroup v2 shows on this machine.
+#[must_use]
+pub(super) fn tree() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    mounts.lines().find_map(|line| {
+        let (head, tail) = line.split_once(" - ")?;
+        let mut words = head.split(' ').skip(3);
+        let (root, point) = (words.next()?, words.next()?);
+        (tail.starts_with("cgroup2 ") && root == "/").then(|| PathBuf::from(point))
+    })
+}
+
+fn entries(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
+fn world_of(name: &str) -> Option<(u32, u32)> {
+    let of_directory = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('-'));
+    let of_group = || name.strip_prefix(GROUP_PREFIX).and_then(|rest| rest.split_once('x'));
+    let (pid, number) = of_directory.or_else(of_group)?;
+    Some((pid.parse().ok()?, number.parse().ok()?))
+}
+
+/// Kills `egress` processes that were given a path in this directory.
+fn end_processes(directory: &Path) {
+    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line);
+        let mut words = line.split('\0').map(Path::new);
+        let is_egress = words.next().and_then(Path::file_name).is_some_and(|name| name == "egress");
+        if is_egress && words.any(|word| word.starts_with(directory)) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+}
+
+fn remove_group(group: &Path) {
+    let _ = fs::write(group.join("cgroup.kill"), "1");
+    let deadline = Instant::now() + EMPTY_MAX;
+    while remove_groups_below(group).is_err_and(|error| error.kind() == std::io::ErrorKind::ResourceBusy)
+        && Instant::now() < deadline
+    {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn remove_groups_below(group: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(group)?.flatten().filter(|entry| entry.path().is_dir()) {
+        remove_groups_below(&entry.path())?;
+    }
+    fs::remove_dir(group)
+}
+
+/// The innermost first.
+fn unmount_below(directory: &Path) {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(1)).map(Path::new);
+    let mut points: Vec<&Path> = points.filter(|point| point.starts_with(directory)).collect();
+    points.sort_by_key(|point| std::cmp::Reverse(point.as_os_str().len()));
+    for point in points {
+        let _ = umount2(point, MntFlags::MNT_DETACH);
+    }
+}

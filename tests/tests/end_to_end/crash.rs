@@ -1,0 +1,177 @@
+//! Processes are killed; nothing opens, nothing is lost, nothing is left.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use egress_userspace::domain::{AuditKind, CutCause, Ending, GateView, Known};
+use harness::packet::{self, Ipv4, Marker, RawSocket};
+use harness::world::{Bottle, GATEWAY, PATIENCE, World, curl, until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::world;
+
+const SLOW: &str = "claude-test+deltas-2000+delay-20+output-2000+input-50";
+
+#[test]
+fn a_killed_proxy_is_replaced_and_its_permits_settled() -> Result<()> {
+    let Some(world) = world("a killed proxy", "")? else { return Ok(()) };
+    let mut bottle = world.shell("web", &[])?;
+    bottle.begin(&curl(SLOW, true, ""))?;
+    until("the stream flows", PATIENCE, || Ok(bottle.output().contains("text_delta")))?;
+    let old = world.kill_proxy()?;
+    let is_new = || Ok(world.status()?.proxy_pid.is_some_and(|pid| pid != old));
+    until("there is a new proxy", Duration::from_secs(5), is_new)?;
+    ensure!(bottle.end_of_command(PATIENCE)?.code != 0, "the stream ended well");
+    assert_eq!(bottle.ask("claude-test")?.status, 200);
+    let rows = world.rows("web")?;
+    assert_eq!((rows[0].ending, rows[0].known), (Ending::ProxyLost, Known::Estimated), "{rows:?}");
+    ensure!(rows[0].usage.output.0 > 0 && rows[0].usage.input.0 > 0, "{rows:?}");
+    assert_eq!(rows[1].ending, Ending::Complete);
+    ensure!(world.audit(None)?.contains(&AuditKind::ProxyRestarted { permits_settled: 1 }), "{:?}", world.audit(None)?);
+    ensure!(world.usage()?.sums.iter().all(|sum| sum.held.0 == 0), "tokens are still held");
+    Ok(())
+}
+
+#[test]
+fn a_cut_outlives_daemon_and_proxy_and_the_next_daemon_adopts() -> Result<()> {
+    let Some(mut world) = world("daemon and proxy are killed", "")? else { return Ok(()) };
+    let (mut open, mut closed) = (world.shell("open", &[])?, world.shell("closed", &[])?);
+    assert_eq!(open.ask("claude-test")?.status, 200);
+    assert_eq!(world.egress(&["cut", "closed"])?.code, 0);
+    let before = (world.bottle("open")?, world.bottle("closed")?);
+    world.kill_daemon_and_proxy()?;
+
+    for bottle in [&mut open, &mut closed] {
+        let done = bottle.sh(&format!(
+            "for port in 443 80 8080; do curl -s --max-time 1 http://{GATEWAY}:$port && echo reached; done; true"
+        ))?;
+        ensure!(done.output.is_empty(), "{done:?}");
+    }
+    let address = |bottle: &egress_userspace::control::BottleInfo| bottle.address.context("no address");
+    let to_gateway = |bottle| Ok::<_, anyhow::Error>((address(bottle)?, GATEWAY, 443));
+    ensure!(gets_out(&world, "open", before.0.pid, to_gateway(&before.0)?)?, "the witness sees nothing at all");
+    ensure!(!gets_out(&world, "closed", before.1.pid, to_gateway(&before.1)?)?, "a packet left the cut bottle");
+    let elsewhere = (address(&before.0)?, Ipv4Addr::new(192, 0, 2, 1), 443);
+    ensure!(!gets_out(&world, "open", before.0.pid, elsewhere)?, "a packet left for elsewhere");
+
+    world.start_daemon()?;
+    let after = (world.bottle("open")?, world.bottle("closed")?);
+    assert_eq!((after.0.pid, after.1.pid), (before.0.pid, before.1.pid));
+    assert_eq!((after.0.gate, after.1.gate), (GateView::Open, GateView::Cut(CutCause::Operator)));
+    assert_eq!(open.ask("claude-test")?.status, 200);
+    ensure!(closed.sh("curl -s --max-time 2 https://api.anthropic.com/v1/models")?.code != 0, "the cut did not hold");
+    assert_eq!(world.egress(&["restore", "closed"])?.code, 0);
+    assert_eq!(closed.ask("claude-test")?.status, 200);
+    ends_with(&mut open, 7)?;
+    ends_with(&mut closed, 9)?;
+    until("both are taken down", PATIENCE, || Ok(world.listed("open")?.is_none() && world.listed("closed")?.is_none()))
+}
+
+/// The front-end that was started before the crash reports the command's own exit code.
+fn ends_with(bottle: &mut Bottle, code: i32) -> Result<()> {
+    until("the front-end follows again", PATIENCE, || Ok(bottle.errors().contains("went away")))?;
+    bottle.begin(&format!("exit {code}"))?;
+    let ended = bottle.end()?;
+    ensure!(ended.code == code, "{ended:?}");
+    Ok(())
+}
+
+/// Does a frame sent by root in the bottle's namespace come out at the host?
+fn gets_out(world: &World, name: &str, pid: Option<u32>, (from, to, port): (Ipv4Addr, Ipv4Addr, u16)) -> Result<bool> {
+    let witness = world.host.run(|| RawSocket::open(packet::IPV4))?;
+    let link = world.host.ip(&format!("-o link show eg-{name}"))?;
+    let host_mac = mac(link.split("link/ether ").nth(1).context("no address")?)?;
+    let namespace = fs::File::open(format!("/proc/{}/ns/net", pid.context("no process")?))?;
+    let mut marker = Marker::default();
+    let number = u64::from(to.to_bits()) << 16 | u64::from(from.octets()[3]);
+    marker[..8].copy_from_slice(&(number ^ 0x5eed_5eed_0000_0000).to_be_bytes());
+    let send = || -> Result<()> {
+        nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET)?;
+        let link = harness::netns::command("ip", "-o link show eth0")?;
+        let own = mac(link.split("link/ether ").nth(1).context("no address")?)?;
+        let packet = Ipv4 {
+            version_and_length: 0x45,
+            total_bytes: None,
+            fragment: 0,
+            protocol: 6,
+            source: from.octets(),
+            destination: to.octets(),
+            ports: [40_000, port],
+        };
+        let frame = packet::ethernet(host_mac, own, packet::IPV4, &packet.bytes(marker));
+        RawSocket::open(packet::IPV4)?.send(nix::net::if_::if_nametoindex("eth0")?, &frame)
+    };
+    std::thread::scope(|scope| scope.spawn(send).join()).map_err(|_| anyhow::anyhow!("sending panicked"))??;
+    sleep(Duration::from_millis(200));
+    Ok(witness.has_received(marker))
+}
+
+fn mac(text: &str) -> Result<[u8; 6]> {
+    let word = text.split_whitespace().next().context("no address")?;
+    let bytes: Vec<u8> = word.split(':').map(|part| u8::from_str_radix(part, 16)).collect::<Result<_, _>>()?;
+    bytes.try_into().map_err(|_| anyhow::anyhow!("{word} is no hardware address"))
+}
+
+#[test]
+fn a_run_that_ended_while_the_daemon_was_away_is_taken_down() -> Result<()> {
+    let Some(mut world) = world("a run that ended meanwhile", "")? else { return Ok(()) };
+    let mut bottle = world.shell("web", &[])?;
+    let pid = world.bottle("web")?.pid.context("no process")?;
+    world.kill_daemon_and_proxy()?;
+    kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGKILL)?;
+    world.start_daemon()?;
+    ensure!(world.listed("web")?.is_none(), "it is still listed");
+    assert_nothing_left(&world)?;
+    let audit = world.audit(Some("web"))?;
+    ensure!(audit.iter().any(|kind| matches!(kind, AuditKind::Repaired { .. })), "{audit:?}");
+    ensure!(audit.contains(&AuditKind::BottleEnded { exit_code: 137 }), "{audit:?}");
+    let ended = bottle.end()?;
+    ensure!(ended.code == 1 && ended.errors.contains("ended while the egress daemon was away"), "{ended:?}");
+    assert_eq!(world.run("web", &[], "exit 3")?.end()?.code, 3);
+    Ok(())
+}
+
+#[test]
+fn a_crash_in_the_middle_of_a_start_leaves_nothing() -> Result<()> {
+    let Some(mut world) = world("a crash in the middle of a start", "")? else { return Ok(()) };
+    for after_ms in [0, 10, 25, 50, 90, 150] {
+        let started = world.run("web", &[], "true")?;
+        sleep(Duration::from_millis(after_ms));
+        world.kill_daemon()?;
+        drop(started);
+        world.start_daemon()?;
+        until("the run has ended", PATIENCE, || Ok(world.listed("web")?.is_none()))?;
+        assert_nothing_left(&world).with_context(|| format!("killed after {after_ms} ms"))?;
+    }
+    assert_eq!(world.run("web", &[], "exit 3")?.end()?.code, 3);
+    Ok(())
+}
+
+fn assert_nothing_left(world: &World) -> Result<()> {
+    let is_gone = || {
+        let links = world.host.ip("-brief link")?;
+        ensure!(!links.contains("eg-"), "interfaces: {links}");
+        let directories = names_in(&world.names.run.join("bottles"), |name| !name.starts_with('.'));
+        ensure!(directories.is_empty(), "directories: {directories:?}");
+        let group = world.names.group().unwrap_or_default();
+        let groups = names_in(&group, |name| group.join(name).is_dir());
+        ensure!(groups.is_empty(), "control groups: {groups:?}");
+        let pins = names_in(&world.names.pins.join("links"), |_| true);
+        ensure!(pins.is_empty(), "pinned links: {pins:?}");
+        let mounts = fs::read_to_string("/proc/self/mounts")?;
+        let mounts: Vec<&str> =
+            mounts.lines().filter(|line| line.contains(&world.names.run.display().to_string())).collect();
+        ensure!(mounts.iter().all(|mount| mount.contains("cgroup")), "mounts: {mounts:?}");
+        Ok(true)
+    };
+    until("nothing is left", PATIENCE, is_gone).with_context(|| world.log_tail())
+}
+
+fn names_in(directory: &std::path::Path, is_wanted: impl Fn(&str) -> bool) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| is_wanted(name)).collect()
+}

@@ -1,0 +1,102 @@
+//! An operator cuts and restores, and what the command line says when it cannot.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use egress_userspace::domain::{AuditKind, CutCause, Ending, GateView, Known};
+use harness::world::{PATIENCE, curl, until};
+
+use crate::world;
+
+/// A delta every 20 ms for a minute.
+const SLOW: &str = "claude-test+deltas-3000+delay-20+output-3000+input-77";
+/// From the moment a byte is written to the moment the test has read it, on a busy machine.
+const READING_MAX: Duration = Duration::from_millis(300);
+
+#[test]
+fn an_open_stream_ends_with_the_cut() -> Result<()> {
+    let Some(world) = world("an open stream", "")? else { return Ok(()) };
+    let mut bottle = world.shell("web", &[])?;
+    bottle.begin(&curl(SLOW, true, "--max-time 6"))?;
+    until("the stream flows", PATIENCE, || Ok(bottle.output().matches("text_delta").count() > 10))?;
+    let said = world.egress(&["cut", "web"])?;
+    let cut = Instant::now();
+    assert_eq!((said.code, said.output.as_str()), (0, "web is cut (operator)\n"), "{said:?}");
+    sleep(Duration::from_secs(1));
+    let last = bottle.last_output().context("no output")?;
+    ensure!(last < cut + READING_MAX, "bytes arrived {:?} after the cut", last - cut);
+
+    until("the exchange is settled", PATIENCE, || Ok(world.rows("web")?.len() == 1))?;
+    let row = world.rows("web")?.remove(0);
+    assert_eq!((row.known, row.ending, row.usage.input.0), (Known::Partial, Ending::Cut, 77));
+    until("the provider is hung up on", PATIENCE, || Ok(world.served().len() == 1))?;
+    let served = world.served().remove(0);
+    ensure!(!served.is_complete && row.usage.output.0 >= served.output_sent / 2, "{served:?} {row:?}");
+    assert_eq!(world.bottle("web")?.gate, GateView::Cut(CutCause::Operator));
+    ensure!(world.audit(Some("web"))?.contains(&AuditKind::GateCut { cause: CutCause::Operator }), "no audit row");
+
+    let again = world.egress(&["cut", "web"])?;
+    assert_eq!(again.output, "web is already cut (operator)\n");
+    bottle.end_of_command(PATIENCE)?;
+    let restored = world.egress(&["restore", "web"])?;
+    assert_eq!((restored.code, restored.output.as_str(), restored.errors.as_str()), (0, "web is open\n", ""));
+    assert_eq!(bottle.ask("claude-test")?.status, 200);
+    Ok(())
+}
+
+#[test]
+fn a_bottle_that_is_not_running_can_be_cut() -> Result<()> {
+    let Some(world) = world("a bottle that is not running", "")? else { return Ok(()) };
+    assert_eq!(world.run("web", &[], "true")?.end()?.code, 0);
+    let said = world.egress(&["cut", "web"])?;
+    ensure!(said.code == 0 && said.errors.contains("cannot be run again until `egress restore web`"), "{said:?}");
+    let run = world.run("web", &[], "true")?.end()?;
+    ensure!(run.code == 1 && run.errors.contains("web is still cut (operator)"), "{run:?}");
+    assert_eq!(world.egress(&["restore", "web"])?.code, 0);
+    assert_eq!(world.run("web", &[], "true")?.end()?.code, 0);
+    Ok(())
+}
+
+#[test]
+fn exit_codes_say_what_kind_of_failure_it_was() -> Result<()> {
+    let Some(mut world) = world("exit codes", "")? else { return Ok(()) };
+    for action in ["cut", "restore"] {
+        let unknown = world.egress(&[action, "nobody-knows-it"])?;
+        ensure!(unknown.code == 1 && unknown.errors.contains("there is no bottle nobody-knows-it"), "{unknown:?}");
+    }
+    for wrong in [
+        &["cut"][..],
+        &["cut", "Not A Name"],
+        &["run", "web"],
+        &["run", "web", "--budget", "claude", "--", "true"],
+        &["fly"],
+    ] {
+        assert_eq!(world.egress(wrong)?.code, 2, "{wrong:?}");
+    }
+    for words in [&["list"][..], &["cut", "web"], &["run", "web", "--", "true"]] {
+        let said = world.as_nobody(words)?;
+        ensure!(said.code == 4 && said.errors.contains("group egress"), "{words:?}: {said:?}");
+    }
+    world.stop_daemon()?;
+    for words in [&["list"][..], &["cut", "web"], &["run", "web", "--", "true"]] {
+        let said = world.egress(words)?;
+        ensure!(said.code == 3 && said.errors.contains("start one with `egress daemon`"), "{words:?}: {said:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_runs_exit_code_is_its_commands() -> Result<()> {
+    let Some(world) = world("exit codes of runs", "")? else { return Ok(()) };
+    for (line, code) in [("exit 0", 0), ("exit 7", 7), ("kill -9 $$", 137), ("kill -TERM $$", 143)] {
+        assert_eq!(world.run("web", &[], line)?.end()?.code, code, "{line}");
+    }
+    let missing = world.egress(&["run", "web", "--", "no-such-program"])?;
+    ensure!(missing.code == 127 && missing.errors.contains("no-such-program"), "{missing:?}");
+    let first = world.shell("web", &[])?;
+    let second = world.run("web", &[], "true")?.end()?;
+    ensure!(second.code == 1 && second.errors.contains("bottle web is already running"), "{second:?}");
+    drop(first);
+    until("the bottle is taken down", PATIENCE, || Ok(world.listed("web")?.is_none()))
+}

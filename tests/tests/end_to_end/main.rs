@@ -1,0 +1,24 @@
+//! The whole path as a user has it: the real daemon, proxy and command line, real bottles, an ordinary client.
+
+mod bad_input;
+mod crash;
+mod cut;
+mod full_disk;
+mod inside;
+mod spend;
+mod terminal;
+mod truth;
+
+use anyhow::Result;
+use harness::privilege;
+use harness::world::World;
+
+/// A host for a test with these lines in its settings; `None` when this user cannot have one.
+fn world(test: &str, settings: &str) -> Result<Option<World>> {
+    if privilege::is_root(test)? { World::start(settings).map(Some) } else { Ok(None) }
+}
+
+/// The same, its daemon not started.
+fn prepared(test: &str, settings: &str) -> Result<Option<World>> {
+    if privilege::is_root(test)? { World::prepare(settings).map(Some) } else { Ok(None) }
+}
