@@ -33,12 +33,27 @@ pub struct Load {
     pub ca: PathBuf,
     /// Body of every request.
     pub body: String,
+    /// Headers of every request, beside what each must have.
+    pub headers: Vec<(String, String)>,
     /// Connections, each with one request at a time.
     pub streams: usize,
-    /// Requests of all connections together.
-    pub requests: usize,
+    /// When each connection stops to make requests.
+    pub limit: Limit,
+    /// Connections begin this long after one another, so that slow streams do not beat in step.
+    pub spread: Duration,
+    /// Each connection makes one request before the clock starts: what only a first request costs is not measured.
+    pub has_warm_up: bool,
     /// Times in SSE data (`"sent_ns":…`) are compared with the clock as they arrive.
     pub has_event_times: bool,
+}
+
+/// The end of a measurement.
+#[derive(Clone, Copy, Debug)]
+pub enum Limit {
+    /// After so many requests of all connections together.
+    Requests(usize),
+    /// No request begins after this.
+    Time(Duration),
 }
 
 /// What was measured; times in microseconds.
@@ -71,19 +86,37 @@ pub async fn run(load: Load) -> Result<Measured> {
     for _ in 0..load.streams {
         connections.push(connect(&load, Arc::clone(&tls)).await?);
     }
+    if load.has_warm_up {
+        let once = |sender| exchange_many(Arc::clone(&load), sender, Duration::ZERO, Limit::Requests(1));
+        let warming: Vec<_> = connections.into_iter().map(|sender| tokio::spawn(once(sender))).collect();
+        connections = Vec::new();
+        for one in warming {
+            connections.push(one.await??.1);
+        }
+    }
     let started = Instant::now();
-    let share = load.requests.div_ceil(load.streams);
-    let running: Vec<_> =
-        connections.into_iter().map(|sender| tokio::spawn(exchange_many(Arc::clone(&load), sender, share))).collect();
+    let limit = match load.limit {
+        Limit::Requests(requests) => Limit::Requests(requests.div_ceil(load.streams)),
+        Limit::Time(time) => Limit::Time(time),
+    };
+    let mut begin = Duration::ZERO;
+    let mut running = Vec::new();
+    for sender in connections {
+        running.push(tokio::spawn(exchange_many(Arc::clone(&load), sender, begin, limit)));
+        begin += load.spread;
+    }
     let mut seen = Seen::default();
     for one in running {
-        let one = one.await??;
+        let (one, _) = one.await??;
         seen.times.extend(one.times);
         seen.delays.extend(one.delays);
         seen.bytes += one.bytes;
     }
     Ok(seen.measured(started.elapsed()))
 }
+
+/// A connection.
+type Sender = SendRequest<Full<Bytes>>;
 
 #[derive(Default)]
 struct Seen {
@@ -124,7 +157,7 @@ fn tls(ca: &Path) -> Result<ClientConfig> {
     Ok(config.with_root_certificates(roots).with_no_client_auth())
 }
 
-async fn connect(load: &Load, tls: Arc<ClientConfig>) -> Result<SendRequest<Full<Bytes>>> {
+async fn connect(load: &Load, tls: Arc<ClientConfig>) -> Result<Sender> {
     let mut stream =
         TcpStream::connect(load.connect).await.with_context(|| format!("connecting to {}", load.connect))?;
     stream.set_nodelay(true)?;
@@ -143,16 +176,18 @@ async fn connect(load: &Load, tls: Arc<ClientConfig>) -> Result<SendRequest<Full
     Ok(sender)
 }
 
-async fn exchange_many(load: Arc<Load>, mut sender: SendRequest<Full<Bytes>>, count: usize) -> Result<Seen> {
+/// Makes requests one after the other; returns the connection for more.
+async fn exchange_many(load: Arc<Load>, mut sender: Sender, begin: Duration, limit: Limit) -> Result<(Seen, Sender)> {
     let mut seen = Seen::default();
-    for _ in 0..count {
+    tokio::time::sleep(begin).await;
+    let first = Instant::now();
+    let goes_on = |done: usize| match limit {
+        Limit::Requests(count) => done < count,
+        Limit::Time(time) => first.elapsed() < time,
+    };
+    while goes_on(seen.times.len()) {
         let started = Instant::now();
-        let request = Request::builder()
-            .method(Method::POST)
-            .uri("/v1/messages")
-            .header("host", HOST)
-            .header("content-type", "application/json")
-            .body(Full::new(Bytes::from(load.body.clone())))?;
+        let request = request(&load)?;
         sender.ready().await?;
         let mut response = sender.send_request(request).await?;
         if !response.status().is_success() {
@@ -167,7 +202,14 @@ async fn exchange_many(load: Arc<Load>, mut sender: SendRequest<Full<Bytes>>, co
         }
         seen.times.push(started.elapsed());
     }
-    Ok(seen)
+    Ok((seen, sender))
+}
+
+fn request(load: &Load) -> Result<Request<Full<Bytes>>> {
+    let request = Request::builder().method(Method::POST).uri("/v1/messages");
+    let request = request.header("host", HOST).header("content-type", "application/json");
+    let request = load.headers.iter().fold(request, |request, (name, value)| request.header(name, value));
+    Ok(request.body(Full::new(Bytes::from(load.body.clone())))?)
 }
 
 /// Nanoseconds of the clock that all processes of this host share.

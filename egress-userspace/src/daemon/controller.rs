@@ -328,12 +328,14 @@ impl Controller {
             CutCause::Budget => CutReason::Budget,
             CutCause::Operator => CutReason::Operator,
         };
+        let start = Instant::now();
         if let Err(error) = self.enforcer.set(running.interface, GateStatus::Cut(reason)) {
             error!(bottle = %running.name, error = with_causes(&error), "the gate could not be cut; the bottle is ended instead");
             running.end.notify_one();
         }
         running.stage = Stage::Cut(cause);
-        info!(bottle = %running.name, cause = cause.as_str(), "cut");
+        // Said when the kernel holds it: `cargo xtask bench` takes the moment and the duration from here.
+        info!(bottle = %running.name, cause = cause.as_str(), write_us = start.elapsed().as_micros(), "cut");
         self.tell_proxy();
         self.unrecorded.push_back(Record::Cut(bottle, cause));
     }

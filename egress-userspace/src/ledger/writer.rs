@@ -81,6 +81,7 @@ impl Desk {
         self.spoilt = self.connection.execute_batch("BEGIN IMMEDIATE").err();
         let answers: Vec<Answer> = jobs.map(|job| job(self)).collect();
         let outcome = self.commit();
+        tracing::debug!(commands = answers.len(), "committed");
         for answer in answers {
             answer(outcome.as_ref().copied());
         }

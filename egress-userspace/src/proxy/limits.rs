@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Connections that one bottle may hold open.
-pub(super) const CONNECTIONS_PER_BOTTLE_MAX: usize = 512;
+pub(super) const CONNECTIONS_PER_BOTTLE_MAX: usize = 2_048;
 /// A request's or response's head, HTTP/1 and HTTP/2, in bytes.
 pub(super) const HEAD_BYTES_MAX: usize = 64 << 10;
 /// A client has this long to send a head; an idle connection stays as long.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     KeyUsagePurpose,
 };
 use rustls::ServerConfig;
@@ -32,14 +32,25 @@ impl Authority {
         self.issuer.pem()
     }
 
-    /// TLS for a server of these names, h2 and HTTP/1.1.
-    pub fn server_config(&self, names: &[String]) -> Result<ServerConfig> {
+    /// Certificate and key for a server of these names, PEM.
+    pub fn leaf_pem(&self, names: &[String]) -> Result<(String, String)> {
+        let (leaf, key) = self.leaf(names)?;
+        Ok((leaf.pem(), key.serialize_pem()))
+    }
+
+    fn leaf(&self, names: &[String]) -> Result<(Certificate, KeyPair)> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::new(names.to_vec())?;
         // Strict clients (Python from 3.13 on) want both.
         params.use_authority_key_identifier_extension = true;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let leaf = params.signed_by(&key, &self.issuer).context("cannot sign a leaf")?;
+        Ok((leaf, key))
+    }
+
+    /// TLS for a server of these names, h2 and HTTP/1.1.
+    pub fn server_config(&self, names: &[String]) -> Result<ServerConfig> {
+        let (leaf, key) = self.leaf(names)?;
         let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(anyhow::Error::msg)?;
         let crypto = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = ServerConfig::builder_with_provider(crypto)

@@ -56,6 +56,12 @@ impl Delivery {
     }
 }
 
+/// 0 where there is no such clock, which no Linux is.
+fn monotonic_ns() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
+}
+
 impl Body for Delivery {
     type Data = Bytes;
     type Error = Error;
@@ -67,7 +73,7 @@ impl Body for Delivery {
             self.served.reported = piece.reported;
             let breaks = matches!(self.fault, Fault::Abort(_) | Fault::Stall(_));
             self.served.is_complete = self.pieces.is_empty() && !breaks;
-            return Poll::Ready(Some(Ok(Frame::data(piece.bytes))));
+            return Poll::Ready(Some(Ok(Frame::data(piece.leave(monotonic_ns)))));
         }
         match self.fault {
             Fault::None | Fault::Error(_) => Poll::Ready(None),

@@ -23,6 +23,23 @@ pub(super) struct Piece {
     pub(super) output_sent: u64,
     /// The usage that has been told by then.
     pub(super) reported: Counts,
+    /// Its [`UNSTAMPED`] fields are filled in as it leaves.
+    pub(super) is_stamped: bool,
+}
+
+/// The field of a delta that says when it left, before it has.
+const UNSTAMPED: &[u8] = b"\"sent_ns\":0";
+
+impl Piece {
+    /// The bytes as they leave at `now_ns`.
+    pub(super) fn leave(self, now_ns: impl FnOnce() -> u64) -> Bytes {
+        let place = self.bytes.windows(UNSTAMPED.len()).position(|window| window == UNSTAMPED);
+        let Some(end) = place.filter(|_| self.is_stamped).map(|start| start + UNSTAMPED.len()) else {
+            return self.bytes;
+        };
+        let (before, after) = (self.bytes.slice(..end - 1), self.bytes.slice(end..));
+        [before.as_ref(), now_ns().to_string().as_bytes(), after.as_ref()].concat().into()
+    }
 }
 
 /// The response to a script.
@@ -92,9 +109,13 @@ fn events(script: &Script, id: &str) -> Vec<Piece> {
         Report::Plain | Report::Iterations => Counts { output: 1, ..script.usage },
     };
     let mut pieces = vec![whole(opening(script, id, begun), begun, 0)];
-    let delta = event(&json!({
+    let mut delta = json!({
         "type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text(script)},
-    }));
+    });
+    if let (true, Some(fields)) = (script.is_stamped, delta.as_object_mut()) {
+        fields.insert("sent_ns".to_owned(), 0.into());
+    }
+    let delta = event(&delta);
     let last = script.deltas_sent();
     let per_piece = if script.delay.is_zero() { (PIECE_BYTES / delta.len()).max(1) as u64 } else { 1 };
     let mut sent = 0;
@@ -103,7 +124,7 @@ fn events(script: &Script, id: &str) -> Vec<Piece> {
         sent += count;
         let bytes = delta.repeat(usize::try_from(count).unwrap_or(0)).into();
         let output_sent = script.tokens_in(sent);
-        pieces.push(Piece { bytes, delay: script.delay, output_sent, reported: begun });
+        pieces.push(Piece { bytes, delay: script.delay, output_sent, reported: begun, is_stamped: script.is_stamped });
     }
     match script.fault {
         Fault::None => {

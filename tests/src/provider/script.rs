@@ -9,6 +9,7 @@
 //! | `abort-after-N`, `stall-after-N`, `error-after-N`, `error-event` | breaks after N deltas: hangs up, goes silent, error event |
 //! | `overloaded`, `rate-limited`, `status-N` | answers with an error |
 //! | `no-usage`, `compaction` | leaves usage out; reports it in `iterations` only |
+//! | `stamp` | each delta says when it left: `sent_ns`, of the clock that all processes of a host share |
 
 use std::time::Duration;
 
@@ -72,6 +73,8 @@ pub struct Script {
     pub report: Report,
     /// Other than 200: an error.
     pub status: u16,
+    /// Deltas carry the time they left; in bodies without encoding only.
+    pub is_stamped: bool,
 }
 
 /// What of a request's body matters.
@@ -100,6 +103,7 @@ impl Script {
             fault: Fault::None,
             report: Report::Plain,
             status: 200,
+            is_stamped: false,
         };
         for directive in body.model.split('+') {
             script.follow(directive);
@@ -124,6 +128,7 @@ impl Script {
             "rate-limited" => self.status = 429,
             "no-usage" => self.report = Report::Nothing,
             "compaction" => self.report = Report::Iterations,
+            "stamp" => self.is_stamped = true,
             _ => {
                 let Some((name, value)) = directive.rsplit_once('-') else { return };
                 match value.parse() {
