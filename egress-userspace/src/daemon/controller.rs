@@ -16,8 +16,8 @@ use tracing::{error, info};
 use crate::bottle::Signaller;
 use crate::broker::{BottleView, FromController, Phase, Snapshot};
 use crate::domain::{
-    AgentName, AuditKind, BottleId, BottleName, Crossing, CutCause, ProviderName, Refusal, RefusalReason, Scope,
-    Tokens, with_causes,
+    AgentName, AuditKind, BottleId, BottleName, BudgetView, Crossing, CutCause, ProviderName, Refusal, RefusalReason,
+    Scope, Tokens, with_causes,
 };
 use crate::kernel::{Enforcer, GateStatus, IfIndex};
 use crate::ledger::{GateChange, Ledger, LedgerError, Settled};
@@ -287,9 +287,7 @@ impl Controller {
             let budgets = self.ledger.budgets(id).await.unwrap_or_default();
             let spends = budgets.iter().filter(|view| view.provider == *provider).any(|view| {
                 let governing = crate::budget::governing(&view.chain);
-                let own = view.chain.iter().find(|state| matches!(state.scope, Scope::Bottle(_)));
-                governing.is_some_and(|state| state.scope == crossing.scope)
-                    && own.is_some_and(|state| state.used + state.held > Tokens::ZERO)
+                governing.is_some_and(|state| state.scope == crossing.scope) && spends(view)
             });
             if spends {
                 governed.push(id);
@@ -406,7 +404,14 @@ fn view(running: &Running) -> BottleView {
     }
 }
 
-fn refusal(crossing: &Crossing, provider: &ProviderName) -> Refusal {
+/// Has the bottle itself a part in what is used, or held?
+pub(super) fn spends(view: &BudgetView) -> bool {
+    let own = view.chain.iter().find(|state| matches!(state.scope, Scope::Bottle(_)));
+    own.is_some_and(|state| state.used + state.held > Tokens::ZERO)
+}
+
+/// What a bottle hears once a budget is used up.
+pub(super) fn refusal(crossing: &Crossing, provider: &ProviderName) -> Refusal {
     let Crossing { scope, budget, used } = crossing;
     Refusal {
         reason: RefusalReason::BudgetExhausted,

@@ -137,7 +137,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     let version = env!("CARGO_PKG_VERSION").to_owned();
     ledger.audit(None, AuditKind::DaemonStarted { version }).await?;
     reconcile::reconcile(&launcher).await?;
-    settle_what_was_open(&ledger, &controller).await?;
+    settle_what_is_open(&ledger, &controller).await?;
 
     let configuration =
         Configuration { gateway: options.gateway, extra_roots_pem: files::read_roots(&options.home, &settings)? };
@@ -175,9 +175,9 @@ fn wiring(options: &Options, authority: &Authority) -> HostWiring {
     }
 }
 
-/// What an earlier controller left open is settled before anything new is admitted, and after its bottles are adopted: a
-/// crossing that shows only now cuts them.
-async fn settle_what_was_open(ledger: &Ledger, controller: &ControllerHandle) -> Result<(), LedgerError> {
+/// What an earlier controller left open is settled before anything new is admitted, and after its bottles are known: a
+/// budget that is crossed by it is enforced on them.
+async fn settle_what_is_open(ledger: &Ledger, controller: &ControllerHandle) -> Result<(), LedgerError> {
     let permits_settled = proxy_link::settle_open(ledger, controller).await;
     if permits_settled > 0 {
         ledger.audit(None, AuditKind::ProxyRestarted { permits_settled }).await?;

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
+use crate::budget;
 use crate::domain::{AuditKind, BottleName};
 use crate::kernel::IfIndex;
 use crate::ledger::BottleRow;
 
 use super::DaemonError;
+use super::controller::{refusal, spends};
 use super::launch::{Launcher, running};
 
 /// What a run is recorded to have ended with when nobody saw its end.
@@ -52,8 +54,20 @@ async fn adopt(launcher: &Launcher, row: &BottleRow) -> Result<Option<IfIndex>, 
     launcher.controller.started(running(row, address, &built, Arc::clone(&end), exit_seen)).await;
     launcher.controller.runs(row.id, command.init_pid(), command.signaller());
     info!(bottle = %row.name, "adopted");
+    resume_cutting(launcher, row).await?;
     tokio::spawn(launcher.clone().live_on(row.clone(), command, end, exit));
     Ok(Some(interface))
+}
+
+/// A budget that was crossed and a gate that is open: the earlier controller did not live to cut it, or an operator restored
+/// the bottle as it was. Either way it hears why at its next request, and is cut.
+async fn resume_cutting(launcher: &Launcher, row: &BottleRow) -> Result<(), DaemonError> {
+    for view in launcher.ledger.budgets(row.id).await?.into_iter().filter(spends) {
+        if let Some(crossing) = budget::crossed(&view.chain) {
+            launcher.controller.exhausted(row.id, refusal(&crossing, &view.provider)).await;
+        }
+    }
+    Ok(())
 }
 
 /// What is on disk of bottles that do not run.

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use egress_userspace::control::{AuditReply, BottleInfo, BottlesReply, StatusReply, UsageReply};
-use egress_userspace::domain::{AuditKind, GateView, UsageRow};
+use egress_userspace::domain::{AuditKind, BottleName, GateView, UsageRow};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
@@ -134,7 +134,7 @@ impl World {
         if has_ended.is_err() {
             child.kill()?;
         }
-        let said = Said::of(child.wait_with_output()?);
+        let said = Said::of(&child.wait_with_output()?);
         has_ended.with_context(|| said.errors.clone())?;
         Ok(said)
     }
@@ -186,7 +186,7 @@ impl World {
 
     /// Runs `egress` with these arguments to its end.
     pub fn egress(&self, arguments: &[&str]) -> Result<Said> {
-        Ok(Said::of(self.command(arguments).stdin(Stdio::null()).output()?))
+        Ok(Said::of(&self.command(arguments).stdin(Stdio::null()).output()?))
     }
 
     /// The same as the user nobody, who may not.
@@ -199,7 +199,7 @@ impl World {
         let mut command = Command::new("setpriv");
         command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(copy);
         command.arg("--run-dir").arg(&self.names.run).args(arguments).stdin(Stdio::null()).current_dir("/");
-        Ok(Said::of(command.output()?))
+        Ok(Said::of(&command.output()?))
     }
 
     /// Runs a shell in a bottle, which takes commands (see [`Bottle::sh`]).
@@ -259,9 +259,8 @@ impl World {
     /// What `egress audit` tells of one bottle, or of none.
     pub fn audit(&self, bottle: Option<&str>) -> Result<Vec<AuditKind>> {
         let reply: AuditReply = self.json(&["audit", "--last", ROWS])?;
-        let is_wanted = |name: Option<&str>| name == bottle;
         let rows = reply.rows.into_iter();
-        Ok(rows.filter(|row| is_wanted(row.bottle.as_ref().map(|name| name.as_str()))).map(|row| row.kind).collect())
+        Ok(rows.filter(|row| row.bottle.as_ref().map(BottleName::as_str) == bottle).map(|row| row.kind).collect())
     }
 
     /// What the daemon said last.
@@ -286,7 +285,7 @@ impl Drop for World {
 }
 
 impl Said {
-    fn of(output: std::process::Output) -> Self {
+    fn of(output: &std::process::Output) -> Self {
         Self {
             code: code_of(output.status),
             output: String::from_utf8_lossy(&output.stdout).into_owned(),

@@ -136,6 +136,33 @@ fn a_run_that_ended_while_the_daemon_was_away_is_taken_down() -> Result<()> {
 }
 
 #[test]
+fn a_crossing_is_enforced_by_the_next_daemon() -> Result<()> {
+    let Some(mut world) = world("a crossing before a crash", "budget:\n  claude: 5k\nlast_word: 3s")? else {
+        return Ok(());
+    };
+    let mut bottle = world.shell("web", &[])?;
+    assert_eq!(bottle.ask("claude-test+input-6000")?.status, 200);
+    // The last word has begun and not ended.
+    world.kill_daemon_and_proxy()?;
+    world.start_daemon()?;
+    world.until_gate("web", GateView::Cut(CutCause::Budget), PATIENCE)
+}
+
+#[test]
+fn a_crossing_that_only_the_next_daemon_learns_of_is_enforced() -> Result<()> {
+    let Some(mut world) = world("a crossing by a crash", "drain: 0\nlast_word: 0")? else { return Ok(()) };
+    let mut bottle = world.shell("web", &["--budget", "claude=1k"])?;
+    bottle.begin(&curl(SLOW, true, "--max-time 5"))?;
+    until("the stream flows", PATIENCE, || Ok(bottle.output().contains("text_delta")))?;
+    world.kill_daemon_and_proxy()?;
+    world.start_daemon()?;
+    world.until_gate("web", GateView::Cut(CutCause::Budget), PATIENCE)?;
+    let audit = world.audit(Some("web"))?;
+    ensure!(audit.iter().any(|kind| matches!(kind, AuditKind::BudgetCrossed { .. })), "{audit:?}");
+    Ok(())
+}
+
+#[test]
 fn a_crash_in_the_middle_of_a_start_leaves_nothing() -> Result<()> {
     let Some(mut world) = world("a crash in the middle of a start", "")? else { return Ok(()) };
     for after_ms in [0, 10, 25, 50, 90, 150] {
