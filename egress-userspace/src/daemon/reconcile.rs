@@ -4,13 +4,14 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use egress_common::CutReason;
 use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
 use crate::budget;
-use crate::domain::{AuditKind, BottleName};
-use crate::kernel::IfIndex;
-use crate::ledger::BottleRow;
+use crate::domain::{AuditKind, BottleName, CutCause, GateView};
+use crate::kernel::{Gate, GateStatus, IfIndex};
+use crate::ledger::{BottleRow, GateChange};
 
 use super::DaemonError;
 use super::controller::{refusal, spends};
@@ -42,8 +43,9 @@ async fn adopt(launcher: &Launcher, row: &BottleRow) -> Result<Option<IfIndex>, 
     let Some(address) = row.address else { return Ok(None) };
     let Some((built, command)) = launcher.runtime.adopt(&row.name)? else { return Ok(None) };
     let interface = IfIndex(built.interface);
-    let wanted = launcher.gate(row, address, interface);
     let held = launcher.enforcer.gates()?.into_iter().find(|gate| gate.interface == interface);
+    let row = &keep_cut(launcher, row, held.as_ref()).await?;
+    let wanted = launcher.gate(row, address, interface);
     if held.as_ref() != Some(&wanted) || !launcher.enforcer.is_attached(interface)? {
         launcher.enforcer.attach(&wanted)?;
         warn!(bottle = %row.name, "its gate was not what the ledger wants, and is now");
@@ -57,6 +59,19 @@ async fn adopt(launcher: &Launcher, row: &BottleRow) -> Result<Option<IfIndex>, 
     resume_cutting(launcher, row).await?;
     tokio::spawn(launcher.clone().live_on(row.clone(), command, end, exit));
     Ok(Some(interface))
+}
+
+/// A gate that the kernel holds cut and the ledger does not: the earlier controller did not live to record it. It stays cut.
+async fn keep_cut(launcher: &Launcher, row: &BottleRow, held: Option<&Gate>) -> Result<BottleRow, DaemonError> {
+    let mut row = row.clone();
+    if let (GateView::Open, Some(GateStatus::Cut(reason))) =
+        (row.gate, held.filter(|gate| gate.bottle == row.id).map(|gate| gate.status))
+    {
+        let cause = if reason == CutReason::Budget { CutCause::Budget } else { CutCause::Operator };
+        launcher.ledger.change_gate(row.id, GateChange::Cut(cause)).await?;
+        row.gate = GateView::Cut(cause);
+    }
+    Ok(row)
 }
 
 /// A budget that was crossed and a gate that is open: the earlier controller did not live to cut it, or an operator restored

@@ -6,7 +6,9 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use egress_common::CutReason;
 use egress_userspace::domain::{AuditKind, CutCause, Ending, GateView, Known};
+use egress_userspace::kernel::{EbpfEnforcer, Enforcer, GateStatus, TcAttachment};
 use harness::packet::{self, Ipv4, Marker, RawSocket};
 use harness::world::{Bottle, GATEWAY, PATIENCE, World, curl, until};
 use nix::sys::signal::{Signal, kill};
@@ -69,6 +71,26 @@ fn a_cut_outlives_daemon_and_proxy_and_the_next_daemon_adopts() -> Result<()> {
     ends_with(&mut open, 7)?;
     ends_with(&mut closed, 9)?;
     until("both are taken down", PATIENCE, || Ok(world.listed("open")?.is_none() && world.listed("closed")?.is_none()))
+}
+
+/// The moment between the kernel's cut and the ledger's record of it: the kernel's word stands.
+#[test]
+fn a_cut_that_only_the_kernel_knows_of_is_kept() -> Result<()> {
+    let Some(mut world) = world("daemon is killed while cutting", "")? else { return Ok(()) };
+    let mut bottle = world.shell("web", &[])?;
+    assert_eq!(bottle.ask("claude-test")?.status, 200);
+    world.kill_daemon_and_proxy()?;
+    let gates = EbpfEnforcer::new(&world.names.pins, TcAttachment::Auto)?;
+    let gate = gates.gates()?.into_iter().next().context("no gate is pinned")?;
+    gates.set(gate.interface, GateStatus::Cut(CutReason::Operator))?;
+    drop(gates);
+    world.start_daemon()?;
+    assert_eq!(world.bottle("web")?.gate, GateView::Cut(CutCause::Operator));
+    ensure!(bottle.sh("curl -s --max-time 2 https://api.anthropic.com/v1/models")?.code != 0, "the cut did not hold");
+    ensure!(world.audit(Some("web"))?.contains(&AuditKind::GateCut { cause: CutCause::Operator }), "not on record");
+    assert_eq!(world.egress(&["restore", "web"])?.code, 0);
+    assert_eq!(bottle.ask("claude-test")?.status, 200);
+    Ok(())
 }
 
 /// The front-end that was started before the crash reports the command's own exit code.
