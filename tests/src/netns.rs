@@ -40,6 +40,11 @@ impl NetNs {
         })
     }
 
+    /// A second handle of the same namespace.
+    pub fn handle(&self) -> Result<Self> {
+        Ok(Self { handle: self.handle.try_clone()? })
+    }
+
     /// Runs `ip` with these words inside.
     pub fn ip(&self, words: &str) -> Result<String> {
         self.run(|| command("ip", words))

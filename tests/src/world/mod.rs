@@ -7,6 +7,7 @@ mod leftovers;
 mod names;
 mod provider;
 
+use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -44,6 +45,8 @@ pub struct World {
     pub host: NetNs,
     /// Further arguments of `egress daemon`.
     pub daemon_arguments: Vec<String>,
+    /// What starts `egress daemon`, if it is not started directly: a program and its arguments.
+    pub daemon_starter: Vec<String>,
 }
 
 /// What a command line came to.
@@ -72,7 +75,8 @@ impl World {
         fs::create_dir_all(&names.home)?;
         let host = NetNs::new()?;
         let provider = provider::Background::start(&host)?;
-        let world = Self { names, daemon: None, provider, host, daemon_arguments: Vec::new() };
+        let world =
+            Self { names, daemon: None, provider, host, daemon_arguments: Vec::new(), daemon_starter: Vec::new() };
         world.write_settings(settings)?;
         Ok(world)
     }
@@ -119,8 +123,10 @@ impl World {
     #[must_use]
     pub fn daemon_command(&self, names: &Names, gateway: Ipv4Addr) -> Command {
         let Names { home, run, pins, bridge, .. } = names;
-        let mut command = Command::new(program("egress"));
-        command.arg("daemon").arg("--home").arg(home).arg("--run-dir").arg(run).arg("--pins").arg(pins);
+        let own = [program("egress").into_os_string()];
+        let mut words = self.daemon_starter.iter().map(OsString::from).chain(own);
+        let mut command = Command::new(words.next().unwrap_or_default());
+        command.args(words).arg("daemon").arg("--home").arg(home).arg("--run-dir").arg(run).arg("--pins").arg(pins);
         command.args(["--gateway", &format!("{gateway}/16"), "--bridge", bridge]).args(&self.daemon_arguments);
         command.stdin(Stdio::null());
         command

@@ -6,6 +6,7 @@ mod crash;
 mod cut;
 mod full_disk;
 mod inside;
+mod public;
 mod spend;
 mod terminal;
 mod truth;
