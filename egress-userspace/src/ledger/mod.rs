@@ -21,8 +21,8 @@ mod tests;
 use std::net::Ipv4Addr;
 
 use crate::domain::{
-    AgentName, BottleId, BottleName, Crossing, CutCause, Ending, GateView, Host, Known, PermitId, ProviderName, Tokens,
-    UnixMillis, Usage,
+    AgentName, BottleId, BottleName, Crossing, CutCause, Ending, GateView, Host, Known, PermitId, ProviderName,
+    Refusal, Tokens, UnixMillis, Usage,
 };
 
 pub use address::AddressPool;
@@ -119,6 +119,24 @@ pub struct Settled {
     pub provider_request_id: Option<String>,
     /// The governing budget is used up.
     pub crossing: Option<Crossing>,
+}
+
+/// One of the two commands of every request, to be done together with others ([`Ledger::write_together`]).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// [`Ledger::admit`]
+    Admit(Reserve),
+    /// [`Ledger::settle`]
+    Settle(Settle),
+}
+
+/// What became of a command.
+#[derive(Debug)]
+pub enum Done {
+    /// Of [`Command::Admit`].
+    Admitted(Result<Result<PermitId, Refusal>, LedgerError>),
+    /// Of [`Command::Settle`].
+    Settled(Result<Settled, LedgerError>),
 }
 
 /// What to read of the usage.

@@ -70,7 +70,8 @@ fn run() -> Result<(), ProxyError> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     sandbox::enter()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
-    let ended = runtime.block_on(prepared.serve());
+    // As a task: the thread that blocks here is no worker, and every answer of the controller would pass through it.
+    let ended = runtime.block_on(runtime.spawn(prepared.serve())).map_err(io::Error::other)?;
     runtime.shutdown_background();
     ended
 }
