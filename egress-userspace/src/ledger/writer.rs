@@ -76,7 +76,7 @@ impl Desk {
             // again. Tried here because by now there may be the little space that takes; if not, COMMIT says so.
             self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).ok();
         }
-        self.spoilt = self.connection.execute_batch("BEGIN IMMEDIATE").err();
+        self.spoilt = self.execute("BEGIN IMMEDIATE").err();
         let answers: Vec<Answer> = jobs.map(|job| job(self)).collect();
         let outcome = self.commit();
         tracing::debug!(commands = answers.len(), "committed");

@@ -23,7 +23,7 @@ use super::listen::{Entrance, Server, accept_all};
 use super::sandbox::{self, SandboxError};
 use super::tls::TlsEnd;
 use super::trust::{self, TrustError};
-use super::upstream;
+use super::upstream::Upstream;
 
 /// Why the proxy did not start, or ended.
 #[derive(Debug, Error)]
@@ -82,7 +82,7 @@ pub struct Prepared {
     listeners: Listeners,
     gateway: Ipv4Addr,
     crypto: Arc<CryptoProvider>,
-    tls: Arc<ClientConfig>,
+    tls: ClientConfig,
     resolver: Option<TokioResolver>,
 }
 
@@ -113,7 +113,7 @@ impl Prepared {
         let (reader, writer) = tokio::net::UnixStream::from_std(self.broker)?.into_split();
         let (link, outgoing) = Link::new();
         let exchange =
-            Exchange { link: Arc::clone(&link), upstream: upstream::new(Arc::clone(&link), self.resolver, self.tls) };
+            Exchange { upstream: Upstream::new(&link, self.resolver.as_ref(), &self.tls), link: Arc::clone(&link) };
         let tls = TlsEnd::new(Arc::clone(&link), self.crypto)?;
         let server = Arc::new(Server { exchange, tls });
         let resolver = Arc::new(Resolver { link: Arc::clone(&link), gateway: self.gateway });
