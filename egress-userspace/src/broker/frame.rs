@@ -1,6 +1,6 @@
 //! Frames on the broker's socket: a little-endian `u32` length and that many bytes of JSON.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 
 use bytes::{Buf, BufMut, BytesMut};
 use serde::Serialize;
@@ -45,12 +45,26 @@ pub struct FrameReader<R> {
     buffer: BytesMut,
 }
 
-impl<R: AsyncRead + Unpin> FrameReader<R> {
+impl<R> FrameReader<R> {
     /// Reads from `stream`.
     pub fn new(stream: R) -> Self {
         Self { stream, buffer: BytesMut::new() }
     }
 
+    /// The first whole message of what has been read.
+    fn take<T: DeserializeOwned>(&mut self) -> Result<Option<T>, BrokerError> {
+        let Some(length) = self.buffer.first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
+        let length = checked_length(*length)?;
+        if self.buffer.len() < LENGTH_BYTES + length {
+            return Ok(None);
+        }
+        self.buffer.advance(LENGTH_BYTES);
+        let body = self.buffer.split_to(length);
+        Ok(Some(serde_json::from_slice(&body)?))
+    }
+}
+
+impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// The next message; `None` when the other side has left between two. Safe to cancel.
     ///
     /// # Errors
@@ -67,18 +81,47 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             }
         }
     }
+}
 
-    /// The first whole message of what has been read.
-    fn take<T: DeserializeOwned>(&mut self) -> Result<Option<T>, BrokerError> {
-        let Some(length) = self.buffer.first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
-        let length = checked_length(*length)?;
-        if self.buffer.len() < LENGTH_BYTES + length {
-            return Ok(None);
+impl<R: Read> FrameReader<R> {
+    /// Waits for messages on a thread that may block: at least one and whatever has arrived with it. `false` at the end.
+    ///
+    /// # Errors
+    ///
+    /// The stream failed or carries something else than frames.
+    pub fn read_blocking<T: DeserializeOwned>(&mut self, messages: &mut Vec<T>) -> Result<bool, BrokerError> {
+        loop {
+            let before = messages.len();
+            while let Some(message) = self.take()? {
+                messages.push(message);
+            }
+            if messages.len() > before {
+                return Ok(true);
+            }
+            let filled = self.buffer.len();
+            self.buffer.resize(filled + READ_BYTES, 0);
+            let read = self.stream.read(self.buffer.get_mut(filled..).unwrap_or_default());
+            self.buffer.truncate(filled + read.as_ref().copied().unwrap_or(0));
+            match read {
+                Ok(0) => return if filled == 0 { Ok(false) } else { Err(BrokerError::Truncated) },
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error.into()),
+                Ok(_) | Err(_) => {}
+            }
         }
-        self.buffer.advance(LENGTH_BYTES);
-        let body = self.buffer.split_to(length);
-        Ok(Some(serde_json::from_slice(&body)?))
     }
+}
+
+/// Sends messages with one system call, on a thread that may block.
+///
+/// # Errors
+///
+/// The stream failed, or a message is too long.
+pub fn write_frames_blocking<T: Serialize>(stream: &mut impl Write, messages: &[T]) -> Result<(), BrokerError> {
+    let mut buffer = BytesMut::new();
+    for message in messages {
+        append(&mut buffer, message)?;
+    }
+    Ok(stream.write_all(&buffer)?)
 }
 
 /// Reads one frame and not a byte beyond it, before anything asynchronous runs.
@@ -118,7 +161,7 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
     ///
     /// The stream failed, or the message is too long.
     pub async fn write<T: Serialize>(&mut self, message: &T) -> Result<(), BrokerError> {
-        self.append(message)?;
+        append(&mut self.buffer, message)?;
         self.flush().await
     }
 
@@ -134,24 +177,10 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
         let mut batch = Vec::with_capacity(BATCH_MESSAGES_MAX);
         while messages.recv_many(&mut batch, BATCH_MESSAGES_MAX).await > 0 {
             for message in batch.drain(..) {
-                self.append(&message)?;
+                append(&mut self.buffer, &message)?;
             }
             self.flush().await?;
         }
-        Ok(())
-    }
-
-    fn append<T: Serialize>(&mut self, message: &T) -> Result<(), BrokerError> {
-        let start = self.buffer.len();
-        self.buffer.put_u32_le(0);
-        serde_json::to_writer((&mut self.buffer).writer(), message)?;
-        let bytes = self.buffer.len() - start - LENGTH_BYTES;
-        let length = u32::try_from(bytes).ok().filter(|_| bytes <= FRAME_BYTES_MAX);
-        let (Some(length), Some(place)) = (length, self.buffer.get_mut(start..start + LENGTH_BYTES)) else {
-            self.buffer.truncate(start);
-            return Err(BrokerError::TooLong { bytes });
-        };
-        place.copy_from_slice(&length.to_le_bytes());
         Ok(())
     }
 
@@ -159,6 +188,20 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
         self.stream.write_all_buf(&mut self.buffer).await?;
         Ok(self.stream.flush().await?)
     }
+}
+
+fn append<T: Serialize>(buffer: &mut BytesMut, message: &T) -> Result<(), BrokerError> {
+    let start = buffer.len();
+    buffer.put_u32_le(0);
+    serde_json::to_writer((&mut *buffer).writer(), message)?;
+    let bytes = buffer.len() - start - LENGTH_BYTES;
+    let length = u32::try_from(bytes).ok().filter(|_| bytes <= FRAME_BYTES_MAX);
+    let (Some(length), Some(place)) = (length, buffer.get_mut(start..start + LENGTH_BYTES)) else {
+        buffer.truncate(start);
+        return Err(BrokerError::TooLong { bytes });
+    };
+    place.copy_from_slice(&length.to_le_bytes());
+    Ok(())
 }
 
 #[cfg(test)]
@@ -180,6 +223,21 @@ mod tests {
         }
         assert!(reader.read::<Vec<u32>>().await.unwrap().is_none());
         writing.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_blocking_reader_takes_what_has_arrived_and_sees_the_end() {
+        let mut bytes = Vec::new();
+        write_frames_blocking(&mut bytes, &["one", "two"]).unwrap();
+        let mut reader = FrameReader::new(bytes.as_slice());
+        let mut messages: Vec<String> = Vec::new();
+        assert!(reader.read_blocking(&mut messages).unwrap());
+        assert_eq!(messages, ["one", "two"]);
+        assert!(!reader.read_blocking(&mut messages).unwrap());
+        bytes.pop();
+        let mut cut = FrameReader::new(bytes.as_slice());
+        assert!(cut.read_blocking(&mut messages).unwrap());
+        assert!(matches!(cut.read_blocking(&mut messages), Err(BrokerError::Truncated)));
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@ mod frame;
 mod handoff;
 mod message;
 
-pub use frame::{BrokerError, FRAME_BYTES_MAX, FrameReader, FrameWriter, read_frame_blocking};
+pub use frame::{BrokerError, FRAME_BYTES_MAX, FrameReader, FrameWriter, read_frame_blocking, write_frames_blocking};
 pub use handoff::{HandoffError, Listeners, receive_listeners, send_listeners};
 pub use message::{
     Admission, BottleView, Configuration, FromController, FromProxy, LeafReply, Permit, Phase, RequestNumber, Snapshot,

@@ -5,6 +5,7 @@ mod api;
 mod authority;
 mod clock;
 mod controller;
+mod conversation;
 mod cutting;
 mod drops;
 mod files;
@@ -15,7 +16,7 @@ mod reconcile;
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
@@ -141,6 +142,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
 
     let configuration =
         Configuration { gateway: options.gateway, extra_roots_pem: files::read_roots(&options.home, &settings)? };
+    let authority = Arc::new(Mutex::new(authority));
     let link = ProxyLink { listeners, configuration, routes, authority, ledger, controller };
     let desk = Desk { launcher, pins: options.pins.display().to_string() };
     let mut terminated = stop_signal(SignalKind::terminate())?;

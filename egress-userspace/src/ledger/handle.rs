@@ -1,17 +1,19 @@
 //! The handle everyone else has: commands go to the writer's queue, reports to a connection of their own.
 
+use std::fmt;
 use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use rusqlite::Connection;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::error::{Fault, LedgerError};
-use super::writer::{Desk, Job, QUEUE_COMMANDS_MAX, job};
+use super::writer::{self, Desk, Job, QUEUE_COMMANDS_MAX, job};
 use super::{
-    AddressPool, AuditFilter, BottleRow, GateChange, Limits, NewRun, Settled, UsageFilter, audit, open, report,
+    AddressPool, AuditFilter, BottleRow, Command, Done, GateChange, Limits, NewRun, Settled, UsageFilter, audit, open,
+    report,
 };
 use crate::domain::{
     AuditKind, AuditRow, BottleId, BottleName, BudgetView, Ending, PermitId, Refusal, Settlement, SpendRequest,
@@ -24,7 +26,6 @@ pub struct Ledger {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
 struct Shared {
     /// `None` only while dropping.
     queue: Option<mpsc::Sender<Job>>,
@@ -32,6 +33,7 @@ struct Shared {
     /// `None` only while dropping.
     reader: Option<Mutex<Connection>>,
     limits: Limits,
+    desk: Arc<Mutex<Desk>>,
     /// Last, so that it outlives the writer.
     _lock: File,
 }
@@ -45,14 +47,15 @@ impl Ledger {
     pub fn open(path: &Path, limits: Limits, clock: fn() -> UnixMillis) -> Result<Self, LedgerError> {
         let opened = open::open(path, clock())?;
         let failed = |source| LedgerError::Open { path: path.to_owned(), source };
-        let desk = Desk::new(opened.writer, limits.clone(), clock).map_err(failed)?;
+        let desk = Arc::new(Mutex::new(Desk::new(opened.writer, limits.clone(), clock).map_err(failed)?));
+        let serving = Arc::clone(&desk);
         let (queue, commands) = mpsc::channel(QUEUE_COMMANDS_MAX);
         let writer = thread::Builder::new()
             .name("ledger".to_owned())
-            .spawn(move || desk.serve(commands))
+            .spawn(move || writer::serve(&serving, commands))
             .map_err(|source| LedgerError::File { path: path.to_owned(), source })?;
         let reader = Some(Mutex::new(opened.reader));
-        let shared = Shared { queue: Some(queue), writer: Some(writer), reader, limits, _lock: opened.lock };
+        let shared = Shared { queue: Some(queue), writer: Some(writer), reader, limits, desk, _lock: opened.lock };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -71,6 +74,14 @@ impl Ledger {
     /// [`LedgerError::NoReservation`] when it was settled before; otherwise it could not be recorded and is still open.
     pub async fn settle(&self, settlement: Settlement) -> Result<Settled, LedgerError> {
         self.write("settle a request", move |desk| desk.settle(&settlement)).await
+    }
+
+    /// Does these in one transaction, in this order, on the calling thread, which must be one that may block.
+    #[must_use]
+    pub fn write_together(&self, commands: Vec<Command>) -> Vec<Done> {
+        let (jobs, answers): (Vec<Job>, Vec<Waiting>) = commands.into_iter().map(prepare).unzip();
+        writer::take(&self.shared.desk).run_batch(jobs.into_iter());
+        answers.into_iter().map(Waiting::done).collect()
     }
 
     /// Settles everything open as if all that was set aside had been used: nobody saw how it ended.
@@ -205,6 +216,41 @@ impl Ledger {
             work(&transaction, &shared.limits)
         });
         reading.await.map_err(|_| LedgerError::Closed)?.map_err(|fault| fault.while_trying_to(action))
+    }
+}
+
+/// Where the answer to a command will be.
+enum Waiting {
+    Admit(oneshot::Receiver<Result<Result<PermitId, Refusal>, LedgerError>>),
+    Settle(oneshot::Receiver<Result<Settled, LedgerError>>),
+}
+
+impl Waiting {
+    /// To be asked when the batch has run.
+    fn done(self) -> Done {
+        match self {
+            Self::Admit(mut answer) => Done::Admitted(answer.try_recv().unwrap_or(Err(LedgerError::Closed))),
+            Self::Settle(mut answer) => Done::Settled(answer.try_recv().unwrap_or(Err(LedgerError::Closed))),
+        }
+    }
+}
+
+fn prepare(command: Command) -> (Job, Waiting) {
+    match command {
+        Command::Admit(request) => {
+            let (job, answer) = job("admit a request", move |desk| desk.admit(&request));
+            (job, Waiting::Admit(answer))
+        }
+        Command::Settle(settlement) => {
+            let (job, answer) = job("settle a request", move |desk| desk.settle(&settlement));
+            (job, Waiting::Settle(answer))
+        }
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Shared").field("limits", &self.limits).finish_non_exhaustive()
     }
 }
 

@@ -20,7 +20,10 @@ mod tests;
 
 use std::net::Ipv4Addr;
 
-use crate::domain::{AgentName, BottleId, BottleName, Crossing, CutCause, GateView, ProviderName, Tokens, UnixMillis};
+use crate::domain::{
+    AgentName, BottleId, BottleName, Crossing, CutCause, GateView, PermitId, ProviderName, Refusal, Settlement,
+    SpendRequest, Tokens, UnixMillis,
+};
 
 pub use address::AddressPool;
 pub use error::LedgerError;
@@ -76,6 +79,24 @@ pub struct Settled {
     pub provider_request_id: Option<String>,
     /// The governing budget is used up.
     pub crossing: Option<Crossing>,
+}
+
+/// One of the two commands of every request, to be done together with others ([`Ledger::write_together`]).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// [`Ledger::admit`]
+    Admit(SpendRequest),
+    /// [`Ledger::settle`]
+    Settle(Settlement),
+}
+
+/// What became of a command.
+#[derive(Debug)]
+pub enum Done {
+    /// Of [`Command::Admit`].
+    Admitted(Result<Result<PermitId, Refusal>, LedgerError>),
+    /// Of [`Command::Settle`].
+    Settled(Result<Settled, LedgerError>),
 }
 
 /// What to read of the usage.

@@ -1,7 +1,12 @@
-//! The one writer: a thread that owns the write connection and commits what has queued up in one transaction.
+//! The one writer: whoever holds the desk has the write connection, and commits what has gathered in one transaction.
+//!
+//! A thread of its own does what comes through the queue. Whoever may block can take the desk itself
+//! ([`super::Ledger::write_together`]), which saves two changes of thread per request.
 //!
 //! Each command runs in a savepoint, so one that fails does not spoil its neighbours. Nobody is answered before the
 //! commit; when it fails, nothing was kept and every command of the batch is told so.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
@@ -63,22 +68,15 @@ impl Desk {
         permit
     }
 
-    /// Does everything that is queued, until every handle is gone.
-    pub(super) fn serve(mut self, mut queue: mpsc::Receiver<Job>) {
-        let mut jobs = Vec::new();
-        while queue.blocking_recv_many(&mut jobs, BATCH_COMMANDS_MAX) > 0 {
-            self.run_batch(jobs.drain(..));
-        }
-    }
-
-    fn run_batch(&mut self, jobs: impl Iterator<Item = Job>) {
+    /// Does these in one transaction; every one is answered when this returns.
+    pub(super) fn run_batch(&mut self, jobs: impl Iterator<Item = Job>) {
         self.now = (self.clock)();
         if std::mem::take(&mut self.wants_checkpoint) {
             // On a full disk the write-ahead log may be what fills it: once copied into the database, its room is used
             // again. Tried here because by now there may be the little space that takes; if not, COMMIT says so.
             self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).ok();
         }
-        self.spoilt = self.connection.execute_batch("BEGIN IMMEDIATE").err();
+        self.spoilt = self.execute("BEGIN IMMEDIATE").err();
         let answers: Vec<Answer> = jobs.map(|job| job(self)).collect();
         let outcome = self.commit();
         tracing::debug!(commands = answers.len(), "committed");
@@ -132,6 +130,19 @@ impl Desk {
     fn execute(&self, statement: &str) -> rusqlite::Result<()> {
         self.connection.prepare_cached(statement)?.execute([]).map(drop)
     }
+}
+
+/// Does everything that is queued, until every handle is gone.
+pub(super) fn serve(desk: &Mutex<Desk>, mut queue: mpsc::Receiver<Job>) {
+    let mut jobs = Vec::new();
+    while queue.blocking_recv_many(&mut jobs, BATCH_COMMANDS_MAX) > 0 {
+        take(desk).run_batch(jobs.drain(..));
+    }
+}
+
+/// The desk for one batch. What a panic left open there, the next BEGIN finds and rolls back.
+pub(super) fn take(desk: &Mutex<Desk>) -> MutexGuard<'_, Desk> {
+    desk.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A command and where its answer will arrive.

@@ -169,7 +169,7 @@ impl Run<'_> {
             return Ok(self.answer(&refusal::plain(RefusalReason::Misdirected, "the path is malformed".to_owned())));
         };
         account.set_sent(true);
-        let sending: ResponseFuture = self.exchange.upstream.request(request);
+        let sending: ResponseFuture = self.exchange.upstream.request(request, self.version);
         let response = tokio::select! {
             biased;
             () = self.origin.passage.severed() => return Err(Severed),

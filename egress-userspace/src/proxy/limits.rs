@@ -54,8 +54,8 @@ pub(super) const RESPONSE_HEAD_TIME_MAX: Duration = Duration::from_secs(900);
 pub(super) const RESPONSE_IDLE_TIME_MAX: Duration = Duration::from_secs(300);
 /// An unused connection to a provider is kept this long.
 pub(super) const POOL_IDLE_TIME_MAX: Duration = Duration::from_secs(60);
-/// Unused connections kept per provider.
-pub(super) const POOL_IDLE_CONNECTIONS_MAX: usize = 64;
+/// Unused connections kept per provider: a burst of streams that ends need not be dialled again.
+pub(super) const POOL_IDLE_CONNECTIONS_MAX: usize = 2_048;
 
 /// Longest DNS query over UDP, in bytes: a query with one name and EDNS options is far shorter.
 pub(super) const DNS_QUERY_BYTES_MAX: usize = 1_232;

@@ -24,7 +24,7 @@ use super::listen::{Entrance, Server, accept_all};
 use super::sandbox::{self, SandboxError};
 use super::tls::TlsEnd;
 use super::trust::{self, TrustError};
-use super::upstream;
+use super::upstream::Upstream;
 
 /// Why the proxy did not start, or ended.
 #[derive(Debug, Error)]
@@ -71,7 +71,8 @@ fn run() -> Result<(), ProxyError> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     sandbox::enter()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
-    let ended = runtime.block_on(prepared.serve());
+    // As a task: the thread that blocks here is no worker, and every answer of the controller would pass through it.
+    let ended = runtime.block_on(runtime.spawn(prepared.serve())).map_err(io::Error::other)?;
     runtime.shutdown_background();
     ended
 }
@@ -82,7 +83,7 @@ pub struct Prepared {
     listeners: Listeners,
     gateway: Ipv4Addr,
     crypto: Arc<CryptoProvider>,
-    tls: Arc<ClientConfig>,
+    tls: ClientConfig,
     resolver: Option<TokioResolver>,
 }
 
@@ -113,7 +114,7 @@ impl Prepared {
         let (reader, writer) = tokio::net::UnixStream::from_std(self.broker)?.into_split();
         let (link, outgoing) = Link::new();
         let exchange =
-            Exchange { link: Arc::clone(&link), upstream: upstream::new(Arc::clone(&link), self.resolver, self.tls) };
+            Exchange { upstream: Upstream::new(&link, self.resolver.as_ref(), &self.tls), link: Arc::clone(&link) };
         let tls = TlsEnd::new(Arc::clone(&link), self.crypto)?;
         let server = Arc::new(Server { exchange, tls });
         let resolver = Arc::new(Resolver { link: Arc::clone(&link), gateway: self.gateway });

@@ -9,8 +9,6 @@ use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 use thiserror::Error;
 
-use super::tls::{ALPN_H2, ALPN_HTTP1};
-
 /// Why there is nobody to trust.
 #[derive(Debug, Error)]
 pub enum TrustError {
@@ -23,10 +21,7 @@ pub enum TrustError {
 }
 
 /// TLS towards providers: the built-in roots, the system's and the operator's.
-pub(super) fn client_config(
-    extra_roots_pem: &str,
-    crypto: &Arc<CryptoProvider>,
-) -> Result<Arc<ClientConfig>, TrustError> {
+pub(super) fn client_config(extra_roots_pem: &str, crypto: &Arc<CryptoProvider>) -> Result<ClientConfig, TrustError> {
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     let system = rustls_native_certs::load_native_certs();
     for error in &system.errors {
@@ -37,9 +32,7 @@ pub(super) fn client_config(
         roots.add(certificate?)?;
     }
     let builder = ClientConfig::builder_with_provider(Arc::clone(crypto)).with_safe_default_protocol_versions()?;
-    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
-    config.alpn_protocols = vec![ALPN_H2.to_vec(), ALPN_HTTP1.to_vec()];
-    Ok(Arc::new(config))
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
 /// The system's resolver; a host without one reaches only what settings give an address.

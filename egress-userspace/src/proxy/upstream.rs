@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use hickory_resolver::TokioResolver;
-use hyper::Uri;
 use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::{Request, Uri, Version};
 use hyper_util::client::legacy::connect::{Connected, Connection};
-use hyper_util::client::legacy::{Builder, Client};
+use hyper_util::client::legacy::{Builder, Client, ResponseFuture};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -33,10 +33,17 @@ use super::limits::{
 use super::link::Link;
 use super::request_body::RequestBody;
 use super::target::TLS_PORT;
-use super::tls::ALPN_H2;
+use super::tls::{ALPN_H2, ALPN_HTTP1};
 
-/// Sends requests to providers.
-pub(super) type Upstream = Client<Connector, RequestBody>;
+/// Sends requests to providers: over HTTP/2 what came over HTTP/2, over HTTP/1 the rest.
+///
+/// Not all over HTTP/2, because that is one connection for all bottles: it carries as many streams as the provider allows
+/// (100 or so, further requests would wait for one to end), and each frame of each stream passes one task.
+pub(super) struct Upstream {
+    http1: Client<Connector, RequestBody>,
+    /// Falls back to HTTP/1 where the provider does not speak it.
+    http2: Client<Connector, RequestBody>,
+}
 
 /// Why a provider was not reached.
 #[derive(Debug, Error)]
@@ -72,8 +79,26 @@ pub(super) struct Connector {
     tls: TlsConnector,
 }
 
-/// A pool of connections to providers; `resolver` is absent on hosts that have none.
-pub(super) fn new(link: Arc<Link>, resolver: Option<TokioResolver>, tls: Arc<ClientConfig>) -> Upstream {
+impl Upstream {
+    /// Pools of connections to providers; `resolver` is absent on hosts that have none.
+    pub(super) fn new(link: &Arc<Link>, resolver: Option<&TokioResolver>, tls: &ClientConfig) -> Self {
+        let pool = |alpn: &[&[u8]]| {
+            let mut tls = tls.clone();
+            tls.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+            let tls = TlsConnector::from(Arc::new(tls));
+            builder().build(Connector { link: Arc::clone(link), resolver: resolver.cloned(), tls })
+        };
+        Self { http1: pool(&[ALPN_HTTP1]), http2: pool(&[ALPN_H2, ALPN_HTTP1]) }
+    }
+
+    /// Sends a request whose client speaks `version`.
+    pub(super) fn request(&self, request: Request<RequestBody>, version: Version) -> ResponseFuture {
+        let pool = if version == Version::HTTP_2 { &self.http2 } else { &self.http1 };
+        pool.request(request)
+    }
+}
+
+fn builder() -> Builder {
     let mut builder: Builder = Client::builder(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
@@ -86,7 +111,7 @@ pub(super) fn new(link: Arc<Link>, resolver: Option<TokioResolver>, tls: Arc<Cli
         .http2_initial_stream_window_size(STREAM_WINDOW_BYTES)
         .http2_initial_connection_window_size(UPSTREAM_WINDOW_BYTES)
         .http2_max_send_buf_size(STREAM_SEND_BUFFER_BYTES);
-    builder.build(Connector { link, resolver, tls: TlsConnector::from(tls) })
+    builder
 }
 
 impl Service<Uri> for Connector {

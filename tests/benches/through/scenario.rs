@@ -42,6 +42,8 @@ const HELD_STREAMS: usize = 1_000;
 const CROSSINGS: usize = 15;
 /// Between two events of a slow stream: what a fast model does.
 const SLOW: &str = r#"{"model":"claude-test+delay-50+deltas-50+stamp","max_tokens":9000,"stream":true,"messages":[]}"#;
+/// Fits a small budget as far as the request tells, and uses more.
+const CROSSING: &str = r#"{"model":"claude-test+input-5000","max_tokens":100,"messages":[]}"#;
 /// Twelve seconds of an idle stream.
 const HELD: &str = r#"{"model":"claude-test+delay-1000+deltas-12","max_tokens":9000,"stream":true,"messages":[]}"#;
 
@@ -106,8 +108,8 @@ pub(crate) fn crossings(world: &mut World) -> Result<Vec<Crossing>> {
         let load = world.start_load(
             Way::Egress,
             &format!("cross-{number}"),
-            &["--budget", "claude=10"],
-            &words(Kind::Json.body(), 1, &["--requests", "1"]),
+            &["--budget", "claude=1000"],
+            &words(CROSSING, 1, &["--requests", "1"]),
         )?;
         std::thread::sleep(Duration::from_millis(700));
         World::end_load(load);

@@ -150,8 +150,9 @@ impl World {
     }
 
     /// Ends a load that has no more to say.
-    pub(crate) fn end_load(load: Child) {
-        end(load);
+    pub(crate) fn end_load(mut load: Child) {
+        let _ = load.kill();
+        let _ = load.wait();
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -1,0 +1,227 @@
+//! The controller's end of the broker: the proxy's questions and their answers.
+//!
+//! A thread of its own reads what has arrived, does all of it in one transaction of the ledger and writes the answers: two
+//! changes of thread per question, where tasks and queues in between took eight. What takes longer (a crossing, a full
+//! disk) goes on as a task, and its answer waits for it. What concerns gates goes to the
+//! [`Controller`](super::controller).
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tracing::{error, info, warn};
+
+use crate::broker::{
+    Admission, BrokerError, FrameReader, FromController, FromProxy, LeafReply, Permit, RequestNumber,
+    write_frames_blocking,
+};
+use crate::domain::{BottleId, Host, PermitId, Refusal, RefusalReason, Settlement, with_causes};
+use crate::ledger::{Command, Done, Ledger, LedgerError, Settled};
+use crate::policy::Routes;
+
+use super::authority::Authority;
+use super::clock::now;
+use super::controller::ControllerHandle;
+use super::proxy_link::{SETTLE_RETRY_EVERY, announce};
+
+/// Everything answers are made of.
+pub(super) struct Conversation {
+    /// Each write is whole frames under the lock of `start`, so that answers and snapshots do not interleave.
+    pub(super) socket: Arc<UnixStream>,
+    /// For what is not answered at once.
+    pub(super) outgoing: UnboundedSender<FromController>,
+    pub(super) ledger: Ledger,
+    pub(super) controller: ControllerHandle,
+    pub(super) routes: Routes,
+    pub(super) authority: Arc<Mutex<Authority>>,
+    pub(super) runtime: Handle,
+    /// Questions whose answers take longer.
+    pub(super) unfinished: JoinSet<()>,
+}
+
+/// A question that the ledger answers.
+enum Question {
+    Admit(RequestNumber, BottleId),
+    Settle(RequestNumber, Settlement),
+}
+
+impl Conversation {
+    /// Starts both directions. When the proxy has left, `ended` is given what is still being answered.
+    pub(super) fn start(
+        mut self,
+        queue: UnboundedReceiver<FromController>,
+        ended: oneshot::Sender<JoinSet<()>>,
+    ) -> io::Result<()> {
+        let writing = Arc::new(Mutex::new(()));
+        let (socket, lock) = (Arc::clone(&self.socket), Arc::clone(&writing));
+        thread::Builder::new().name("broker-out".to_owned()).spawn(move || push(&socket, &lock, queue))?;
+        thread::Builder::new().name("broker".to_owned()).spawn(move || {
+            if let Err(error) = self.answer_all(&writing) {
+                warn!(error = with_causes(&error), "the conversation with the proxy broke");
+            }
+            // The supervisor gone means that the daemon stops.
+            let _ = ended.send(self.unfinished);
+        })?;
+        Ok(())
+    }
+
+    fn answer_all(&mut self, writing: &Mutex<()>) -> Result<(), BrokerError> {
+        let socket = Arc::clone(&self.socket);
+        let mut reader = FrameReader::new(&*socket);
+        let mut messages = Vec::new();
+        while reader.read_blocking(&mut messages)? {
+            while self.unfinished.try_join_next().is_some() {}
+            let answers = self.answer(messages.drain(..));
+            if !answers.is_empty() {
+                write(&socket, writing, &answers)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What can be said at once to what was said.
+    fn answer(&mut self, messages: impl Iterator<Item = FromProxy>) -> Vec<FromController> {
+        let mut answers = Vec::new();
+        let (mut questions, mut commands) = (Vec::new(), Vec::new());
+        for message in messages {
+            match message {
+                FromProxy::Ready => info!("the proxy serves"),
+                FromProxy::Admit { number, request } => {
+                    questions.push(Question::Admit(number, request.bottle));
+                    commands.push(Command::Admit(request));
+                }
+                FromProxy::Settle { number, settlement } => {
+                    questions.push(Question::Settle(number, settlement.clone()));
+                    commands.push(Command::Settle(settlement));
+                }
+                FromProxy::Delivered { bottle } => self.controller.delivered(bottle),
+                FromProxy::RefusalDelivered { bottle } => self.controller.refusal_delivered(bottle),
+                FromProxy::MintLeaf { number, host } => {
+                    answers.push(FromController::Leaf { number, leaf: self.mint(&host) });
+                }
+            }
+        }
+        if !commands.is_empty() {
+            let done = self.ledger.write_together(commands);
+            answers.extend(questions.into_iter().zip(done).filter_map(|(question, done)| self.resolve(question, done)));
+        }
+        answers
+    }
+
+    /// The answer, or nothing when it comes later.
+    fn resolve(&mut self, question: Question, done: Done) -> Option<FromController> {
+        match (question, done) {
+            (Question::Admit(number, bottle), Done::Admitted(admitted)) => self.admission(number, bottle, admitted),
+            (Question::Settle(number, settlement), Done::Settled(settled)) => self.settled(number, settlement, settled),
+            // Answers come in the order of commands.
+            (Question::Admit(..), Done::Settled(_)) | (Question::Settle(..), Done::Admitted(_)) => None,
+        }
+    }
+
+    fn admission(
+        &mut self,
+        number: RequestNumber,
+        bottle: BottleId,
+        admitted: Result<Result<PermitId, Refusal>, LedgerError>,
+    ) -> Option<FromController> {
+        let admission = match admitted {
+            Ok(Ok(id)) => Admission::Permit(Permit { id }),
+            Ok(Err(refusal)) if refusal.is_exhausted() => {
+                let (controller, outgoing) = (self.controller.clone(), self.outgoing.clone());
+                self.later(async move {
+                    controller.exhausted(bottle, refusal.clone()).await;
+                    let admission = Admission::Refused(refusal);
+                    let _ = outgoing.send(FromController::Admitted { number, admission });
+                });
+                return None;
+            }
+            Ok(Err(refusal)) => Admission::Refused(refusal),
+            Err(error) => {
+                error!(error = with_causes(&error), "a request could not be admitted");
+                Admission::Refused(Refusal::of(
+                    RefusalReason::LedgerUnavailable,
+                    "the ledger cannot record what this request would use, so it is not sent; ask the operator of this host",
+                ))
+            }
+        };
+        Some(FromController::Admitted { number, admission })
+    }
+
+    fn settled(
+        &mut self,
+        number: RequestNumber,
+        settlement: Settlement,
+        settled: Result<Settled, LedgerError>,
+    ) -> Option<FromController> {
+        if settled.as_ref().is_ok_and(|settled| settled.crossing.is_none()) {
+            return Some(FromController::Settled { number, crossed: false });
+        }
+        let (ledger, controller, outgoing) = (self.ledger.clone(), self.controller.clone(), self.outgoing.clone());
+        self.later(async move {
+            let crossed = match settle_for_sure(&ledger, settlement, settled).await {
+                Some(settled) => announce(&controller, settled).await,
+                None => false,
+            };
+            let _ = outgoing.send(FromController::Settled { number, crossed });
+        });
+        None
+    }
+
+    fn later(&mut self, answering: impl Future<Output = ()> + Send + 'static) {
+        self.unfinished.spawn_on(answering, &self.runtime);
+    }
+
+    fn mint(&self, host: &Host) -> LeafReply {
+        match self.routes.find(host) {
+            Some(_) => self.authority.lock().unwrap_or_else(PoisonError::into_inner).mint(host, now()),
+            None => LeafReply::Refused(format!("no route allows {host}")),
+        }
+    }
+}
+
+/// Says what nobody asked for, and what was answered late.
+fn push(socket: &UnixStream, writing: &Mutex<()>, mut queue: UnboundedReceiver<FromController>) {
+    while let Some(message) = queue.blocking_recv() {
+        if let Err(error) = write(socket, writing, &[message]) {
+            // The thread that reads sees the end as well, and says so.
+            return tracing::debug!(%error, "the proxy was not told");
+        }
+    }
+}
+
+fn write(mut socket: &UnixStream, writing: &Mutex<()>, messages: &[FromController]) -> Result<(), BrokerError> {
+    let _whole = writing.lock().unwrap_or_else(PoisonError::into_inner);
+    write_frames_blocking(&mut socket, messages)
+}
+
+/// Writes a settlement, however long the disk refuses; the agent waits for its last byte as long. `tried` is what became of
+/// the first attempt.
+async fn settle_for_sure(
+    ledger: &Ledger,
+    settlement: Settlement,
+    mut tried: Result<Settled, LedgerError>,
+) -> Option<Settled> {
+    loop {
+        match tried {
+            Ok(settled) => return Some(settled),
+            Err(error @ (LedgerError::NoReservation(_) | LedgerError::Closed)) => {
+                warn!(error = with_causes(&error), "a settlement had nothing to settle");
+                return None;
+            }
+            Err(error) => {
+                error!(
+                    error = with_causes(&error),
+                    permit = settlement.permit.0,
+                    "a settlement is not written yet; trying again"
+                );
+                tokio::time::sleep(SETTLE_RETRY_EVERY).await;
+            }
+        }
+        tried = ledger.settle(settlement.clone()).await;
+    }
+}
