@@ -1,25 +1,16 @@
 //! The real process: it serves, and it holds nothing.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use bytes::Bytes;
+use harness::privilege;
+use harness::world::program;
 use hyper::{Request, Response, Version};
 
 use super::client::{Client, Way, whole};
 use super::provider::Provider;
 use super::world::{Authority, PROVIDER, World, begin};
-
-/// The binary, built if it is not up to date.
-fn egress() -> PathBuf {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let built =
-        Command::new(cargo).args(["build", "--quiet", "--package", "egress-userspace", "--bin", "egress"]).status();
-    assert!(built.unwrap().success());
-    let test = std::env::current_exe().unwrap();
-    test.parent().unwrap().parent().unwrap().join("egress")
-}
 
 /// Ends the process with the test.
 struct Process(Child);
@@ -38,22 +29,13 @@ fn status(process: u32, name: &str) -> String {
     line.unwrap().split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-fn is_root() -> bool {
-    if nix::unistd::geteuid().is_root() {
-        return true;
-    }
-    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "CI runs as root");
-    eprintln!("skipped: needs root");
-    false
-}
-
 #[tokio::test]
 async fn the_process_serves_and_holds_nothing() {
-    if !is_root() {
+    if !privilege::is_root("the sandboxed process").unwrap() {
         return;
     }
     let begun = begin();
-    let mut command = Command::new(egress());
+    let mut command = Command::new(program("egress"));
     command.arg("proxy").stdin(Stdio::from(OwnedFd::from(begun.proxy)));
     let mut process = Process(command.spawn().unwrap());
     drop(command);
