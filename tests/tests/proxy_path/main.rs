@@ -3,8 +3,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,
-    clippy::print_stderr,
-    reason = "the world of a test fails by panicking, and says what it skips"
+    reason = "the world of a test fails by panicking"
 )]
 
 mod client;
