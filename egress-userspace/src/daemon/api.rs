@@ -14,6 +14,7 @@ use crate::ledger::{AuditFilter, BottleRow, UsageFilter};
 
 use super::controller::{Running, View};
 use super::launch::{Launcher, failed, hang_up, refused};
+use super::lifeline::Lifeline;
 
 /// Everything requests are answered from.
 #[derive(Clone)]
@@ -138,7 +139,9 @@ impl Desk {
     /// The end of a run that another controller started. As with the connection that started it, closing this one ends the
     /// run: whoever wanted it has gone.
     async fn wait(&self, name: &BottleName) -> Result<mpsc::Receiver<RunEvent>, ApiError> {
-        let Running { mut exit, end, signaller, .. } = self.running(name).await?;
+        let Running { lifeline, signaller, .. } = self.running(name).await?;
+        let Lifeline { end, followed, mut exit } = lifeline;
+        followed.notify_one();
         let (events, receiver) = mpsc::channel(1);
         tokio::spawn(async move {
             let ended = tokio::select! {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use egress_common::CutReason;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{error, info};
 
@@ -24,6 +24,7 @@ use crate::ledger::{GateChange, Ledger, LedgerError, Settled};
 use crate::policy::Routes;
 
 use super::cutting::{Bounds, Moment, Stage};
+use super::lifeline::Lifeline;
 
 /// Between two attempts to write what happened to a gate when the disk is full.
 const RECORD_RETRY_EVERY: Duration = Duration::from_millis(500);
@@ -43,10 +44,7 @@ pub(super) struct Running {
     pub(super) init_pid: Option<u32>,
     pub(super) signaller: Option<Signaller>,
     pub(super) stage: Stage,
-    /// Ends everything in the bottle: the last resort when its gate cannot be cut.
-    pub(super) end: Arc<Notify>,
-    /// Its exit code, once it has one.
-    pub(super) exit: watch::Receiver<Option<i32>>,
+    pub(super) lifeline: Lifeline,
 }
 
 /// What the controller is told and asked. `done` is answered when everything that follows has been set in motion.
@@ -329,7 +327,7 @@ impl Controller {
         let start = Instant::now();
         if let Err(error) = self.enforcer.set(running.interface, GateStatus::Cut(reason)) {
             error!(bottle = %running.name, error = with_causes(&error), "the gate could not be cut; the bottle is ended instead");
-            running.end.notify_one();
+            running.lifeline.end.notify_one();
         }
         running.stage = Stage::Cut(cause);
         // Said when the kernel holds it: `cargo xtask bench` takes the moment and the duration from here.

@@ -20,6 +20,7 @@ use crate::ledger::{AddressPool, BottleRow, Ledger, LedgerError, NewRun};
 
 use super::controller::{ControllerHandle, Running};
 use super::cutting::Stage;
+use super::lifeline::Lifeline;
 use super::{DNS_PORT, PROXY_PORTS};
 
 /// What a bottle that could not be started is recorded to have ended with.
@@ -28,6 +29,9 @@ const NOT_STARTED: i32 = 125;
 const ENDED: i32 = 137;
 /// Between the hang-up of a command whose front-end has gone and its end.
 const HANG_UP_GRACE: Duration = Duration::from_secs(2);
+/// A run that an earlier controller started is followed again within this, or its front-end has died meanwhile. Front-ends
+/// look for a new controller several times a second.
+const FOLLOWED_WITHIN: Duration = Duration::from_secs(10);
 /// `SIGHUP`
 const HANG_UP: i32 = 1;
 /// Events a front-end may be behind; a run has three.
@@ -60,9 +64,8 @@ impl Launcher {
     }
 
     async fn live(self, row: BottleRow, launch: Launch, events: mpsc::Sender<RunEvent>) {
-        let (exit, exit_seen) = watch::channel(None);
-        let end = Arc::new(Notify::new());
-        let started = self.start(&row, launch, Arc::clone(&end), exit_seen).await;
+        let (lifeline, exit) = Lifeline::new();
+        let started = self.start(&row, launch, lifeline.clone()).await;
         let (mut command, interface, address) = match started {
             Ok(started) => started,
             Err(error) => {
@@ -74,7 +77,7 @@ impl Launcher {
         };
         info!(bottle = %row.name, %address, interface = interface.0, "started");
         let _ = events.send(RunEvent::Started { address }).await;
-        let exit_code = watch_over(&mut command, &end, Some(&events)).await;
+        let exit_code = watch_over(&mut command, &lifeline.end, events.closed()).await;
         self.take_down(&row, exit_code).await;
         info!(bottle = %row.name, exit_code, "ended");
         let _ = exit.send(Some(exit_code));
@@ -85,8 +88,7 @@ impl Launcher {
         &self,
         row: &BottleRow,
         launch: Launch,
-        end: Arc<Notify>,
-        exit: watch::Receiver<Option<i32>>,
+        lifeline: Lifeline,
     ) -> Result<(RunningCommand, IfIndex, Ipv4Addr), ApiError> {
         let address = row.address.ok_or_else(|| failed("the ledger gave the bottle no address"))?;
         let spec = BottleSpec { name: row.name.clone(), address, mac: mac(address) };
@@ -94,7 +96,7 @@ impl Launcher {
         let interface = IfIndex(built.interface);
         self.enforcer.attach(&self.gate(row, address, interface)).map_err(|error| failed(with_causes(&error)))?;
         self.runtime.bring_up(&spec, &built).await.map_err(|error| failed(with_causes(&error)))?;
-        self.controller.started(running(row, address, &built, end, exit)).await;
+        self.controller.started(running(row, address, &built, lifeline)).await;
         let command = self.runtime.start(&spec, launch).map_err(|error| failed(with_causes(&error)))?;
         self.controller.runs(row.id, command.init_pid(), command.signaller());
         Ok((command, interface, address))
@@ -146,23 +148,23 @@ impl Launcher {
         self,
         row: BottleRow,
         mut command: RunningCommand,
-        end: Arc<Notify>,
+        lifeline: Lifeline,
         exit: watch::Sender<Option<i32>>,
     ) {
-        let exit_code = watch_over(&mut command, &end, None).await;
+        let unfollowed = async {
+            if tokio::time::timeout(FOLLOWED_WITHIN, lifeline.followed.notified()).await.is_ok() {
+                std::future::pending::<()>().await;
+            }
+            warn!(bottle = %row.name, "nobody follows this run any more; it is ended");
+        };
+        let exit_code = watch_over(&mut command, &lifeline.end, unfollowed).await;
         self.take_down(&row, exit_code).await;
         let _ = exit.send(Some(exit_code));
     }
 }
 
-/// Waits for the command's end, or brings it about when nobody wants it any more.
-async fn watch_over(command: &mut RunningCommand, end: &Notify, events: Option<&mpsc::Sender<RunEvent>>) -> i32 {
-    let gone = async {
-        match events {
-            Some(events) => events.closed().await,
-            None => std::future::pending().await,
-        }
-    };
+/// Waits for the command's end, or brings it about when `gone` says that nobody wants it any more.
+async fn watch_over(command: &mut RunningCommand, end: &Notify, gone: impl Future<Output = ()>) -> i32 {
     tokio::select! {
         exit_code = command.wait() => return exit_code.unwrap_or(ENDED),
         () = end.notified() => return ENDED,
@@ -182,13 +184,7 @@ pub(super) async fn hang_up(signaller: Option<&Signaller>, end: &Notify) {
 }
 
 /// What the controller keeps of a run.
-pub(super) fn running(
-    row: &BottleRow,
-    address: Ipv4Addr,
-    built: &BuiltBottle,
-    end: Arc<Notify>,
-    exit: watch::Receiver<Option<i32>>,
-) -> Running {
+pub(super) fn running(row: &BottleRow, address: Ipv4Addr, built: &BuiltBottle, lifeline: Lifeline) -> Running {
     let stage = match row.gate {
         GateView::Open => Stage::Open,
         GateView::Cut(cause) => Stage::Cut(cause),
@@ -203,8 +199,7 @@ pub(super) fn running(
         init_pid: None,
         signaller: None,
         stage,
-        end,
-        exit,
+        lifeline,
     }
 }
 

@@ -10,6 +10,7 @@ mod cutting;
 mod drops;
 mod files;
 mod launch;
+mod lifeline;
 mod listeners;
 mod proxy_link;
 mod reconcile;

@@ -2,10 +2,8 @@
 //! else of an earlier controller is taken down. Each repair is audited.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use egress_common::CutReason;
-use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
 use crate::budget;
@@ -16,6 +14,7 @@ use crate::ledger::{BottleRow, GateChange};
 use super::DaemonError;
 use super::controller::{refusal, spends};
 use super::launch::{Launcher, running};
+use super::lifeline::Lifeline;
 
 /// What a run is recorded to have ended with when nobody saw its end.
 const UNSEEN: i32 = 137;
@@ -51,13 +50,12 @@ async fn adopt(launcher: &Launcher, row: &BottleRow) -> Result<Option<IfIndex>, 
         warn!(bottle = %row.name, "its gate was not what the ledger wants, and is now");
         audit(launcher, row, "the gate was not what the ledger wants").await?;
     }
-    let end = Arc::new(Notify::new());
-    let (exit, exit_seen) = watch::channel(None);
-    launcher.controller.started(running(row, address, &built, Arc::clone(&end), exit_seen)).await;
+    let (lifeline, exit) = Lifeline::new();
+    launcher.controller.started(running(row, address, &built, lifeline.clone())).await;
     launcher.controller.runs(row.id, command.init_pid(), command.signaller());
     info!(bottle = %row.name, "adopted");
     resume_cutting(launcher, row).await?;
-    tokio::spawn(launcher.clone().live_on(row.clone(), command, end, exit));
+    tokio::spawn(launcher.clone().live_on(row.clone(), command, lifeline, exit));
     Ok(Some(interface))
 }
 

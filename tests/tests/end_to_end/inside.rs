@@ -175,7 +175,16 @@ fn a_killed_front_end_takes_its_bottle_with_it() -> Result<()> {
     until("the front-end follows again", PATIENCE, || Ok(bottle.errors().contains("went away")))?;
     std::thread::sleep(std::time::Duration::from_secs(1));
     kill_front_end(&mut bottle)?;
-    until("the adopted bottle is taken down", PATIENCE, || Ok(world.listed("web")?.is_none()))
+    until("the adopted bottle is taken down", PATIENCE, || Ok(world.listed("web")?.is_none()))?;
+
+    // And when the front-end died while there was no daemon to notice.
+    let mut bottle = world.run("web", &[], "trap '' HUP; echo ready; while :; do sleep 1; done")?;
+    bottle.until_output("ready")?;
+    world.kill_daemon_and_proxy()?;
+    kill_front_end(&mut bottle)?;
+    world.start_daemon()?;
+    ensure!(world.listed("web")?.is_some(), "it was not adopted");
+    until("the bottle that nobody follows is taken down", PATIENCE, || Ok(world.listed("web")?.is_none()))
 }
 
 fn kill_front_end(bottle: &mut Bottle) -> Result<()> {
