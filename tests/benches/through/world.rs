@@ -219,9 +219,15 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
+        // A bottle whose front-end was ended lives a little longer; what it mounts would stay without its daemon.
+        let bottles = self.path("run").join("bottles");
+        let _ = wait_until(|| fs::read_dir(&bottles).is_ok_and(|mut bottles| bottles.next().is_none()));
         self.daemon.take().into_iter().chain(self.others.drain(..)).for_each(end);
         // Nothing of it being there is as good.
         let _ = fs::remove_dir_all(PINS);
+        for mount in ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"] {
+            let _ = fs::remove_dir(Path::new(mount).join(BRIDGE));
+        }
     }
 }
 
