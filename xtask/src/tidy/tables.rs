@@ -84,10 +84,12 @@ pub(super) const UNSAFE: &[&str] = &[
 pub(super) const OWNERS: &[(&str, &[&str])] = &[
     ("anyhow", &[TOP, "cli"]),
     ("aya", &["kernel"]),
+    ("base64", &["meter"]),
     ("brotli_decompressor", &["meter"]),
     ("bytes", ANYONE),
     ("caps", &["bottle", "proxy", "daemon"]),
     ("clap", &[TOP, "cli"]),
+    ("crc32fast", &["meter"]),
     ("egress_common", &["kernel", "daemon"]),
     ("flate2", &["meter"]),
     ("futures_util", ANYONE),
