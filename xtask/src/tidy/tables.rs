@@ -22,7 +22,7 @@ pub(super) const IMPORTS: &[(&str, May)] = &[
     ("proxy", May::Import(&["domain", "meter", "policy", "broker"])),
     ("control", May::Import(&["domain"])),
     ("daemon", May::ImportAll),
-    ("cli", May::Import(&["domain", "control"])),
+    ("cli", May::Import(&["domain", "control", "meter"])),
     ("tui", May::Import(&["domain", "control"])),
 ];
 
