@@ -24,6 +24,7 @@ fn main() -> ExitCode {
             proxy::main()
         }
         Command::BottleInit { arguments } => bottle::init_main(arguments.into_iter()),
+        Command::Meter(meter) => cli::meter(&meter),
         Command::Run(_)
         | Command::Cut { .. }
         | Command::Restore { .. }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use egress_userspace::domain::{Ending, Known, Tokens};
+use egress_userspace::domain::{Api, Ending, Known, Tokens};
 use egress_userspace::meter::{Reading, ResponseHead, ResponseMeter, ask};
 use harness::provider::{Counts, HOST, Provider, Served};
 use http_body_util::{BodyExt, Full};
@@ -50,7 +50,7 @@ async fn connect(provider: &Provider, protocol: &[u8]) -> TlsStream<TcpStream> {
 async fn exchange(provider: &Provider, request: Request<Full<Bytes>>, body: &str, leave_after: Option<usize>) -> Seen {
     let (mut sender, connection) = http1::handshake(TokioIo::new(connect(provider, b"http/1.1").await)).await.unwrap();
     tokio::spawn(connection);
-    let ask = ask(request.method().as_str(), request.uri().path(), body.as_bytes(), None);
+    let ask = ask(Api::Anthropic, request.method().as_str(), request.uri().path(), body.as_bytes(), None);
     let response = sender.send_request(request).await.unwrap();
     let (head, mut body) = response.into_parts();
     let text = |name: &str| head.headers.get(name).map(|value| value.to_str().unwrap());

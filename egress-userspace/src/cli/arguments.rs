@@ -8,6 +8,7 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand};
 
 use crate::domain::{AgentName, BottleName, ProviderName, Tokens};
+use crate::meter::Dialect;
 
 /// Meters what AI agents spend, budgets it, and cuts their network in the kernel when it is gone.
 #[derive(Debug, Parser)]
@@ -72,6 +73,8 @@ pub enum Command {
         /// How to print.
         output: Output,
     },
+    /// Meter a saved response as the proxy would, and print its usage as JSON; null when it reports none.
+    Meter(MeterArguments),
     /// Run the controller. Needs root.
     Daemon(DaemonArguments),
     /// The unprivileged half; started by the daemon.
@@ -145,6 +148,26 @@ pub struct Output {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+/// `egress meter`
+#[derive(Debug, Args)]
+pub struct MeterArguments {
+    /// What the response is in: anthropic, openai_chat, openai_responses, gemini, bedrock, … [default: by the path, else a
+    /// guess].
+    #[arg(long, value_name = "DIALECT")]
+    pub dialect: Option<Dialect>,
+    /// Its content-type.
+    #[arg(long, value_name = "TYPE")]
+    pub content_type: Option<String>,
+    /// Its content-encoding, if it was saved encoded.
+    #[arg(long, value_name = "ENCODINGS")]
+    pub content_encoding: Option<String>,
+    /// The path or URL that was asked, to know the dialect by.
+    #[arg(long, value_name = "PATH")]
+    pub path: Option<String>,
+    /// The response's body; - for standard input.
+    pub file: PathBuf,
 }
 
 /// `egress daemon`

@@ -1,11 +1,12 @@
 //! The command line. Knows the control API and the words; does nothing itself.
 
 mod arguments;
+mod meter;
 mod run;
 mod show;
 mod terminal;
 
-pub use arguments::{Arguments, AttachMode, Command, DaemonArguments};
+pub use arguments::{Arguments, AttachMode, Command, DaemonArguments, MeterArguments};
 
 use std::process::ExitCode;
 
@@ -35,6 +36,12 @@ pub fn main(arguments: Arguments) -> ExitCode {
     // A read of the terminal cannot be cancelled; it must not keep the process.
     runtime.shutdown_background();
     outcome.unwrap_or_else(|error| fail(&error))
+}
+
+/// Meters a saved response; needs no daemon.
+#[must_use]
+pub fn meter(arguments: &MeterArguments) -> ExitCode {
+    meter::meter(arguments).map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
 }
 
 /// Prints the error and what it means for the exit code.
@@ -81,7 +88,7 @@ async fn dispatch(client: &Client, command: Command) -> Result<ExitCode> {
             let reply: StatusReply = client.get("status").await?;
             show::status(&reply, output.json)?;
         }
-        Command::Daemon(_) | Command::Proxy | Command::BottleInit { .. } => {
+        Command::Meter(_) | Command::Daemon(_) | Command::Proxy | Command::BottleInit { .. } => {
             anyhow::bail!("this command has no daemon to ask")
         }
     }

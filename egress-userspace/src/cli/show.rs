@@ -17,7 +17,7 @@ pub(super) fn note(text: &str) {
     eprintln!("egress: {text}");
 }
 
-fn json(value: &impl Serialize) -> Result<()> {
+pub(super) fn json(value: &impl Serialize) -> Result<()> {
     println!("{}", serde_json::to_string_pretty(value)?);
     Ok(())
 }

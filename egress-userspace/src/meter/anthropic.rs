@@ -4,19 +4,15 @@
 //! `message_start` field by field, the last value that is not null winning; the top level leaves out compaction and
 //! advisor work, which only `iterations` tell; a second `message_start` may be spliced in and never adds.
 
-use memchr::{memchr2, memmem};
+use memchr::memmem;
 use serde_json::Value;
 
 use crate::domain::{Tokens, Usage};
 
 use super::estimate;
-use super::tally::{Progress, Tally};
-
-/// Top-level keys of a JSON body that matter.
-pub(super) const BODY_KEYS: &[&str] = &["usage", "model", "type"];
-
-/// Most bytes of a model's name that are kept.
-const MODEL_BYTES_MAX: usize = 128;
+use super::glimpse::string_bytes;
+use super::reader::{MODEL_BYTES_MAX, Reader};
+use super::tally::{Details, Progress, Tally};
 
 /// A smaller input total than before is taken only above this share of it, in percent: cached tokens may move between
 /// columns, but a total that collapses is a gateway that zeroed them.
@@ -26,9 +22,11 @@ const INPUT_KEPT_PERCENT: u64 = 90;
 #[derive(Debug, Default)]
 pub(super) struct Messages {
     counts: Counts,
+    details: Details,
     iterations: Usage,
     covered: Tokens,
     seen: Seen,
+    body_bytes: u64,
     progress: Progress,
     is_error: bool,
     model: Option<String>,
@@ -53,9 +51,8 @@ struct Seen {
     thinking_tokens: u64,
 }
 
-impl Messages {
-    /// Takes the data of one event.
-    pub(super) fn event(&mut self, data: &[u8]) {
+impl Reader for Messages {
+    fn event(&mut self, data: &[u8]) {
         if let Some(seen) = plain_delta(data) {
             self.see(seen);
             return;
@@ -72,8 +69,15 @@ impl Messages {
         }
     }
 
-    /// Takes one top-level field of a JSON body.
-    pub(super) fn field(&mut self, key: &str, raw: &[u8]) {
+    fn failure(&mut self) {
+        self.is_error = true;
+    }
+
+    fn body_keys(&self) -> &'static [&'static str] {
+        &["usage", "model", "type"]
+    }
+
+    fn field(&mut self, key: &str, raw: &[u8]) {
         let Ok(value) = serde_json::from_slice::<Value>(raw) else { return };
         match key {
             "usage" if value.is_object() => {
@@ -81,36 +85,38 @@ impl Messages {
                 self.progress = Progress::Told;
             }
             "model" => self.name(&value),
-            "type" => self.is_error = value.as_str() == Some("error"),
+            "type" => self.is_error |= value.as_str() == Some("error"),
             _ => {}
         }
     }
 
-    /// The JSON body has this many bytes so far.
-    pub(super) fn body_bytes(&mut self, bytes: u64) {
-        self.seen.text_bytes = bytes;
+    fn body_bytes(&mut self, bytes: u64) {
+        self.body_bytes = bytes;
     }
 
-    /// The JSON body's object has ended.
-    pub(super) fn close(&mut self) {
+    fn close(&mut self) {
         if self.progress == Progress::Told {
             self.progress = Progress::Closed;
         }
     }
 
-    /// What has been understood.
-    pub(super) fn tally(&self) -> Tally {
+    fn tally(&self) -> Tally {
+        // An error's own words are no output.
+        let body_bytes = if self.is_error { 0 } else { self.body_bytes };
         Tally {
             usage: self.usage(),
+            details: self.details,
             has_input: self.counts.input.is_some() || self.iterations.input_total() > Tokens::ZERO,
             output_covered: self.covered,
-            output_seen: self.seen.tokens(),
+            output_seen: self.seen.tokens().max(estimate::output(body_bytes)),
             progress: self.progress,
             is_error: self.is_error,
             model: self.model.clone(),
         }
     }
+}
 
+impl Messages {
     fn start(&mut self, message: &Value) {
         self.name(message.get("model").unwrap_or(&Value::Null));
         if let Some(usage) = message.get("usage").filter(|usage| usage.is_object()) {
@@ -164,6 +170,17 @@ impl Messages {
         if sum != Usage::default() {
             self.iterations = sum;
         }
+        self.explain(usage);
+    }
+
+    /// Parts of totals. Running totals leave the lifetimes of cache writes out; iterations have them again.
+    fn explain(&mut self, usage: &Value) {
+        let hour = |usage: &Value| usage.pointer("/cache_creation/ephemeral_1h_input_tokens")?.as_u64();
+        let iterations = usage.get("iterations").and_then(Value::as_array).into_iter().flatten().filter_map(hour);
+        let hours = hour(usage).max(iterations.reduce(u64::saturating_add));
+        let thinking = usage.pointer("/output_tokens_details/thinking_tokens").and_then(Value::as_u64);
+        self.details.cache_write_1h = hours.map_or(self.details.cache_write_1h, Tokens);
+        self.details.reasoning = thinking.map_or(self.details.reasoning, Tokens);
     }
 
     /// The sum over iterations where it is more than the top level, which it includes.
@@ -248,19 +265,6 @@ fn plain_delta(data: &[u8]) -> Option<Seen> {
     let key = b"\"estimated_tokens\":";
     let number = memmem::find(inner, key).and_then(|at| inner.get(at + key.len()..)).map_or(0, leading_number);
     Some(Seen::thinking(bytes, number))
-}
-
-/// Bytes up to the quote that ends the string, as written.
-fn string_bytes(text: &[u8]) -> usize {
-    let mut at = 0;
-    while let Some(found) = text.get(at..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
-        let stop = at + found;
-        if text.get(stop) == Some(&b'"') {
-            return stop;
-        }
-        at = stop + 2;
-    }
-    text.len()
 }
 
 fn leading_number(text: &[u8]) -> u64 {

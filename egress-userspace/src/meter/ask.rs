@@ -2,15 +2,31 @@
 
 use std::io::{Error, ErrorKind, Result, Write};
 
-use crate::domain::Tokens;
+use serde_json::Value;
+
+use crate::domain::{Api, Tokens};
 
 use super::decode::Pipe;
 use super::estimate::{self, BodySize, OUTPUT_TOKENS_ASSUMED};
 use super::json::TopLevel;
-use super::surface::{Dialect, Surface, surface};
+use super::reader::count;
+use super::surface::{Dialect, Surface, target};
 
 /// Keys of the request that matter.
-const KEYS: &[&str] = &["model", "max_tokens", "stream"];
+const KEYS: &[&str] = &[
+    "model",
+    "stream",
+    "stream_options",
+    "background",
+    "max_tokens",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "generationConfig",
+    "inferenceConfig",
+    "n",
+];
+/// Where the objects among them say how much output is allowed.
+const OUTPUT_CAPS: &[&str] = &["/maxOutputTokens", "/maxTokens", "/max_new_tokens"];
 /// Longest model name kept, in characters; a longer one is cut.
 const MODEL_CHARS_MAX: usize = 128;
 /// Most bytes a compressed prefix is decoded to.
@@ -32,6 +48,9 @@ pub struct Ask {
     pub output_cap: Tokens,
     /// It asks for an event stream. Decides nothing: the response says what it is.
     pub is_streaming: bool,
+    /// A chat completion to be streamed that does not ask for its usage: unless somebody asks in its place
+    /// (`stream_options.include_usage`), many servers will report none.
+    pub omits_usage: bool,
 }
 
 impl Ask {
@@ -42,6 +61,13 @@ impl Ask {
         !self.is_metered || self.dialect.is_some()
     }
 
+    /// A request that left no trace but its response, in this dialect: for one that was saved.
+    #[must_use]
+    pub fn unseen(dialect: Dialect) -> Self {
+        let output_cap = if dialect.has_output() { OUTPUT_TOKENS_ASSUMED } else { Tokens::ZERO };
+        Self { is_metered: true, dialect: Some(dialect), output_cap, ..Self::free() }
+    }
+
     fn free() -> Self {
         Self {
             is_metered: false,
@@ -50,20 +76,33 @@ impl Ask {
             input_estimate: Tokens::ZERO,
             output_cap: Tokens::ZERO,
             is_streaming: false,
+            omits_usage: false,
         }
     }
 }
 
-/// Reads a request. `path` is without query; `body_prefix` the first bytes of the body as sent, cut anywhere (gzip and zstd
+/// The dialect that responses to `POST path` are in, on whichever host that means something.
+#[must_use]
+pub fn dialect_of_path(path: &str) -> Option<Dialect> {
+    Api::ALL.into_iter().find_map(|api| match target(api, "POST", path).surface {
+        Surface::Metered(dialect) => Some(dialect),
+        Surface::Free | Surface::Blind => None,
+    })
+}
+
+/// Reads a request to a host that speaks `api`. `path` is without query; `body_prefix` the first bytes of the body as sent, cut anywhere (gzip and zstd
 /// are recognised); `body_bytes` its whole length, if known. A longer prefix makes better estimates; 1 MiB is ample.
 #[must_use]
-pub fn ask(method: &str, path: &str, body_prefix: &[u8], body_bytes: Option<u64>) -> Ask {
-    let dialect = match surface(method, path) {
+pub fn ask(api: Api, method: &str, path: &str, body_prefix: &[u8], body_bytes: Option<u64>) -> Ask {
+    let target = target(api, method, path);
+    let dialect = match target.surface {
         Surface::Free => return Ask::free(),
         Surface::Blind => None,
         Surface::Metered(dialect) => Some(dialect),
     };
     let prefix = Prefix::read(body_prefix);
+    // What works in the background tells its usage to whoever asks later, which may be nobody.
+    let dialect = dialect.filter(|dialect| !(prefix.is_in_background && *dialect == Dialect::OpenAiResponses));
     let sent = body_prefix.len() as u64;
     let unseen_sent = body_bytes.unwrap_or(sent).saturating_sub(sent);
     let size = BodySize {
@@ -76,10 +115,14 @@ pub fn ask(method: &str, path: &str, body_prefix: &[u8], body_bytes: Option<u64>
     Ask {
         is_metered: true,
         dialect,
-        model: prefix.model,
+        model: prefix.model.or(target.model),
         input_estimate: estimate::input(size),
-        output_cap: prefix.output_cap.unwrap_or(OUTPUT_TOKENS_ASSUMED),
+        output_cap: match dialect {
+            Some(dialect) if !dialect.has_output() => Tokens::ZERO,
+            _ => Tokens(prefix.output_cap.unwrap_or(OUTPUT_TOKENS_ASSUMED).0.saturating_mul(prefix.choices.max(1))),
+        },
         is_streaming: prefix.is_streaming,
+        omits_usage: dialect == Some(Dialect::OpenAiChat) && prefix.is_streaming && !prefix.asks_for_usage,
     }
 }
 
@@ -90,12 +133,24 @@ struct Prefix {
     bytes: u64,
     model: Option<String>,
     output_cap: Option<Tokens>,
+    choices: u64,
     is_streaming: bool,
+    is_in_background: bool,
+    asks_for_usage: bool,
 }
 
 impl Default for Prefix {
     fn default() -> Self {
-        Self { object: TopLevel::new(KEYS), bytes: 0, model: None, output_cap: None, is_streaming: false }
+        Self {
+            object: TopLevel::new(KEYS),
+            bytes: 0,
+            model: None,
+            output_cap: None,
+            choices: 0,
+            is_streaming: false,
+            is_in_background: false,
+            asks_for_usage: false,
+        }
     }
 }
 
@@ -106,6 +161,23 @@ impl Prefix {
         let _ = pipe.write_all(bytes).and_then(|()| pipe.finish());
         std::mem::take(pipe.writer_mut())
     }
+
+    /// A key may stand there twice, and the provider may take either: the model is the last, else the one that costs more.
+    fn field(&mut self, key: &str, value: &[u8]) {
+        match key {
+            "model" => self.model = text(value).or(self.model.take()),
+            "stream" => self.is_streaming = value == b"true",
+            "background" => self.is_in_background |= value == b"true",
+            "n" => self.choices = number(value).map_or(0, |choices| choices.0).max(self.choices),
+            "stream_options" => {
+                self.asks_for_usage = object(value).pointer("/include_usage") == Some(&Value::Bool(true));
+            }
+            "generationConfig" | "inferenceConfig" => {
+                self.output_cap = count(&object(value), OUTPUT_CAPS).map(Tokens).max(self.output_cap);
+            }
+            _ => self.output_cap = number(value).max(self.output_cap),
+        }
+    }
 }
 
 impl Write for Prefix {
@@ -114,14 +186,9 @@ impl Write for Prefix {
         if self.bytes > DECODED_PREFIX_BYTES_MAX {
             return Err(Error::from(ErrorKind::FileTooLarge));
         }
-        let Self { object, model, output_cap, is_streaming, .. } = self;
-        object.push(bytes, &mut |key, value| match key {
-            "model" => *model = text(value).or(model.take()),
-            // Of two caps the provider may take either.
-            "max_tokens" => *output_cap = number(value).max(*output_cap),
-            "stream" => *is_streaming = value == b"true",
-            _ => {}
-        });
+        let mut object = std::mem::take(&mut self.object);
+        object.push(bytes, &mut |key, value| self.field(key, value));
+        self.object = object;
         Ok(bytes.len())
     }
 
@@ -133,6 +200,10 @@ impl Write for Prefix {
 fn text(value: &[u8]) -> Option<String> {
     let text: String = serde_json::from_slice(value).ok()?;
     Some(text.chars().take(MODEL_CHARS_MAX).collect())
+}
+
+fn object(value: &[u8]) -> Value {
+    serde_json::from_slice(value).unwrap_or_default()
 }
 
 fn number(value: &[u8]) -> Option<Tokens> {
@@ -147,7 +218,7 @@ mod tests {
         r#"{"model":"claude-opus-4-8","messages":[{"role":"user","content":"hi"}],"max_tokens":300,"stream":true}"#;
 
     fn check(body: &[u8], body_bytes: Option<u64>, expected: (Option<&str>, u64, u64, bool)) {
-        let ask = ask("POST", "/v1/messages", body, body_bytes);
+        let ask = ask(Api::Anthropic, "POST", "/v1/messages", body, body_bytes);
         let found = (ask.model.as_deref(), ask.input_estimate.0, ask.output_cap.0, ask.is_streaming);
         assert_eq!(found, expected, "{}", String::from_utf8_lossy(body));
         assert!(ask.is_metered && ask.is_meterable());
@@ -170,15 +241,15 @@ mod tests {
         let estimate = (REQUEST.len() as u64).div_ceil(3);
         check(&body, Some(body.len() as u64), (Some("claude-opus-4-8"), estimate, 300, true));
         let bomb = zstd::bulk::compress(&vec![b' '; 64 << 20], 3).unwrap();
-        let ask = ask("POST", "/v1/messages", &bomb, Some(bomb.len() as u64));
+        let ask = ask(Api::Anthropic, "POST", "/v1/messages", &bomb, Some(bomb.len() as u64));
         assert!(ask.input_estimate <= Tokens(1_500_000), "{ask:?}");
     }
 
     #[test]
     fn what_cannot_be_metered_is_marked() {
-        let batch = ask("POST", "/v1/messages/batches", b"{\"requests\":[]}", None);
+        let batch = ask(Api::Anthropic, "POST", "/v1/messages/batches", b"{\"requests\":[]}", None);
         assert!(batch.is_metered && !batch.is_meterable());
-        let free = ask("POST", "/v1/messages/count_tokens", REQUEST.as_bytes(), None);
+        let free = ask(Api::Anthropic, "POST", "/v1/messages/count_tokens", REQUEST.as_bytes(), None);
         assert!(!free.is_metered && free.is_meterable());
         assert_eq!(free.input_estimate, Tokens::ZERO);
     }

@@ -1,19 +1,24 @@
-//! A decoded body → the dialect: tells JSON from server-sent events by the first byte, and frames it.
+//! A decoded body → the dialect's reader: tells the framing by the first byte, and frames it.
 
 use std::io::{Result, Write};
 
-use super::anthropic::{self, Messages};
+use super::eventstream::Messages;
 use super::json::TopLevel;
+use super::reader::{Reader, reader};
 use super::sse::Frames;
 use super::surface::Dialect;
 use super::tally::Tally;
+use super::values::Values;
 
 /// A body being read. The default one reads nothing.
 #[derive(Debug, Default)]
 pub(super) struct Body {
+    dialect: Option<Dialect>,
     framing: Framing,
-    speech: Speech,
+    reader: Option<Box<dyn Reader>>,
     bytes: u64,
+    /// Bytes that could not be framed.
+    lost_bytes: u64,
 }
 
 #[derive(Debug, Default)]
@@ -22,105 +27,68 @@ enum Framing {
     Unknown,
     Events(Frames),
     Json(TopLevel),
-}
-
-/// What a dialect has understood so far.
-#[derive(Debug, Default)]
-enum Speech {
-    /// No dialect: nothing is understood.
-    #[default]
-    None,
-    Anthropic(Messages),
+    Values(Values),
+    Messages(Messages),
 }
 
 impl Body {
     /// A body in this dialect.
     pub(super) fn new(dialect: Option<Dialect>) -> Self {
-        let speech = match dialect {
-            None => Speech::None,
-            Some(Dialect::AnthropicMessages) => Speech::Anthropic(Messages::default()),
-        };
-        Self { speech, ..Self::default() }
+        Self { dialect, reader: dialect.map(reader), ..Self::default() }
     }
 
     /// What has been understood.
     pub(super) fn tally(&self) -> Tally {
-        match &self.speech {
-            Speech::None => Tally::default(),
-            Speech::Anthropic(messages) => messages.tally(),
-        }
+        self.reader.as_ref().map_or_else(Tally::default, |reader| reader.tally())
     }
 
     /// No more bytes come: an event that nothing closed is taken as it is.
     pub(super) fn finish(&mut self) {
-        let Self { framing, speech, .. } = self;
-        if let Framing::Events(frames) = framing {
-            frames.finish(&mut |data| speech.event(data));
+        let Self { framing, reader: Some(reader), .. } = self else { return };
+        match framing {
+            Framing::Events(frames) => frames.finish(&mut |data| reader.event(data)),
+            Framing::Unknown | Framing::Json(_) | Framing::Values(_) | Framing::Messages(_) => {}
         }
     }
 
-    /// Bytes of the body that no dialect reads.
+    /// Bytes of the body that nobody reads.
     pub(super) fn unread_bytes(&self) -> u64 {
-        match self.speech {
-            Speech::None => self.bytes,
-            Speech::Anthropic(_) => 0,
-        }
+        if self.reader.is_none() { self.bytes } else { self.lost_bytes }
     }
 
     fn take(&mut self, bytes: &[u8]) {
         self.bytes = self.bytes.saturating_add(bytes.len() as u64);
-        let Self { framing, speech, bytes: total } = self;
+        let Self { dialect, framing, reader: Some(reader), bytes: total, lost_bytes } = self else { return };
         let mut rest = bytes;
         if matches!(framing, Framing::Unknown) {
             rest = rest.get(rest.iter().position(|byte| !is_blank(*byte)).unwrap_or(rest.len())..).unwrap_or_default();
-            match rest.first() {
-                None => return,
-                Some(b'{') => *framing = Framing::Json(TopLevel::new(speech.body_keys())),
-                Some(_) => *framing = Framing::Events(Frames::default()),
-            }
+            let Some(first) = rest.first() else { return };
+            *framing = Framing::of(*dialect, *first, reader.as_ref());
         }
         match framing {
             Framing::Unknown => {}
-            Framing::Events(frames) => frames.push(rest, &mut |data| speech.event(data)),
+            Framing::Events(frames) => frames.push(rest, &mut |data| reader.event(data)),
+            Framing::Values(values) => values.push(rest, &mut |data| reader.event(data)),
+            Framing::Messages(messages) => *lost_bytes += messages.push(rest, reader.as_mut()),
             Framing::Json(object) => {
-                object.push(rest, &mut |key, value| speech.field(key, value));
-                speech.body(*total, object.is_closed());
+                object.push(rest, &mut |key, value| reader.field(key, value));
+                reader.body_bytes(*total);
+                if object.is_closed() {
+                    reader.close();
+                }
             }
         }
     }
 }
 
-impl Speech {
-    fn body_keys(&self) -> &'static [&'static str] {
-        match self {
-            Self::None => &[],
-            Self::Anthropic(_) => anthropic::BODY_KEYS,
-        }
-    }
-
-    fn event(&mut self, data: &[u8]) {
-        match self {
-            Self::None => {}
-            Self::Anthropic(messages) => messages.event(data),
-        }
-    }
-
-    fn field(&mut self, key: &str, value: &[u8]) {
-        match self {
-            Self::None => {}
-            Self::Anthropic(messages) => messages.field(key, value),
-        }
-    }
-
-    fn body(&mut self, bytes: u64, is_closed: bool) {
-        match self {
-            Self::None => {}
-            Self::Anthropic(messages) => {
-                messages.body_bytes(bytes);
-                if is_closed {
-                    messages.close();
-                }
-            }
+impl Framing {
+    fn of(dialect: Option<Dialect>, first: u8, reader: &dyn Reader) -> Self {
+        match (dialect, first) {
+            // A response that is not streamed is one line of many.
+            (Some(Dialect::Ollama), _) | (Some(Dialect::Gemini), b'[') => Self::Values(Values::default()),
+            (_, b'{') => Self::Json(TopLevel::new(reader.body_keys())),
+            (Some(Dialect::Bedrock), _) => Self::Messages(Messages::default()),
+            _ => Self::Events(Frames::default()),
         }
     }
 }

@@ -5,8 +5,8 @@
 
 use memchr::{memchr, memchr2};
 
-/// Longest captured value, in bytes; a longer one is not reported.
-const VALUE_BYTES_MAX: usize = 256 * 1024;
+/// Longest captured value, in bytes; a longer one is not reported. An envelope around a whole response is one value.
+const VALUE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Longest key that is compared, in bytes as written, quotes included.
 const KEY_BYTES_MAX: usize = 64;
 /// A string at least this long, in bytes, without a space or an escape, is taken for base64.

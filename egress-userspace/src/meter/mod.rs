@@ -4,25 +4,38 @@
 //! budgets or clocks. What one exchange may hold is bounded by the constants in this folder.
 //!
 //! The way through: [`ask`] reads a request; [`ResponseMeter`] takes the response's bytes through `decode` (content
-//! encodings) into `body`, which frames them (`sse` or `json`) and hands each piece to the dialect (`anthropic`), whose
-//! `tally` becomes a [`Reading`] by one rule for every dialect.
+//! encodings) into `body`, which frames them (`sse`, `json`, `values`, `eventstream`) and hands each piece to the dialect's
+//! `reader` (`anthropic`, `openai_chat`, …), whose `tally` becomes a [`Reading`] by one rule for every dialect.
 
 mod anthropic;
 mod ask;
+mod bedrock;
 mod body;
 mod decode;
 mod estimate;
+mod eventstream;
+mod gemini;
+mod glimpse;
+mod guess;
 mod json;
+mod ollama;
+mod openai_chat;
+mod openai_responses;
+mod paths;
+mod reader;
 mod response;
 mod sse;
 mod surface;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod values;
 
-pub use ask::{Ask, ask};
+pub use ask::{Ask, ask, dialect_of_path};
+pub use guess::guess;
 pub use response::ResponseMeter;
-pub use surface::Dialect;
+pub use surface::{Dialect, DialectError};
+pub use tally::Details;
 
 use crate::domain::{Known, Usage};
 
@@ -31,11 +44,15 @@ use crate::domain::{Known, Usage};
 pub struct Reading {
     /// Tokens, by the rule for how they are known.
     pub usage: Usage,
+    /// What they are made of.
+    pub details: Details,
     /// How they are known, were the exchange to end here.
     pub known: Known,
+    /// The provider has reported some of it.
+    pub has_report: bool,
     /// The provider's last word on usage has been seen: nothing more will be counted.
     pub is_final: bool,
-    /// The model the response names.
+    /// The model the response names, or else the request.
     pub model: Option<String>,
 }
 

@@ -7,6 +7,7 @@ use crate::domain::Ending;
 use super::ask::Ask;
 use super::body::Body;
 use super::decode::Pipe;
+use super::surface::Dialect;
 use super::tally::{self, Circumstances, Tally};
 use super::{Reading, ResponseHead};
 
@@ -14,7 +15,7 @@ use super::{Reading, ResponseHead};
 pub struct ResponseMeter {
     ask: Ask,
     circumstances: Circumstances,
-    is_event_stream: bool,
+    ends_itself: bool,
     eyes: Eyes,
 }
 
@@ -37,7 +38,7 @@ impl ResponseMeter {
         Self {
             ask: ask.clone(),
             circumstances: Circumstances { status: head.status, ..Circumstances::default() },
-            is_event_stream: media_type.eq_ignore_ascii_case("text/event-stream"),
+            ends_itself: ends_itself(ask.dialect, media_type),
             eyes,
         }
     }
@@ -83,10 +84,10 @@ impl ResponseMeter {
     }
 
     /// Only the transport knows where this body ends, or nobody can tell what is in it: its last frame must wait until the
-    /// reading is settled. An event stream says itself when it is final.
+    /// reading is settled. Most event streams say themselves when they are final.
     #[must_use]
     pub fn holds_back_last_frame(&self) -> bool {
-        self.ask.is_metered && (!self.is_event_stream || matches!(self.eyes, Eyes::Blind(_)))
+        self.ask.is_metered && (!self.ends_itself || matches!(self.eyes, Eyes::Blind(_)))
     }
 
     fn go_blind(&mut self, missed_bytes: usize) {
@@ -100,6 +101,19 @@ impl ResponseMeter {
     fn miss(&mut self, bytes: usize) {
         self.circumstances.opaque_bytes = self.circumstances.opaque_bytes.saturating_add(bytes as u64);
     }
+}
+
+/// Does a stream of this dialect say that it is final? Gemini's do not.
+fn ends_itself(dialect: Option<Dialect>, media_type: &str) -> bool {
+    let expected = match dialect {
+        None | Some(Dialect::Gemini) => return false,
+        Some(Dialect::Bedrock) => "application/vnd.amazon.eventstream",
+        Some(Dialect::Ollama) => "application/x-ndjson",
+        Some(
+            Dialect::AnthropicMessages | Dialect::OpenAiChat | Dialect::OpenAiEmbeddings | Dialect::OpenAiResponses,
+        ) => "text/event-stream",
+    };
+    media_type.eq_ignore_ascii_case(expected)
 }
 
 impl std::fmt::Debug for ResponseMeter {

@@ -5,8 +5,9 @@
 
 use memchr::{memchr, memchr2};
 
-/// Longest event, in bytes of data; what exceeds it is dropped and the event handed on cut.
-pub(super) const EVENT_BYTES_MAX: usize = 1024 * 1024;
+/// Longest event, in bytes of data; what exceeds it is dropped and the event handed on cut. The event that tells of usage
+/// may repeat the whole response.
+pub(super) const EVENT_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 

@@ -1,12 +1,76 @@
-//! Which requests spend tokens, and in which dialect their answers tell of it. One table; a new dialect adds rows.
+//! Which requests spend tokens, and in which dialect their answers tell of it.
 
 use std::borrow::Cow;
+
+use thiserror::Error;
+
+use crate::domain::Api;
+
+use super::paths;
 
 /// The shape in which a response reports usage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Dialect {
-    /// Anthropic Messages, JSON or server-sent events.
+    /// Anthropic Messages: JSON or server-sent events.
     AnthropicMessages,
+    /// OpenAI chat completions and legacy completions, of any server: JSON or server-sent events.
+    OpenAiChat,
+    /// OpenAI embeddings, of any server: JSON.
+    OpenAiEmbeddings,
+    /// OpenAI Responses: JSON or server-sent events.
+    OpenAiResponses,
+    /// Gemini, in Google's envelopes too: JSON, a JSON array in pieces, or server-sent events.
+    Gemini,
+    /// Amazon Bedrock, `converse` and `invoke`: JSON or AWS event stream.
+    Bedrock,
+    /// Ollama's own: JSON, one object a line.
+    Ollama,
+}
+
+impl Dialect {
+    /// Every dialect.
+    pub const ALL: [Self; 7] = [
+        Self::AnthropicMessages,
+        Self::OpenAiChat,
+        Self::OpenAiEmbeddings,
+        Self::OpenAiResponses,
+        Self::Gemini,
+        Self::Bedrock,
+        Self::Ollama,
+    ];
+
+    /// As it is called on the command line.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::AnthropicMessages => "anthropic",
+            Self::OpenAiChat => "openai_chat",
+            Self::OpenAiEmbeddings => "openai_embeddings",
+            Self::OpenAiResponses => "openai_responses",
+            Self::Gemini => "gemini",
+            Self::Bedrock => "bedrock",
+            Self::Ollama => "ollama",
+        }
+    }
+
+    /// Its responses hold words of the model's, not vectors only.
+    pub(super) fn has_output(self) -> bool {
+        self != Self::OpenAiEmbeddings
+    }
+}
+
+/// Why a name is none of a dialect's.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{0:?} is not a dialect: known are {known}", known = Dialect::ALL.map(Dialect::as_str).join(", "))]
+pub struct DialectError(String);
+
+impl std::str::FromStr for Dialect {
+    type Err = DialectError;
+    fn from_str(text: &str) -> Result<Self, DialectError> {
+        let name = text.replace('-', "_").to_ascii_lowercase();
+        let found = Self::ALL.into_iter().find(|dialect| dialect.as_str() == name);
+        found.ok_or_else(|| DialectError(text.to_owned()))
+    }
 }
 
 /// What a request does to a budget.
@@ -20,44 +84,55 @@ pub(super) enum Surface {
     Blind,
 }
 
-/// How a path is compared with a row.
-#[derive(Clone, Copy)]
-enum Match {
-    /// The path is this.
-    Exact(&'static str),
-    /// The path is this or lies below it.
-    Under(&'static str),
+/// A request's target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Target {
+    /// What it does to a budget.
+    pub(super) surface: Surface,
+    /// The model that its path names, in lower case.
+    pub(super) model: Option<String>,
 }
 
-/// What `POST` targets do; the first that matches decides. Anything else on a metered host is free: telemetry, settings.
-///
-/// Batches run after their request is answered and report usage only to whoever fetches the results, which the agent may
-/// never do; sessions and agents work on between requests; legacy completions report nothing at all; chat completions
-/// are another dialect. What is not known below `/v1/messages` is taken to spend.
-const SURFACES: [(Match, Surface); 10] = [
-    (Match::Exact("/v1/messages"), Surface::Metered(Dialect::AnthropicMessages)),
-    (Match::Exact("/v1/messages/count_tokens"), Surface::Free),
-    (Match::Exact("/v1/messages/batches"), Surface::Blind),
-    (Match::Under("/v1/messages/batches"), Surface::Free),
-    (Match::Under("/v1/messages"), Surface::Blind),
-    (Match::Exact("/v1/complete"), Surface::Blind),
-    (Match::Exact("/v1/chat/completions"), Surface::Blind),
-    (Match::Under("/v1/agents"), Surface::Blind),
-    (Match::Under("/v1/sessions"), Surface::Blind),
-    (Match::Under("/v1/dreams"), Surface::Blind),
-];
-
-/// What this request does to a budget; `path` without query.
-pub(super) fn surface(method: &str, path: &str) -> Surface {
+/// What a request to this path, query or not, is for.
+pub(super) fn target(api: Api, method: &str, path: &str) -> Target {
     if !method.eq_ignore_ascii_case("POST") {
-        return Surface::Free;
+        return Target { surface: Surface::Free, model: None };
     }
     let path = normalised(path);
-    let matches = |rule: Match| match rule {
-        Match::Exact(row) => path == row,
-        Match::Under(row) => path.strip_prefix(row).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
-    };
-    SURFACES.iter().find(|(rule, _)| matches(*rule)).map_or(Surface::Free, |(_, surface)| *surface)
+    let rows = paths::tables(api).iter().copied().flatten();
+    let surface =
+        rows.copied().find(|(pattern, _)| matches(pattern, &path)).map_or(Surface::Free, |(_, surface)| surface);
+    Target { surface, model: model(&path).map(str::to_owned) }
+}
+
+/// Does the path follow the pattern? See [`paths`].
+fn matches(pattern: &str, path: &str) -> bool {
+    if let Some(base) = pattern.strip_suffix("/**") {
+        return matches(base, path) || pieces_match(pattern.strip_suffix('*').unwrap_or(pattern), path);
+    }
+    pieces_match(pattern, path)
+}
+
+fn pieces_match(pattern: &str, path: &str) -> bool {
+    let Some((first, rest)) = pattern.split_once('*') else { return pattern == path };
+    let Some(mut path) = path.strip_prefix(first) else { return false };
+    let (middle, last) = rest.rsplit_once('*').unwrap_or(("", rest));
+    for piece in middle.split('*') {
+        let Some((_, after)) = path.split_once(piece) else { return false };
+        path = after;
+    }
+    path.ends_with(last)
+}
+
+/// The model in a path that names one: Gemini and Vertex, Bedrock, Azure.
+fn model(path: &str) -> Option<&str> {
+    if let Some((_, rest)) = path.split_once("/models/") {
+        return rest.rsplit_once(':').map(|(model, _)| model);
+    }
+    if let Some((_, rest)) = path.split_once("/model/") {
+        return rest.rsplit_once('/').map(|(model, _)| model);
+    }
+    path.split_once("/deployments/")?.1.split_once('/').map(|(model, _)| model)
 }
 
 /// The path as a lenient server might read it, so that `//V1/%6dessages/` cannot pass for something else: escapes decoded,
@@ -111,32 +186,102 @@ fn hex(pair: [u8; 2]) -> Option<u8> {
 mod tests {
     use super::*;
 
-    fn check(method: &str, path: &str, expected: Surface) {
-        assert_eq!(surface(method, path), expected, "{method} {path}");
+    const MESSAGES: Surface = Surface::Metered(Dialect::AnthropicMessages);
+    const CHAT: Surface = Surface::Metered(Dialect::OpenAiChat);
+    const RESPONSES: Surface = Surface::Metered(Dialect::OpenAiResponses);
+    const GEMINI: Surface = Surface::Metered(Dialect::Gemini);
+    const BEDROCK: Surface = Surface::Metered(Dialect::Bedrock);
+
+    fn check(api: Api, path: &str, surface: Surface, model: Option<&str>) {
+        let expected = Target { surface, model: model.map(str::to_owned) };
+        assert_eq!(target(api, "POST", path), expected, "{api:?} {path}");
+        assert_eq!(target(api, "GET", path).surface, Surface::Free, "{api:?} {path}");
     }
 
     #[test]
     fn what_spends_is_known_by_its_path_however_it_is_spelt() {
-        let messages = Surface::Metered(Dialect::AnthropicMessages);
         for path in
             ["/v1/messages", "/v1/messages/", "//v1/messages", "/v1/%6Dessages", "/v1/./messages", "/V1/Messages"]
         {
-            check("POST", path, messages);
+            check(Api::Anthropic, path, MESSAGES, None);
         }
-        check("POST", "/v1/x/../messages", messages);
-        check("POST", "/v1/messages?beta=true", messages);
-        check("POST", "/v1/messages/new", Surface::Blind);
-        check("POST", "/v1/chat/completions", Surface::Blind);
-        check("POST", "/v1/messages/batches", Surface::Blind);
-        check("POST", "/v1/complete", Surface::Blind);
-        check("POST", "/v1/sessions/s1/events", Surface::Blind);
+        check(Api::Anthropic, "/v1/x/../messages", MESSAGES, None);
+        check(Api::Anthropic, "/v1/messages?beta=true", MESSAGES, None);
+        check(Api::Anthropic, "/v1/messages/new", Surface::Blind, None);
+        check(Api::Anthropic, "/v1/messages/batches", Surface::Blind, None);
+        check(Api::Anthropic, "/v1/complete", Surface::Blind, None);
+        check(Api::Anthropic, "/v1/sessions/s1/events", Surface::Blind, None);
         for path in ["/v1/messages/count_tokens", "/v1/messages/batches/b1/cancel", "/api/event_logging/v2/batch"] {
-            check("POST", path, Surface::Free);
+            check(Api::Anthropic, path, Surface::Free, None);
         }
         for path in ["/v1/sessionsx", "/v1/files", "/", "", "/%", "/%zz/v1"] {
-            check("POST", path, Surface::Free);
+            check(Api::Anthropic, path, Surface::Free, None);
         }
-        check("GET", "/v1/messages", Surface::Free);
-        check("GET", "/v1/models", Surface::Free);
+    }
+
+    #[test]
+    fn the_same_path_means_what_its_host_means() {
+        check(Api::OpenAi, "/v1/responses", RESPONSES, None);
+        check(Api::Anthropic, "/v1/responses", Surface::Free, None);
+        check(Api::OpenAi, "/v1/messages", Surface::Free, None);
+        check(Api::OpenRouter, "/api/v1/messages", MESSAGES, None);
+        check(Api::OpenRouter, "/api/v1/chat/completions", CHAT, None);
+        check(Api::OpenAiCompatible, "/openai/v1/chat/completions", CHAT, None);
+        check(Api::OpenAiCompatible, "/chat/completions", CHAT, None);
+        check(Api::OpenAiCompatible, "/v1/fim/completions", CHAT, None);
+        check(Api::OpenAi, "/v1/responses/resp_1/cancel", Surface::Free, None);
+        check(Api::OpenAi, "/v1/responses/input_tokens", Surface::Free, None);
+        check(Api::OpenAi, "/v1/responses/other", Surface::Blind, None);
+        check(Api::OpenAi, "/v1/threads/t/runs", Surface::Blind, None);
+        check(Api::ChatGpt, "/backend-api/codex/responses", RESPONSES, None);
+        check(Api::ChatGpt, "/backend-api/conversation", Surface::Blind, None);
+        check(Api::ChatGpt, "/backend-api/codex/analytics-events/events", Surface::Free, None);
+        check(Api::Ollama, "/api/chat", Surface::Metered(Dialect::Ollama), None);
+        check(Api::Ollama, "/v1/chat/completions", CHAT, None);
+    }
+
+    #[test]
+    fn a_model_in_the_path_is_found() {
+        let flash = Some("gemini-2.5-flash");
+        check(Api::Gemini, "/v1beta/models/gemini-2.5-flash:generateContent", GEMINI, flash);
+        check(Api::Gemini, "/v1beta/models/gemini-2.5-flash:streamGenerateContent?alt=sse", GEMINI, flash);
+        check(Api::Gemini, "/v1beta/models/gemini-2.5-flash:countTokens", Surface::Free, flash);
+        check(Api::Gemini, "/v1beta/models/gemini-2.5-flash:batchGenerateContent", Surface::Blind, flash);
+        check(Api::Gemini, "/v1beta/openai/chat/completions", CHAT, None);
+        check(Api::Gemini, "/$rpc/google.ai.generativelanguage.v1.Service/GenerateContent", Surface::Blind, None);
+        check(Api::CodeAssist, "/v1internal:streamGenerateContent?alt=sse", GEMINI, None);
+        check(Api::CodeAssist, "/v1internal:loadCodeAssist", Surface::Free, None);
+        let claude = "/v1/projects/p/locations/l/publishers/anthropic/models/claude-x@1";
+        check(Api::Vertex, &format!("{claude}:streamRawPredict"), MESSAGES, Some("claude-x@1"));
+        check(Api::Bedrock, "/model/anthropic.claude-x-v1%3A0/invoke", BEDROCK, Some("anthropic.claude-x-v1:0"));
+        let profile = "/model/arn%3Aaws%3Abedrock%3Aeu%3A1%3Ainference-profile%2Feu.amazon.nova/converse-stream";
+        check(Api::Bedrock, profile, BEDROCK, Some("arn:aws:bedrock:eu:1:inference-profile/eu.amazon.nova"));
+        check(Api::Bedrock, "/model/m/count-tokens", Surface::Free, Some("m"));
+        check(Api::Bedrock, "/model/m/other", Surface::Blind, Some("m"));
+        check(Api::Bedrock, "/anthropic/v1/messages", MESSAGES, None);
+        check(Api::Azure, "/openai/deployments/mine/chat/completions?api-version=1", CHAT, Some("mine"));
+        check(Api::Azure, "/openai/deployments/mine/audio/speech", Surface::Blind, Some("mine"));
+        check(Api::Azure, "/openai/v1/responses", RESPONSES, None);
+    }
+
+    #[test]
+    fn patterns_match_as_they_are_read() {
+        for (pattern, path, expected) in [
+            ("/a", "/a", true),
+            ("/a", "/ab", false),
+            ("/a/**", "/a", true),
+            ("/a/**", "/a/b/c", true),
+            ("/a/**", "/ab", false),
+            ("*/a/**", "/x/a", true),
+            ("*/a/**", "/x/a/b", true),
+            ("*/a/**", "/x/ab", false),
+            ("/a/*/c", "/a/b/c", true),
+            ("/a/*/c", "/a/c", false),
+            ("*:*x*", "/y:wxz", true),
+            ("*:*x*", "/x:y", false),
+            ("/a*/a", "/a", false),
+        ] {
+            assert_eq!(matches(pattern, path), expected, "{pattern} {path}");
+        }
     }
 }

@@ -21,11 +21,29 @@ pub(super) enum Progress {
     Closed,
 }
 
+/// What a usage is made of; budgets count none of it twice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Details {
+    /// Of the cache writes, those that live for an hour.
+    pub cache_write_1h: Tokens,
+    /// Of the output, what was reasoning.
+    pub reasoning: Tokens,
+}
+
+impl Details {
+    /// Parts are never larger than the whole, whatever a provider says.
+    fn within(self, usage: &Usage) -> Self {
+        Self { cache_write_1h: self.cache_write_1h.min(usage.cache_write), reasoning: self.reasoning.min(usage.output) }
+    }
+}
+
 /// What a response has shown, whatever its dialect.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Tally {
     /// What was reported.
     pub(super) usage: Usage,
+    /// What that is made of.
+    pub(super) details: Details,
     /// Input is among it.
     pub(super) has_input: bool,
     /// Output that the last running total covers.
@@ -53,23 +71,34 @@ pub(super) struct Circumstances {
 
 /// The reading, were the exchange to end here.
 ///
-/// - A path without usage counts nothing. An error without usage costs nothing.
+/// - A path without usage counts nothing. An error without usage costs nothing, unless output has come before it.
 /// - A full report stands as it is.
 /// - An interrupted one keeps the reported input (else the request's estimate); its output is the larger of the last
 ///   report and what that report covered plus what was seen since, the latter within the request's output cap.
 /// - With no report at all, everything is estimated.
 pub(super) fn reading(ask: &Ask, tally: &Tally, circumstances: Circumstances) -> Reading {
     let is_final = tally.progress == Progress::Closed;
-    let answer = |usage, known| Reading { usage, known, is_final, model: tally.model.clone() };
+    let has_report = ask.is_metered && tally.progress > Progress::Nothing;
+    let model = || tally.model.clone().or_else(|| ask.model.clone());
+    let answer = |usage, known| Reading {
+        usage,
+        details: tally.details.within(&usage),
+        known,
+        has_report,
+        is_final,
+        model: model(),
+    };
     if !ask.is_metered {
         return answer(Usage::default(), Known::Unmetered);
     }
-    let is_refusal = tally.is_error || circumstances.status >= 300;
+    let has_written = tally.output_seen > Tokens::ZERO;
+    let is_refusal = circumstances.status >= 300 || (tally.is_error && !has_written);
     if tally.progress == Progress::Nothing && is_refusal {
         return answer(Usage::default(), Known::Reported);
     }
     let is_told = tally.progress >= Progress::Told;
     let ended_after_total = tally.progress == Progress::Counted
+        && !has_written
         && circumstances.is_complete
         && circumstances.opaque_bytes == 0
         && !tally.is_error;

@@ -1,34 +1,86 @@
-//! Which hosts carry token usage, and whose.
+//! Which hosts carry token usage, whose, and in which API.
 
-use crate::domain::{Host, ProviderName};
+use crate::domain::{Api, HostPattern, ProviderName};
 
-/// A host whose responses carry token usage.
+/// Hosts whose responses carry token usage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MeteredHost {
-    /// Its name.
-    pub host: Host,
-    /// The key its usage is counted by.
+    /// Their names.
+    pub host: HostPattern,
+    /// The key their usage is counted by.
     pub provider: ProviderName,
+    /// What they speak.
+    pub api: Api,
+    /// Anyone can have a host of these names: one is a route only once an operator has named it.
+    pub is_rented: bool,
 }
 
-/// Host and provider; a host stands here once the meter reads its dialect.
-const METERED_HOSTS: [(&str, &str); 1] = [("api.anthropic.com", "claude")];
+/// Host, provider and API; a host stands here once the meter reads its dialects.
+///
+/// The provider is whom the destination belongs to and who writes the bill, not whose model answers: Claude on Bedrock counts
+/// for `bedrock`, on Google Cloud's Vertex for `vertex`. Anthropic's own platform on others' clouds stays `claude`.
+const METERED_HOSTS: [(&str, &str, Api); 25] = [
+    ("api.anthropic.com", "claude", Api::Anthropic),
+    ("aws-external-anthropic.*.api.aws", "claude", Api::Anthropic),
+    ("claude.googleapis.com", "claude", Api::Anthropic),
+    ("api.openai.com", "codex", Api::OpenAi),
+    ("us.api.openai.com", "codex", Api::OpenAi),
+    ("eu.api.openai.com", "codex", Api::OpenAi),
+    ("chatgpt.com", "codex", Api::ChatGpt),
+    ("generativelanguage.googleapis.com", "gemini", Api::Gemini),
+    ("cloudcode-pa.googleapis.com", "gemini", Api::CodeAssist),
+    ("aiplatform.googleapis.com", "vertex", Api::Vertex),
+    ("*-aiplatform.googleapis.com", "vertex", Api::Vertex),
+    ("aiplatform.us.rep.googleapis.com", "vertex", Api::Vertex),
+    ("aiplatform.eu.rep.googleapis.com", "vertex", Api::Vertex),
+    ("bedrock-runtime.*.amazonaws.com", "bedrock", Api::Bedrock),
+    ("bedrock-runtime-fips.*.amazonaws.com", "bedrock", Api::Bedrock),
+    ("bedrock-runtime.*.amazonaws.com.cn", "bedrock", Api::Bedrock),
+    ("bedrock-runtime.*.api.aws", "bedrock", Api::Bedrock),
+    ("bedrock-mantle.*.api.aws", "bedrock", Api::Bedrock),
+    ("openrouter.ai", "openrouter", Api::OpenRouter),
+    ("api.mistral.ai", "mistral", Api::OpenAiCompatible),
+    ("codestral.mistral.ai", "mistral", Api::OpenAiCompatible),
+    ("api.groq.com", "groq", Api::OpenAiCompatible),
+    ("api.x.ai", "xai", Api::OpenAiCompatible),
+    ("*.api.x.ai", "xai", Api::OpenAiCompatible),
+    ("api.deepseek.com", "deepseek", Api::OpenAiCompatible),
+];
+
+/// The same for hosts that a provider rents out by name: what is sent to one goes to whoever has rented it.
+const RENTED_HOSTS: [(&str, &str, Api); 3] = [
+    ("*.openai.azure.com", "azure", Api::Azure),
+    ("*.cognitiveservices.azure.com", "azure", Api::Azure),
+    ("*.services.ai.azure.com", "azure", Api::Azure),
+];
 
 /// The built-in table.
 #[must_use]
 pub fn metered_hosts() -> Vec<MeteredHost> {
-    METERED_HOSTS
-        .iter()
-        .filter_map(|(host, provider)| Some(MeteredHost { host: host.parse().ok()?, provider: provider.parse().ok()? }))
-        .collect()
+    let row = |(host, provider, api): &(&str, &str, Api), is_rented| {
+        Some(MeteredHost { host: host.parse().ok()?, provider: provider.parse().ok()?, api: *api, is_rented })
+    };
+    let own = METERED_HOSTS.iter().filter_map(|own| row(own, false));
+    own.chain(RENTED_HOSTS.iter().filter_map(|rented| row(rented, true))).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use crate::domain::Host;
+
     use super::*;
 
     #[test]
     fn every_row_of_the_table_is_well_formed() {
-        assert_eq!(metered_hosts().len(), METERED_HOSTS.len());
+        assert_eq!(metered_hosts().len(), METERED_HOSTS.len() + RENTED_HOSTS.len());
+    }
+
+    #[test]
+    fn no_host_is_named_twice() {
+        for (host, ..) in METERED_HOSTS.into_iter().chain(RENTED_HOSTS) {
+            let host: Host = host.replace('*', "some-1").parse().unwrap();
+            let rows = metered_hosts().into_iter().filter(|row| row.host.matches(&host)).count();
+            assert_eq!(rows, 1, "{host}");
+        }
     }
 }

@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{Host, ProviderName};
+use crate::domain::{Api, Host, HostPattern, ProviderName};
 
-use super::provider::metered_hosts;
+use super::provider::{MeteredHost, metered_hosts};
 
 /// Where a host's name leads.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,14 +18,16 @@ pub enum Resolve {
     Fixed(SocketAddr),
 }
 
-/// One allowed destination.
+/// Allowed destinations of one kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Route {
-    /// Its name.
-    pub host: Host,
-    /// Whose budget its responses count for.
+    /// Their names.
+    pub host: HostPattern,
+    /// Whose budget their responses count for.
     pub provider: ProviderName,
-    /// Where its name leads.
+    /// What they speak.
+    pub api: Api,
+    /// Where their names lead.
     pub resolve: Resolve,
 }
 
@@ -36,24 +38,27 @@ pub struct Routes {
 }
 
 impl Routes {
-    /// The built-in metered hosts; `fixed` says which of them are reached at an address of the operator's choice.
+    /// The built-in metered hosts; `fixed` says which of them are reached at an address of the operator's choice. Hosts that
+    /// anyone can rent are routes only where it names them.
     #[must_use]
     pub fn built_in(fixed: &[(Host, SocketAddr)]) -> Self {
-        let routes = metered_hosts()
-            .into_iter()
-            .map(|metered| {
-                let address = fixed.iter().find(|(host, _)| *host == metered.host).map(|(_, address)| *address);
-                let resolve = address.map_or(Resolve::Public, Resolve::Fixed);
-                Route { host: metered.host, provider: metered.provider, resolve }
-            })
-            .collect();
-        Self { routes }
+        let rows = metered_hosts();
+        let route =
+            |row: &MeteredHost, host, resolve| Route { host, provider: row.provider.clone(), api: row.api, resolve };
+        let own = rows.iter().filter(|row| !row.is_rented).map(|row| route(row, row.host.clone(), Resolve::Public));
+        let named = fixed.iter().filter_map(|(host, address)| {
+            let row = rows.iter().find(|row| row.host.matches(host))?;
+            Some(route(row, host.clone().into(), Resolve::Fixed(*address)))
+        });
+        Self { routes: own.chain(named).collect() }
     }
 
-    /// The route for a host, or `None` when it is not allowed.
+    /// The route for a host, or `None` when it is not allowed. A route for this host alone outranks one for many, and of two
+    /// alike the operator's, which has an address, outranks the built-in one.
     #[must_use]
     pub fn find(&self, host: &Host) -> Option<&Route> {
-        self.routes.iter().find(|route| route.host == *host)
+        let rank = |route: &&Route| (route.host.is_exact(), route.resolve != Resolve::Public);
+        self.routes.iter().filter(|route| route.host.matches(host)).max_by_key(rank)
     }
 }
 
@@ -61,13 +66,41 @@ impl Routes {
 mod tests {
     use super::*;
 
+    fn host(text: &str) -> Host {
+        text.parse().unwrap()
+    }
+
     #[test]
     fn what_is_not_listed_is_not_allowed() {
-        let anthropic: Host = "api.anthropic.com".parse().unwrap();
+        let anthropic = host("api.anthropic.com");
         let fixed = SocketAddr::from(([127, 0, 0, 1], 9443));
         let routes = Routes::built_in(&[(anthropic.clone(), fixed)]);
         assert_eq!(routes.find(&anthropic).map(|route| route.resolve.clone()), Some(Resolve::Fixed(fixed)));
-        assert_eq!(routes.find(&"example.com".parse().unwrap()), None);
-        assert_eq!(routes.find(&"x.api.anthropic.com".parse().unwrap()), None);
+        for other in ["example.com", "x.api.anthropic.com", "openai.azure.com", "a.b.openai.azure.com", "amazonaws.com"]
+        {
+            assert_eq!(routes.find(&host(other)), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_host_of_a_pattern_may_have_an_address_of_its_own() {
+        let (ours, theirs) = (host("ours.openai.azure.com"), host("theirs.openai.azure.com"));
+        let fixed = SocketAddr::from(([10, 0, 0, 1], 443));
+        let routes = Routes::built_in(&[(ours.clone(), fixed), (host("example.com"), fixed)]);
+        let found = |name| routes.find(name).map(|route| (route.api, route.provider.as_str(), route.resolve.clone()));
+        assert_eq!(found(&ours), Some((Api::Azure, "azure", Resolve::Fixed(fixed))));
+        assert_eq!(found(&theirs), None, "anyone can rent one");
+        assert_eq!(found(&host("example.com")), None);
+    }
+
+    #[test]
+    fn the_same_path_is_told_apart_by_its_host() {
+        let routes = Routes::built_in(&[]);
+        let api = |name: &str| routes.find(&host(name)).map(|route| route.api);
+        assert_eq!(api("api.openai.com"), Some(Api::OpenAi));
+        assert_eq!(api("api.mistral.ai"), Some(Api::OpenAiCompatible));
+        assert_eq!(api("bedrock-runtime.eu-central-1.amazonaws.com"), Some(Api::Bedrock));
+        assert_eq!(api("europe-west1-aiplatform.googleapis.com"), Some(Api::Vertex));
+        assert_eq!(api("generativelanguage.googleapis.com"), Some(Api::Gemini));
     }
 }

@@ -7,7 +7,7 @@ use hyper::http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName};
 use hyper::http::response::Parts;
 
 use crate::domain::{Ending, Known, Settlement, Tokens, Usage};
-use crate::meter::{Ask, Reading, ResponseHead, ResponseMeter};
+use crate::meter::{Ask, Details, Reading, ResponseHead, ResponseMeter};
 
 use super::link::{Committed, LivePermit, NoAnswer};
 use super::view::Passage;
@@ -144,7 +144,14 @@ impl Drop for Account {
 }
 
 fn nothing(known: Known) -> Reading {
-    Reading { usage: Usage::default(), known, is_final: true, model: None }
+    Reading {
+        usage: Usage::default(),
+        details: Details::default(),
+        known,
+        has_report: false,
+        is_final: true,
+        model: None,
+    }
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {

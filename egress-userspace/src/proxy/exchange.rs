@@ -15,7 +15,7 @@ use thiserror::Error;
 use tokio::time::timeout;
 
 use crate::broker::{FromProxy, Phase};
-use crate::domain::{Ending, Host, ProviderName, RefusalReason, SpendRequest, with_causes};
+use crate::domain::{Api, Ending, Host, ProviderName, RefusalReason, SpendRequest, with_causes};
 use crate::meter;
 
 use super::account::Account;
@@ -67,6 +67,7 @@ struct Run<'a> {
 struct Allowed {
     host: Host,
     provider: ProviderName,
+    api: Api,
 }
 
 impl Exchange {
@@ -106,12 +107,12 @@ impl Run<'_> {
         if head.method == Method::CONNECT || headers::asks_for_websocket(&head.headers) {
             return Err(Answer::UpgradeRefused);
         }
-        Ok(Allowed { host, provider: route.provider.clone() })
+        Ok(Allowed { host, provider: route.provider.clone(), api: route.api })
     }
 
     /// Admit, forward, respond.
     async fn carry(&self, allowed: Allowed, head: Parts, body: Incoming) -> Result<Response<ResponseBody>, Severed> {
-        let (ask, body) = match read_ask(&head, body).await {
+        let (ask, body) = match read_ask(allowed.api, &head, body).await {
             Ok(asked) => asked,
             Err(error) => {
                 tracing::debug!(%error, bottle = %self.bottle.view.name, "request not read");
@@ -232,14 +233,14 @@ impl Run<'_> {
 }
 
 /// What the request asks for. Only a metered one is read before it goes.
-async fn read_ask(head: &Parts, body: Incoming) -> Result<(meter::Ask, RequestBody), BodyBroken> {
+async fn read_ask(api: Api, head: &Parts, body: Incoming) -> Result<(meter::Ask, RequestBody), BodyBroken> {
     let (method, path) = (head.method.as_str(), head.uri.path());
-    let body = if meter::ask(method, path, &[], None).is_metered {
+    let body = if meter::ask(api, method, path, &[], None).is_metered {
         RequestBody::with_prefix(body).await?
     } else {
         RequestBody::unread(body)
     };
-    let ask = meter::ask(method, path, body.prefix(), body.bytes_total());
+    let ask = meter::ask(api, method, path, body.prefix(), body.bytes_total());
     Ok((ask, body))
 }
 

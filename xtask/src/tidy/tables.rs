@@ -22,7 +22,7 @@ pub(super) const IMPORTS: &[(&str, May)] = &[
     ("proxy", May::Import(&["domain", "meter", "policy", "broker"])),
     ("control", May::Import(&["domain"])),
     ("daemon", May::ImportAll),
-    ("cli", May::Import(&["domain", "control"])),
+    ("cli", May::Import(&["domain", "control", "meter"])),
     ("tui", May::Import(&["domain", "control"])),
 ];
 
@@ -84,10 +84,12 @@ pub(super) const UNSAFE: &[&str] = &[
 pub(super) const OWNERS: &[(&str, &[&str])] = &[
     ("anyhow", &[TOP, "cli"]),
     ("aya", &["kernel"]),
+    ("base64", &["meter"]),
     ("brotli_decompressor", &["meter"]),
     ("bytes", ANYONE),
     ("caps", &["bottle", "proxy", "daemon"]),
     ("clap", &[TOP, "cli"]),
+    ("crc32fast", &["meter"]),
     ("egress_common", &["kernel", "daemon"]),
     ("flate2", &["meter"]),
     ("futures_util", ANYONE),

@@ -1,11 +1,12 @@
 //! The meter as its callers see it: whole responses, interrupted ones, and every way the bytes may arrive.
 
+mod dialects;
 mod fixtures;
 mod interrupted;
 mod properties;
 mod wire;
 
-use crate::domain::{Ending, Known, Tokens, Usage};
+use crate::domain::{Api, Ending, Known, Tokens, Usage};
 
 use super::{Ask, Dialect, Reading, ResponseHead, ResponseMeter};
 
@@ -57,6 +58,7 @@ fn request() -> Ask {
         input_estimate: Tokens(500),
         output_cap: Tokens(1000),
         is_streaming: true,
+        omits_usage: false,
     }
 }
 
@@ -119,13 +121,13 @@ fn only_an_event_stream_that_can_be_read_ends_itself() {
     assert!(holds(Some("application/json"), None));
     assert!(holds(None, None));
     assert!(holds(Some("text/event-stream"), Some("compress")));
-    let free = super::ask("GET", "/v1/models", b"", None);
+    let free = super::ask(Api::Anthropic, "GET", "/v1/models", b"", None);
     assert!(!ResponseMeter::new(&free, &ResponseHead::default()).holds_back_last_frame());
 }
 
 #[test]
 fn a_path_without_usage_counts_nothing() {
-    let free = super::ask("POST", "/v1/messages/count_tokens", b"{}", None);
+    let free = super::ask(Api::Anthropic, "POST", "/v1/messages/count_tokens", b"{}", None);
     let body = br#"{"input_tokens":7,"usage":{"input_tokens":7,"output_tokens":7}}"#;
     let found =
         meter(&free, &ResponseHead { status: 200, ..ResponseHead::default() }, [body.as_slice()], Ending::Complete);

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::wire::{ENCODINGS, encoded};
 use super::*;
 
-fn pieces<'a>(bytes: &'a [u8], cuts: &[prop::sample::Index]) -> Vec<&'a [u8]> {
+pub(super) fn pieces<'a>(bytes: &'a [u8], cuts: &[prop::sample::Index]) -> Vec<&'a [u8]> {
     let mut at: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
     at.extend([0, bytes.len()]);
     at.sort_unstable();
@@ -61,7 +61,7 @@ proptest! {
 
     #[test]
     fn any_request_prefix_is_read_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), whole in any::<Option<u64>>()) {
-        let ask = crate::meter::ask("POST", "/v1/messages", &bytes, whole);
+        let ask = crate::meter::ask(Api::Anthropic, "POST", "/v1/messages", &bytes, whole);
         prop_assert!(ask.input_estimate <= Tokens(1_000_000));
     }
 }

@@ -1,0 +1,163 @@
+//! Amazon Bedrock, `converse` and `invoke`: JSON bodies and messages of an event stream → a tally.
+//!
+//! Facts that decide (observed in recorded responses): `converse` and Nova count as `usage` with `inputTokens`, without cached
+//! ones, some under two names; Claude under `invoke` speaks Anthropic's dialect, wrapped in base64; every streamed `invoke` ends with
+//! `amazon-bedrock-invocationMetrics`, which disagree with Claude's own count and so speak only where no other count does.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
+
+use crate::domain::{Tokens, Usage};
+
+use super::anthropic::Messages;
+use super::reader::{Account, Counted, Reader, count, is_present, text_bytes};
+use super::tally::{Details, Progress, Tally};
+
+/// Where streamed `invoke` counts whatever the model is.
+const METRICS: &str = "amazon-bedrock-invocationMetrics";
+
+/// One response, as far as it has come.
+#[derive(Debug, Default)]
+pub(super) struct Bedrock {
+    account: Account,
+    /// What speaks Anthropic's dialect.
+    claude: Messages,
+    is_claude: bool,
+}
+
+impl Reader for Bedrock {
+    fn event(&mut self, data: &[u8]) {
+        let Ok(event) = serde_json::from_slice::<Value>(data) else { return };
+        let Some(wrapped) = event.get("bytes").and_then(Value::as_str) else { return self.native(&event) };
+        let Ok(inner) = STANDARD.decode(wrapped) else { return };
+        let Ok(event) = serde_json::from_slice::<Value>(&inner) else { return };
+        if event.get("type").is_some_and(Value::is_string) {
+            self.is_claude = true;
+            self.claude.event(&inner);
+        } else {
+            self.native(&event);
+        }
+        self.metrics(event.get(METRICS));
+    }
+
+    fn failure(&mut self) {
+        self.account.fail();
+        self.claude.failure();
+    }
+
+    fn body_keys(&self) -> &'static [&'static str] {
+        &[
+            "usage",
+            "type",
+            "model",
+            "message",
+            METRICS,
+            "inputTextTokenCount",
+            "results",
+            "prompt_token_count",
+            "generation_token_count",
+        ]
+    }
+
+    fn field(&mut self, key: &str, raw: &[u8]) {
+        let Ok(value) = serde_json::from_slice::<Value>(raw) else { return };
+        match key {
+            "usage" if value.get("input_tokens").is_some() => {
+                self.is_claude = true;
+                self.claude.field(key, raw);
+            }
+            "type" | "model" => self.claude.field(key, raw),
+            "usage" => self.count(usage(&value), true),
+            "message" if value.is_string() => self.account.fail(),
+            METRICS => self.metrics(Some(&value)),
+            // Titan and Llama, which count at the top, input and output apart.
+            "inputTextTokenCount" | "prompt_token_count" => self.add(Some(value.as_u64().unwrap_or(0)), 0),
+            "generation_token_count" => self.add(None, value.as_u64().unwrap_or(0)),
+            "results" => {
+                let written =
+                    value.as_array().into_iter().flatten().filter_map(|result| count(result, &["/tokenCount"]));
+                self.add(None, written.fold(0, u64::saturating_add));
+            }
+            _ => {}
+        }
+    }
+
+    fn body_bytes(&mut self, bytes: u64) {
+        self.account.body_bytes(bytes);
+        self.claude.body_bytes(bytes);
+    }
+
+    fn close(&mut self) {
+        self.account.close();
+        self.claude.close();
+    }
+
+    fn tally(&self) -> Tally {
+        let claude = self.claude.tally();
+        let is_counted = claude.progress >= Progress::Counted || !self.account.has_counted();
+        if self.is_claude && is_counted { claude } else { self.account.tally() }
+    }
+}
+
+impl Bedrock {
+    /// An event of `converse-stream`, or of a model other than Claude; Nova wraps each in its name.
+    fn native(&mut self, event: &Value) {
+        self.account.see(written(event));
+        if let Some(counted) = event.get("usage").or_else(|| event.pointer("/metadata/usage")).and_then(usage) {
+            self.account.count(counted, true);
+            // The message that counts is the last.
+            self.account.close();
+        }
+    }
+
+    fn metrics(&mut self, metrics: Option<&Value>) {
+        if let Some(metrics) = metrics.filter(|_| !self.account.has_counted()) {
+            self.count(usage(metrics), true);
+            self.account.close();
+        }
+    }
+
+    fn count(&mut self, counted: Option<Counted>, has_stopped: bool) {
+        if let Some(counted) = counted {
+            self.account.count(counted, has_stopped);
+        }
+    }
+
+    fn add(&mut self, input: Option<u64>, output: u64) {
+        let so_far = self.account.tally();
+        let more = Usage { input: Tokens(input.unwrap_or(0)), output: Tokens(output), ..Usage::default() };
+        let has_input = so_far.has_input || input.is_some();
+        let counted = Counted { usage: so_far.usage + more, details: Details::default(), has_input };
+        self.account.count(counted, true);
+    }
+}
+
+/// A count in Bedrock's spellings; `None` when it counts nothing.
+fn usage(usage: &Value) -> Option<Counted> {
+    let input = count(usage, &["/inputTokens", "/inputTokenCount"]);
+    let output = count(usage, &["/outputTokens", "/outputTokenCount"]);
+    input.or(output)?;
+    let tokens = |pointers: &[&str]| Tokens(count(usage, pointers).unwrap_or(0));
+    let lifetimes = usage.get("cacheDetails").and_then(Value::as_array).into_iter().flatten();
+    let hours = lifetimes.filter(|entry| entry.get("ttl").and_then(Value::as_str) == Some("1h"));
+    let cache_write_1h = hours.filter_map(|entry| count(entry, &["/inputTokens"])).fold(0, u64::saturating_add);
+    Some(Counted {
+        usage: Usage {
+            input: Tokens(input.unwrap_or(0)),
+            cache_write: tokens(&["/cacheWriteInputTokens", "/cacheWriteInputTokenCount"]),
+            cache_read: tokens(&["/cacheReadInputTokens", "/cacheReadInputTokenCount"]),
+            output: Tokens(output.unwrap_or(0)),
+        },
+        details: Details { cache_write_1h: Tokens(cache_write_1h), ..Details::default() },
+        has_input: input.is_some(),
+    })
+}
+
+/// Bytes that an event writes.
+fn written(event: &Value) -> usize {
+    let delta = event.get("delta").or_else(|| event.pointer("/contentBlockDelta/delta"));
+    let text =
+        ["outputText", "generation"].iter().filter_map(|key| event.get(*key).filter(|text| is_present(Some(text))));
+    delta.into_iter().chain(text).map(text_bytes).sum()
+}

@@ -1,0 +1,155 @@
+//! OpenAI chat completions, legacy completions and embeddings: JSON bodies and events → a tally. One tolerant reader for
+//! every server that speaks them.
+//!
+//! Facts that decide (observed in recorded responses): a stream tells its usage in an extra chunk without choices, in the last
+//! chunk with some, or as a running total in each, so the last one counts; Groq tells it in `x_groq`, and there as well as at
+//! the top when asked; an empty list of choices alone means nothing (Azure begins with one); a chunk may bring an error
+//! and usage together.
+
+use memchr::memmem;
+use serde_json::Value;
+
+use crate::domain::{Tokens, Usage};
+
+use super::glimpse::strings_after;
+use super::reader::{Account, Counted, Reader, count, is_present, text_bytes};
+use super::tally::{Details, Tally};
+
+/// Keys of what a delta writes.
+const WRITTEN: [&[u8]; 6] = [
+    b"\"content\":\"",
+    b"\"reasoning\":\"",
+    b"\"reasoning_content\":\"",
+    b"\"arguments\":\"",
+    b"\"refusal\":\"",
+    b"\"text\":\"",
+];
+
+/// One response, as far as it has come.
+#[derive(Debug, Default)]
+pub(super) struct Chat {
+    account: Account,
+    /// A running total reached the last word of each choice.
+    has_finished: bool,
+}
+
+impl Reader for Chat {
+    fn event(&mut self, data: &[u8]) {
+        if data.trim_ascii() == b"[DONE]" {
+            self.account.close();
+            return;
+        }
+        if let Some(bytes) = plain_delta(data).filter(|_| self.account.has_model()) {
+            self.account.see(bytes);
+            return;
+        }
+        let Ok(chunk) = serde_json::from_slice::<Value>(data) else { return };
+        self.account.name(chunk.get("model"));
+        let choices = chunk.get("choices").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        for choice in choices {
+            self.account.see(written(choice));
+            self.has_finished |= is_present(choice.get("finish_reason"));
+        }
+        let is_error = is_present(chunk.get("error"));
+        if is_error {
+            self.account.fail();
+        }
+        if let Some(counted) = chunk_usage(&chunk) {
+            self.account.count(counted, choices.is_empty() || self.has_finished || is_error);
+        }
+    }
+
+    fn failure(&mut self) {
+        self.account.fail();
+    }
+
+    fn body_keys(&self) -> &'static [&'static str] {
+        &["usage", "x_groq", "model", "error"]
+    }
+
+    fn field(&mut self, key: &str, raw: &[u8]) {
+        let Ok(value) = serde_json::from_slice::<Value>(raw) else { return };
+        let usage = match key {
+            "model" => return self.account.name(Some(&value)),
+            "error" if is_present(Some(&value)) => return self.account.fail(),
+            "usage" => usage(&value),
+            "x_groq" if !self.account.has_counted() => value.get("usage").and_then(usage),
+            _ => None,
+        };
+        if let Some(counted) = usage {
+            self.account.count(counted, true);
+        }
+    }
+
+    fn body_bytes(&mut self, bytes: u64) {
+        self.account.body_bytes(bytes);
+    }
+
+    fn close(&mut self) {
+        self.account.close();
+    }
+
+    fn tally(&self) -> Tally {
+        self.account.tally()
+    }
+}
+
+/// A `usage` object in chat's spelling or in that of Responses; `None` when it counts nothing.
+///
+/// Its input includes what was cached; clamped, as servers have reported more cached than there was. Some leave reasoning out of
+/// chat's output, where only the total shows it.
+pub(super) fn usage(usage: &Value) -> Option<Counted> {
+    let prompt = count(usage, &["/prompt_tokens", "/input_tokens"]);
+    let completion = count(usage, &["/completion_tokens", "/output_tokens"]);
+    let total = count(usage, &["/total_tokens"]);
+    prompt.or(completion).or(total)?;
+    let is_chat = usage.get("output_tokens").is_none();
+    let beyond_prompt = total.zip(prompt).map_or(0, |(total, prompt)| total.saturating_sub(prompt));
+    let output = completion.unwrap_or(0).max(if is_chat { beyond_prompt } else { 0 });
+    let input = prompt.unwrap_or_else(|| total.unwrap_or(0).saturating_sub(output));
+    let cache_read = count(
+        usage,
+        &[
+            "/prompt_tokens_details/cached_tokens",
+            "/input_tokens_details/cached_tokens",
+            "/input_token_details/cached_tokens",
+            "/cached_tokens",
+            "/prompt_cache_hit_tokens",
+        ],
+    );
+    let cache_write =
+        count(usage, &["/prompt_tokens_details/cache_write_tokens", "/input_tokens_details/cache_write_tokens"]);
+    let reasoning =
+        count(usage, &["/completion_tokens_details/reasoning_tokens", "/output_tokens_details/reasoning_tokens"]);
+    let cache_read = cache_read.unwrap_or(0).min(input);
+    let cache_write = cache_write.unwrap_or(0).min(input - cache_read);
+    Some(Counted {
+        usage: Usage {
+            input: Tokens(input - cache_read - cache_write),
+            cache_write: Tokens(cache_write),
+            cache_read: Tokens(cache_read),
+            output: Tokens(output),
+        },
+        details: Details { reasoning: Tokens(reasoning.unwrap_or(0).min(output)), ..Details::default() },
+        has_input: prompt.or(total).is_some(),
+    })
+}
+
+/// Wherever a chunk tells its usage, once.
+fn chunk_usage(chunk: &Value) -> Option<Counted> {
+    ["/usage", "/x_groq/usage", "/choices/0/usage"].iter().find_map(|pointer| usage(chunk.pointer(pointer)?))
+}
+
+fn written(choice: &Value) -> usize {
+    let part = |key: &str| choice.get(key).map_or(0, text_bytes);
+    part("delta") + part("text") + part("message")
+}
+
+/// Bytes that a chunk of the usual spelling writes, without parsing it. `None` sends it to the parser.
+fn plain_delta(data: &[u8]) -> Option<usize> {
+    let tells = |key: &[u8]| memmem::find(data, key).is_some();
+    let rest = memmem::find(data, b"\"usage\":").map(|at| data.get(at + 8..).unwrap_or_default());
+    let has_usage = rest.is_some_and(|rest| !rest.starts_with(b"null")) || (rest.is_none() && tells(b"\"usage\""));
+    let is_plain = !has_usage && tells(b"\"finish_reason\":null") && !tells(b"\"error\"");
+    is_plain.then(|| WRITTEN.iter().map(|key| strings_after(data, key)).sum())
+}

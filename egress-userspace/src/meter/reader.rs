@@ -1,0 +1,197 @@
+//! What every dialect's reader does, and the account that most of them keep.
+
+use std::fmt::Debug;
+
+use serde_json::Value;
+
+use crate::domain::{Tokens, Usage};
+
+use super::surface::Dialect;
+use super::tally::{Details, Progress, Tally};
+use super::{anthropic, bedrock, estimate, gemini, ollama, openai_chat, openai_responses};
+
+/// Most bytes of a model's name that are kept.
+pub(super) const MODEL_BYTES_MAX: usize = 128;
+
+/// Reads one response in one dialect. Framing is done: it gets whole events, or the fields of a JSON body.
+pub(super) trait Reader: Debug + Send + Sync {
+    /// Takes the data of one event.
+    fn event(&mut self, data: &[u8]);
+
+    /// The framing says that the provider reports an error.
+    fn failure(&mut self) {}
+
+    /// Top-level keys of a JSON body that matter.
+    fn body_keys(&self) -> &'static [&'static str];
+
+    /// Takes one top-level field of a JSON body.
+    fn field(&mut self, key: &str, raw: &[u8]);
+
+    /// The JSON body has this many bytes so far.
+    fn body_bytes(&mut self, bytes: u64);
+
+    /// The JSON body's object has ended.
+    fn close(&mut self);
+
+    /// What has been understood.
+    fn tally(&self) -> Tally;
+}
+
+/// A reader for this dialect.
+pub(super) fn reader(dialect: Dialect) -> Box<dyn Reader> {
+    match dialect {
+        Dialect::AnthropicMessages => Box::<anthropic::Messages>::default(),
+        Dialect::OpenAiChat | Dialect::OpenAiEmbeddings => Box::<openai_chat::Chat>::default(),
+        Dialect::OpenAiResponses => Box::<openai_responses::Responses>::default(),
+        Dialect::Gemini => Box::<gemini::Gemini>::default(),
+        Dialect::Bedrock => Box::<bedrock::Bedrock>::default(),
+        Dialect::Ollama => Box::<ollama::Ollama>::default(),
+    }
+}
+
+/// One report of usage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counted {
+    /// What it counts.
+    pub(super) usage: Usage,
+    /// What that is made of.
+    pub(super) details: Details,
+    /// Input is among it.
+    pub(super) has_input: bool,
+}
+
+/// Where a response stands.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Account {
+    counted: Counted,
+    covered: Tokens,
+    seen: Seen,
+    body_bytes: u64,
+    progress: Progress,
+    is_error: bool,
+    model: Option<String>,
+}
+
+/// Output seen on the wire that no total covers.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    pieces: u64,
+    bytes: u64,
+}
+
+impl Account {
+    /// A piece of output of so many bytes has passed.
+    pub(super) fn see(&mut self, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
+        self.seen.pieces = self.seen.pieces.saturating_add(1);
+        self.seen.bytes = self.seen.bytes.saturating_add(bytes as u64);
+        if self.progress == Progress::Told {
+            self.progress = Progress::Counted;
+        }
+    }
+
+    /// The provider counts: this replaces what it counted before and covers all that has passed. `has_stopped` when the model
+    /// has: nothing more will be counted but the same again.
+    pub(super) fn count(&mut self, counted: Counted, has_stopped: bool) {
+        if self.progress == Progress::Closed {
+            return;
+        }
+        self.counted = counted;
+        self.covered = counted.usage.output;
+        self.seen = Seen::default();
+        self.progress = self.progress.max(if has_stopped { Progress::Told } else { Progress::Counted });
+    }
+
+    /// The provider closed the response. That makes the last total final only if it covers all that was written.
+    pub(super) fn close(&mut self) {
+        if self.progress >= Progress::Counted && self.seen.pieces == 0 {
+            self.progress = Progress::Closed;
+        }
+    }
+
+    /// The provider goes on after having closed.
+    pub(super) fn reopen(&mut self) {
+        self.progress = self.progress.min(Progress::Counted);
+    }
+
+    /// The provider reports an error.
+    pub(super) fn fail(&mut self) {
+        self.is_error = true;
+    }
+
+    /// The JSON body has this many bytes so far.
+    pub(super) fn body_bytes(&mut self, bytes: u64) {
+        self.body_bytes = bytes;
+    }
+
+    /// A field that names the model.
+    pub(super) fn name(&mut self, value: Option<&Value>) {
+        let name = value.and_then(Value::as_str).filter(|name| !name.is_empty() && name.len() <= MODEL_BYTES_MAX);
+        if let Some(name) = name {
+            self.model = Some(name.to_owned());
+        }
+    }
+
+    /// The model has been named.
+    pub(super) fn has_model(&self) -> bool {
+        self.model.is_some()
+    }
+
+    /// Something has been counted.
+    pub(super) fn has_counted(&self) -> bool {
+        self.progress >= Progress::Counted
+    }
+
+    /// What has been understood.
+    pub(super) fn tally(&self) -> Tally {
+        // An error's own words are no output.
+        let body_bytes = if self.is_error { 0 } else { self.body_bytes };
+        let seen = estimate::output(self.seen.bytes.max(body_bytes)).max(Tokens(self.seen.pieces));
+        Tally {
+            usage: self.counted.usage,
+            details: self.counted.details,
+            has_input: self.counted.has_input,
+            output_covered: self.covered,
+            output_seen: seen,
+            progress: self.progress,
+            is_error: self.is_error,
+            model: self.model.clone(),
+        }
+    }
+}
+
+/// Bytes of all text in a value, however deep, but for fields that say what something is rather than what was written.
+pub(super) fn text_bytes(value: &Value) -> usize {
+    const LABELS: [&str; 10] = [
+        "role",
+        "id",
+        "type",
+        "object",
+        "status",
+        "finish_reason",
+        "finishReason",
+        "p",
+        "thoughtSignature",
+        "mimeType",
+    ];
+    match value {
+        Value::String(text) => text.len(),
+        Value::Array(values) => values.iter().map(text_bytes).sum(),
+        Value::Object(fields) => {
+            fields.iter().filter(|(key, _)| !LABELS.contains(&key.as_str())).map(|(_, value)| text_bytes(value)).sum()
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+    }
+}
+
+/// The first of these fields, by JSON pointer, that is a count.
+pub(super) fn count(value: &Value, pointers: &[&str]) -> Option<u64> {
+    pointers.iter().find_map(|pointer| value.pointer(pointer)?.as_u64())
+}
+
+/// Is there something other than null?
+pub(super) fn is_present(value: Option<&Value>) -> bool {
+    value.is_some_and(|value| !value.is_null())
+}
