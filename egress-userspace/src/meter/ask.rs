@@ -253,4 +253,55 @@ mod tests {
         assert!(!free.is_metered && free.is_meterable());
         assert_eq!(free.input_estimate, Tokens::ZERO);
     }
+
+    fn asked(api: Api, path: &str, body: &str) -> Ask {
+        ask(api, "POST", path, body.as_bytes(), None)
+    }
+
+    #[test]
+    fn each_api_says_its_output_cap_in_its_own_way() {
+        let chat = "/v1/chat/completions";
+        for (api, path, body, expected) in [
+            (Api::OpenAi, chat, r#"{"max_completion_tokens":70,"max_tokens":50}"#, 70),
+            (Api::OpenAi, chat, r#"{"max_tokens":50,"n":4}"#, 200),
+            (Api::OpenAi, chat, r#"{"n":0,"messages":[]}"#, 128_000),
+            (Api::OpenAi, "/v1/responses", r#"{"max_output_tokens":60}"#, 60),
+            (Api::OpenAi, "/v1/embeddings", r#"{"input":"a"}"#, 0),
+            (Api::Gemini, "/v1/models/m:generateContent", r#"{"generationConfig":{"maxOutputTokens":40}}"#, 40),
+            (Api::Bedrock, "/model/m/converse", r#"{"inferenceConfig":{"maxTokens":30}}"#, 30),
+            (Api::Bedrock, "/model/m/invoke", r#"{"inferenceConfig":{"max_new_tokens":20}}"#, 20),
+            (Api::Bedrock, "/model/m/invoke", r#"{"max_tokens":10}"#, 10),
+        ] {
+            assert_eq!(asked(api, path, body).output_cap, Tokens(expected), "{path} {body}");
+        }
+    }
+
+    #[test]
+    fn the_model_stands_in_the_body_or_in_the_path() {
+        let gemini = asked(Api::Gemini, "/v1beta/models/gemini-x:streamGenerateContent", "{}");
+        assert_eq!(gemini.model.as_deref(), Some("gemini-x"));
+        let azure = asked(Api::Azure, "/openai/deployments/mine/chat/completions", r#"{"model":"gpt-x"}"#);
+        assert_eq!(azure.model.as_deref(), Some("gpt-x"));
+    }
+
+    #[test]
+    fn what_works_in_the_background_cannot_be_metered() {
+        let body = r#"{"model":"m","background":true,"stream":true}"#;
+        assert!(!asked(Api::OpenAi, "/v1/responses", body).is_meterable());
+        assert!(asked(Api::OpenAi, "/v1/responses", r#"{"background":false}"#).is_meterable());
+        assert!(asked(Api::OpenAi, "/v1/chat/completions", body).is_meterable());
+    }
+
+    #[test]
+    fn a_streamed_chat_that_does_not_ask_for_usage_is_known() {
+        let check = |path, body, expected| assert_eq!(asked(Api::OpenAi, path, body).omits_usage, expected, "{body}");
+        let chat = "/v1/chat/completions";
+        check(chat, r#"{"stream":true}"#, true);
+        check(chat, r#"{"stream":true,"stream_options":{}}"#, true);
+        check(chat, r#"{"stream":true,"stream_options":{"include_usage":false}}"#, true);
+        check(chat, r#"{"stream":true,"stream_options":null}"#, true);
+        check(chat, r#"{"stream":true,"stream_options":{"include_usage":true}}"#, false);
+        check(chat, r#"{"stream":false}"#, false);
+        check("/v1/responses", r#"{"stream":true}"#, false);
+    }
 }

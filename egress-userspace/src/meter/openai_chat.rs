@@ -119,8 +119,14 @@ pub(super) fn usage(usage: &Value) -> Option<Counted> {
     );
     let cache_write =
         count(usage, &["/prompt_tokens_details/cache_write_tokens", "/input_tokens_details/cache_write_tokens"]);
-    let reasoning =
-        count(usage, &["/completion_tokens_details/reasoning_tokens", "/output_tokens_details/reasoning_tokens"]);
+    let reasoning = count(
+        usage,
+        &[
+            "/completion_tokens_details/reasoning_tokens",
+            "/output_tokens_details/reasoning_tokens",
+            "/reasoning_tokens",
+        ],
+    );
     let cache_read = cache_read.unwrap_or(0).min(input);
     let cache_write = cache_write.unwrap_or(0).min(input - cache_read);
     Some(Counted {

@@ -102,6 +102,8 @@ const GOOGLE: &[Row] = &[
     ("*:*query", Blind),
     ("*:*explain", Blind),
     ("*:*evaluate*", Blind),
+    ("*:complete*", Blind),
+    ("*:transform*", Blind),
     ("*/batchpredictionjobs", Blind),
     ("*/tuningjobs", Blind),
     ("/batch/**", Blind),

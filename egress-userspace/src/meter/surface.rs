@@ -95,10 +95,12 @@ pub(super) struct Target {
 
 /// What a request to this path, query or not, is for.
 pub(super) fn target(api: Api, method: &str, path: &str) -> Target {
-    if !method.eq_ignore_ascii_case("POST") {
+    let path = normalised(path);
+    // Google's servers may take another method from a header; a verb in the path is a call whatever the method.
+    let has_verb = path.rsplit('/').next().is_some_and(|segment| segment.contains(':'));
+    if !method.eq_ignore_ascii_case("POST") && !has_verb {
         return Target { surface: Surface::Free, model: None };
     }
-    let path = normalised(path);
     let rows = paths::tables(api).iter().copied().flatten();
     let surface =
         rows.copied().find(|(pattern, _)| matches(pattern, &path)).map_or(Surface::Free, |(_, surface)| surface);
@@ -195,7 +197,9 @@ mod tests {
     fn check(api: Api, path: &str, surface: Surface, model: Option<&str>) {
         let expected = Target { surface, model: model.map(str::to_owned) };
         assert_eq!(target(api, "POST", path), expected, "{api:?} {path}");
-        assert_eq!(target(api, "GET", path).surface, Surface::Free, "{api:?} {path}");
+        let is_call = path.rsplit('/').next().unwrap().contains(':');
+        let by_get = if is_call { surface } else { Surface::Free };
+        assert_eq!(target(api, "GET", path).surface, by_get, "{api:?} {path}");
     }
 
     #[test]

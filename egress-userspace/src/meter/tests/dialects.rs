@@ -137,6 +137,32 @@ fn every_dialect_settles_to_what_it_reports_in_any_encoding() {
 }
 
 #[test]
+fn the_last_word_is_known_before_the_stream_has_ended() {
+    let streams = SPOKEN.iter().filter(|spoken| spoken.is_final && !spoken.text.starts_with(['[']));
+    for spoken in streams {
+        let mut meter = ResponseMeter::new(&spoken.ask(), &head(None));
+        meter.push(&spoken.body());
+        spoken.check(&meter.reading());
+    }
+}
+
+#[test]
+fn a_dialect_that_does_not_say_its_end_is_held_back() {
+    let holds = |dialect, content_type| {
+        let ask = Ask { dialect: Some(dialect), ..request() };
+        let head = ResponseHead { status: 200, content_type: Some(content_type), content_encoding: None };
+        ResponseMeter::new(&ask, &head).holds_back_last_frame()
+    };
+    assert!(holds(Dialect::Gemini, "text/event-stream"));
+    assert!(holds(Dialect::Gemini, "application/json"));
+    assert!(!holds(Dialect::Bedrock, "application/vnd.amazon.eventstream"));
+    assert!(holds(Dialect::Bedrock, "application/json"));
+    assert!(!holds(Dialect::OpenAiChat, "text/event-stream"));
+    assert!(holds(Dialect::OpenAiResponses, "application/json"));
+    assert!(!holds(Dialect::Ollama, "application/x-ndjson"));
+}
+
+#[test]
 fn every_dialect_names_its_model() {
     for spoken in &SPOKEN {
         let names = ["gpt-test-1", "gemini-test-1", "claude-test-1", "local-test-1"];
