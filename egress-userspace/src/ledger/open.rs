@@ -5,7 +5,8 @@ use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags, TransactionBehavior, params};
 
@@ -24,6 +25,9 @@ const CHECKPOINT_PAGES: u32 = 4_000;
 const LOG_BYTES_KEPT_MAX: u32 = 64 << 20;
 const DIRECTORY_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
+/// A program that a dead ledger's process was just starting holds a copy of its lock until it runs; no longer than this.
+const LOCK_TIME_MAX: Duration = Duration::from_millis(500);
+const LOCK_RETRY: Duration = Duration::from_millis(10);
 
 /// An open ledger.
 #[derive(Debug)]
@@ -65,10 +69,14 @@ fn take(path: &Path) -> Result<File, LedgerError> {
     }
     let lock_path = lock_path(path);
     let lock = private_file(&lock_path).map_err(at(&lock_path))?;
-    match lock.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Err(LedgerError::InUse { path: path.to_owned() }),
-        Err(TryLockError::Error(source)) => return Err(at(&lock_path)(source)),
+    let deadline = Instant::now() + LOCK_TIME_MAX;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => sleep(LOCK_RETRY),
+            Err(TryLockError::WouldBlock) => return Err(LedgerError::InUse { path: path.to_owned() }),
+            Err(TryLockError::Error(source)) => return Err(at(&lock_path)(source)),
+        }
     }
     private_file(path).map_err(at(path))?;
     Ok(lock)
