@@ -157,19 +157,32 @@ fn tls(ca: &Path) -> Result<ClientConfig> {
     Ok(config.with_root_certificates(roots).with_no_client_auth())
 }
 
-async fn connect(load: &Load, tls: Arc<ClientConfig>) -> Result<Sender> {
-    let mut stream =
-        TcpStream::connect(load.connect).await.with_context(|| format!("connecting to {}", load.connect))?;
+/// A tunnel through an explicit proxy to the provider.
+///
+/// # Errors
+/// When the proxy cannot be reached or refuses.
+pub async fn tunnel(proxy: SocketAddr) -> Result<TcpStream> {
+    let mut stream = TcpStream::connect(proxy).await.context("connecting to the explicit proxy")?;
     stream.set_nodelay(true)?;
-    if load.is_explicit {
-        stream.write_all(format!("CONNECT {HOST}:443 HTTP/1.1\r\nhost: {HOST}:443\r\n\r\n").as_bytes()).await?;
-        let mut answer = Vec::new();
-        while !answer.ends_with(b"\r\n\r\n") {
-            ensure!(answer.len() < 4096, "the proxy's answer to CONNECT has no end");
-            answer.push(stream.read_u8().await?);
-        }
-        ensure!(answer.starts_with(b"HTTP/1.1 200"), "CONNECT was refused: {}", String::from_utf8_lossy(&answer));
+    stream.write_all(format!("CONNECT {HOST}:443 HTTP/1.1\r\nhost: {HOST}:443\r\n\r\n").as_bytes()).await?;
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        ensure!(answer.len() < 4096, "the proxy's answer to CONNECT has no end");
+        answer.push(stream.read_u8().await?);
     }
+    ensure!(answer.starts_with(b"HTTP/1.1 200"), "CONNECT was refused: {}", String::from_utf8_lossy(&answer));
+    Ok(stream)
+}
+
+async fn connect(load: &Load, tls: Arc<ClientConfig>) -> Result<Sender> {
+    let stream = if load.is_explicit {
+        tunnel(load.connect).await?
+    } else {
+        let stream =
+            TcpStream::connect(load.connect).await.with_context(|| format!("connecting to {}", load.connect))?;
+        stream.set_nodelay(true)?;
+        stream
+    };
     let stream = TlsConnector::from(tls).connect(ServerName::try_from(HOST)?, stream).await?;
     let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);

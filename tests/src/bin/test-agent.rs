@@ -4,11 +4,11 @@
 #![expect(clippy::print_stdout, reason = "the counts are this program's output")]
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use clap::Parser;
 use futures_util::{StreamExt, stream};
@@ -19,7 +19,6 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -156,7 +155,7 @@ async fn read(mut response: Response<Incoming>, gives_up: bool) -> Result<End> {
 
 async fn connect(arguments: &Arguments, roots: Arc<RootCertStore>, is_explicit: bool, is_h2: bool) -> Result<Speaker> {
     let stream = if is_explicit {
-        tunnel((arguments.gateway, 8080).into()).await?
+        harness::load::tunnel((arguments.gateway, 8080).into()).await?
     } else {
         TcpStream::connect((HOST, 443)).await.context("connecting to the name's own address")?
     };
@@ -173,16 +172,4 @@ async fn connect(arguments: &Arguments, roots: Arc<RootCertStore>, is_explicit: 
     let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
     Ok(Speaker::H1(sender))
-}
-
-async fn tunnel(proxy: SocketAddr) -> Result<TcpStream> {
-    let mut stream = TcpStream::connect(proxy).await.context("connecting to the explicit proxy")?;
-    stream.write_all(format!("CONNECT {HOST}:443 HTTP/1.1\r\nhost: {HOST}:443\r\n\r\n").as_bytes()).await?;
-    let mut answer = Vec::new();
-    while !answer.ends_with(b"\r\n\r\n") {
-        ensure!(answer.len() < 4096, "the proxy's answer to CONNECT has no end");
-        answer.push(stream.read_u8().await?);
-    }
-    ensure!(answer.starts_with(b"HTTP/1.1 200"), "CONNECT was refused: {}", String::from_utf8_lossy(&answer));
-    Ok(stream)
 }
