@@ -7,6 +7,7 @@ mod cut;
 mod full_disk;
 mod inside;
 mod public;
+mod secrets;
 mod spend;
 mod terminal;
 mod truth;
