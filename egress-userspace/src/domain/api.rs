@@ -32,6 +32,16 @@ pub enum Api {
     Ollama,
 }
 
+/// Whether a streamed chat completion tells what it used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StreamUsage {
+    /// In any case. Such a server may refuse `stream_options` as an unknown field.
+    Told,
+    /// When the request says `stream_options.include_usage`.
+    OnRequest,
+}
+
 impl Api {
     /// Every family.
     pub const ALL: [Self; 11] = [
@@ -47,4 +57,19 @@ impl Api {
         Self::OpenAiCompatible,
         Self::Ollama,
     ];
+    /// What its servers do about the usage of a streamed chat completion, unless something is known of one.
+    #[must_use]
+    pub fn stream_usage(self) -> StreamUsage {
+        match self {
+            Self::OpenRouter | Self::ChatGpt | Self::CodeAssist => StreamUsage::Told,
+            Self::Anthropic
+            | Self::OpenAi
+            | Self::Gemini
+            | Self::Vertex
+            | Self::Azure
+            | Self::Bedrock
+            | Self::OpenAiCompatible
+            | Self::Ollama => StreamUsage::OnRequest,
+        }
+    }
 }

@@ -13,7 +13,7 @@ mod report;
 mod usage;
 
 pub use amount::{AmountError, Tokens};
-pub use api::Api;
+pub use api::{Api, StreamUsage};
 pub use cause::with_causes;
 pub use event::{AuditKind, CutCause, CutoffPolicy, Ending, GateView, Refusal, RefusalReason};
 pub use exchange::{Settlement, SpendRequest};

@@ -1,6 +1,6 @@
 //! Which hosts carry token usage, whose, and in which API.
 
-use crate::domain::{Api, HostPattern, ProviderName};
+use crate::domain::{Api, HostPattern, ProviderName, StreamUsage};
 
 /// Hosts whose responses carry token usage.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,6 +11,8 @@ pub struct MeteredHost {
     pub provider: ProviderName,
     /// What they speak.
     pub api: Api,
+    /// Whether their streamed chat completions tell what they used.
+    pub stream_usage: StreamUsage,
     /// Anyone can have a host of these names: one is a route only once an operator has named it.
     pub is_rented: bool,
 }
@@ -54,11 +56,16 @@ const RENTED_HOSTS: [(&str, &str, Api); 3] = [
     ("*.services.ai.azure.com", "azure", Api::Azure),
 ];
 
+/// Hosts that tell the usage of every streamed chat completion, unlike others of their API.
+const TOLD_HOSTS: [&str; 3] = ["api.mistral.ai", "codestral.mistral.ai", "api.groq.com"];
+
 /// The built-in table.
 #[must_use]
 pub fn metered_hosts() -> Vec<MeteredHost> {
     let row = |(host, provider, api): &(&str, &str, Api), is_rented| {
-        Some(MeteredHost { host: host.parse().ok()?, provider: provider.parse().ok()?, api: *api, is_rented })
+        let stream_usage = if TOLD_HOSTS.contains(host) { StreamUsage::Told } else { api.stream_usage() };
+        let (host, provider) = (host.parse().ok()?, provider.parse().ok()?);
+        Some(MeteredHost { host, provider, api: *api, stream_usage, is_rented })
     };
     let own = METERED_HOSTS.iter().filter_map(|own| row(own, false));
     own.chain(RENTED_HOSTS.iter().filter_map(|rented| row(rented, true))).collect()

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{Api, Host, HostPattern, ProviderName};
+use crate::domain::{Api, Host, HostPattern, ProviderName, StreamUsage};
 
 use super::provider::{MeteredHost, metered_hosts};
 
@@ -27,6 +27,8 @@ pub struct Route {
     pub provider: ProviderName,
     /// What they speak.
     pub api: Api,
+    /// Whether their streamed chat completions tell what they used, or must be asked to.
+    pub stream_usage: StreamUsage,
     /// Where their names lead.
     pub resolve: Resolve,
 }
@@ -43,8 +45,13 @@ impl Routes {
     #[must_use]
     pub fn built_in(fixed: &[(Host, SocketAddr)]) -> Self {
         let rows = metered_hosts();
-        let route =
-            |row: &MeteredHost, host, resolve| Route { host, provider: row.provider.clone(), api: row.api, resolve };
+        let route = |row: &MeteredHost, host, resolve| Route {
+            host,
+            provider: row.provider.clone(),
+            api: row.api,
+            stream_usage: row.stream_usage,
+            resolve,
+        };
         let own = rows.iter().filter(|row| !row.is_rented).map(|row| route(row, row.host.clone(), Resolve::Public));
         let named = fixed.iter().filter_map(|(host, address)| {
             let row = rows.iter().find(|row| row.host.matches(host))?;
@@ -102,5 +109,16 @@ mod tests {
         assert_eq!(api("bedrock-runtime.eu-central-1.amazonaws.com"), Some(Api::Bedrock));
         assert_eq!(api("europe-west1-aiplatform.googleapis.com"), Some(Api::Vertex));
         assert_eq!(api("generativelanguage.googleapis.com"), Some(Api::Gemini));
+    }
+    #[test]
+    fn some_hosts_tell_the_usage_of_a_stream_unasked() {
+        let routes = Routes::built_in(&[]);
+        let told = |name: &str| routes.find(&host(name)).map(|route| route.stream_usage);
+        for name in ["api.mistral.ai", "codestral.mistral.ai", "api.groq.com", "openrouter.ai"] {
+            assert_eq!(told(name), Some(StreamUsage::Told), "{name}");
+        }
+        for name in ["api.openai.com", "api.x.ai", "eu-west-1.api.x.ai", "api.deepseek.com", "api.anthropic.com"] {
+            assert_eq!(told(name), Some(StreamUsage::OnRequest), "{name}");
+        }
     }
 }
