@@ -187,14 +187,16 @@ impl Prefix {
 
 impl Write for Prefix {
     fn write(&mut self, bytes: &[u8]) -> Result<usize> {
-        self.bytes += bytes.len() as u64;
-        if self.bytes > DECODED_PREFIX_BYTES_MAX {
+        let room = usize::try_from(DECODED_PREFIX_BYTES_MAX - self.bytes).unwrap_or(usize::MAX);
+        let within = bytes.get(..room).unwrap_or(bytes);
+        if within.is_empty() && !bytes.is_empty() {
             return Err(Error::from(ErrorKind::FileTooLarge));
         }
+        self.bytes += within.len() as u64;
         let mut object = std::mem::take(&mut self.object);
-        object.push(bytes, &mut |key, value| self.field(key, value));
+        object.push(within, &mut |key, value| self.field(key, value));
         self.object = object;
-        Ok(bytes.len())
+        Ok(within.len())
     }
 
     fn flush(&mut self) -> Result<()> {
@@ -248,6 +250,14 @@ mod tests {
         let bomb = zstd::bulk::compress(&vec![b' '; 64 << 20], 3).unwrap();
         let ask = ask(Api::Anthropic, "POST", "/v1/messages", &bomb, Some(bomb.len() as u64));
         assert!(ask.input_estimate <= Tokens(1_500_000), "{ask:?}");
+    }
+
+    #[test]
+    fn a_prefix_longer_than_what_is_looked_at_says_what_it_says() {
+        let long = format!("{{\"model\":\"m\",\"max_tokens\":7,\"x\":\"{}\"}}", "y ".repeat(4 << 20));
+        let ask = ask(Api::Anthropic, "POST", "/v1/messages", long.as_bytes(), None);
+        assert_eq!((ask.model.as_deref(), ask.output_cap), (Some("m"), Tokens(7)));
+        assert!(ask.input_estimate >= Tokens(500_000), "{ask:?}");
     }
 
     #[test]

@@ -24,6 +24,7 @@ mod refusal;
 mod request_body;
 mod sandbox;
 mod socket;
+mod stream_usage;
 mod target;
 mod tee;
 mod tls;

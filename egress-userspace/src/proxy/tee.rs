@@ -1,4 +1,5 @@
-//! The response's body on its way: passed on unchanged and unbuffered, with a copy to the meter.
+//! The response's body on its way: passed on unbuffered, unchanged but for usage that the client did not ask for, with a
+//! copy to the meter.
 //!
 //! Invariants: the settlement commits before the last byte is handed to the client; after it nothing passes that uses more;
 //! the end is named once.
@@ -14,6 +15,7 @@ use thiserror::Error;
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::domain::Ending;
+use crate::meter::UsageWithheld;
 
 use super::account::Account;
 use super::delivery::Delivery;
@@ -37,6 +39,9 @@ pub(super) enum TeeError {
     /// The response went on after its usage was final, and used more.
     #[error("the response used more than it had said")]
     Exceeded,
+    /// What is taken out of it cannot be found.
+    #[error("the response is not encoded as it says")]
+    Undecodable(#[from] std::io::Error),
     /// The settlement could not be committed.
     #[error(transparent)]
     NotSettled(#[from] NoAnswer),
@@ -58,6 +63,7 @@ enum Source {
 pub(super) struct Tee {
     source: Source,
     account: Account,
+    withheld: Option<UsageWithheld>,
     /// The latest frame, until it is known not to be the last; with the last, until the settlement has committed.
     held: VecDeque<Frame<Bytes>>,
     settling: Option<Settling>,
@@ -70,10 +76,17 @@ pub(super) struct Tee {
 
 impl Tee {
     /// Passes `body` on. `delivery` is started when the response that crossed a budget has left.
-    pub(super) fn new(body: Incoming, account: Account, passage: &Arc<Passage>, delivery: Delivery) -> Self {
+    pub(super) fn new(
+        body: Incoming,
+        account: Account,
+        passage: &Arc<Passage>,
+        delivery: Delivery,
+        withheld: Option<UsageWithheld>,
+    ) -> Self {
         Self {
             source: Source::Flowing(body),
             account,
+            withheld,
             held: VecDeque::new(),
             settling: None,
             severed: Box::pin(passage.severed()),
@@ -94,6 +107,7 @@ impl Tee {
     }
 
     fn fail(&mut self, error: TeeError) {
+        self.release();
         self.settle(Ending::Error);
         self.source = Source::Failed(error);
     }
@@ -122,19 +136,49 @@ impl Tee {
             self.source = Source::Failed(TeeError::Exceeded);
             return None;
         }
-        if self.account.is_settled() {
-            return Some(frame);
+        let is_settled = self.account.is_settled();
+        self.hold(frame);
+        if is_last {
+            self.release();
         }
-        // An empty frame says no more than whether it is the last; holding it would let go of the last bytes.
-        if frame.data_ref().is_none_or(|data| !data.is_empty()) {
-            self.held.push_back(frame);
+        if is_settled {
+            return self.held.pop_front();
         }
         if is_last || is_final {
             self.settle(Ending::Complete);
+        }
+        if self.account.is_settled() {
             return None;
         }
         let waiting = usize::from(self.account.holds_back_last_frame());
         if self.held.len() > waiting { self.held.pop_front() } else { None }
+    }
+
+    /// Keeps what may pass of a frame.
+    fn hold(&mut self, frame: Frame<Bytes>) {
+        let frame = match (frame.into_data(), &mut self.withheld) {
+            (Ok(data), None) => Frame::data(data),
+            (Ok(data), Some(withheld)) => match withheld.push(&data) {
+                Ok(passing) => Frame::data(passing.into()),
+                Err(error) => return self.fail(error.into()),
+            },
+            (Err(trailers), _) => {
+                self.release();
+                trailers
+            }
+        };
+        // An empty frame says no more than whether it is the last; holding it would let go of the last bytes.
+        if frame.data_ref().is_none_or(|data| !data.is_empty()) {
+            self.held.push_back(frame);
+        }
+    }
+
+    /// No more data comes: what was looked at and not withheld passes.
+    fn release(&mut self) {
+        let rest = self.withheld.take().map(|mut withheld| withheld.finish()).unwrap_or_default();
+        if !rest.is_empty() {
+            self.held.push_back(Frame::data(rest.into()));
+        }
     }
 
     /// The settlement has committed, or none is waited for.
@@ -202,6 +246,7 @@ impl Body for Tee {
                 Some(Err(error)) => this.fail(error.into()),
                 None if matches!(this.source, Source::Failed(_)) => {}
                 None => {
+                    this.release();
                     this.settle(Ending::Complete);
                     this.source = Source::Ended;
                 }
@@ -217,6 +262,7 @@ impl Body for Tee {
     fn size_hint(&self) -> SizeHint {
         let held: usize = self.held.iter().filter_map(Frame::data_ref).map(Bytes::len).sum();
         let source = match &self.source {
+            Source::Flowing(_) if self.withheld.is_some() => SizeHint::new(),
             Source::Flowing(body) => body.size_hint(),
             Source::Ended | Source::Failed(_) | Source::Over => SizeHint::with_exact(0),
         };
