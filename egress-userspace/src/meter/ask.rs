@@ -11,6 +11,7 @@ use super::estimate::{self, BodySize, OUTPUT_TOKENS_ASSUMED};
 use super::json::TopLevel;
 use super::reader::count;
 use super::surface::{Dialect, Surface, target};
+use super::usage_asked::UsageAsked;
 
 /// Keys of the request that matter.
 const KEYS: &[&str] = &[
@@ -48,9 +49,9 @@ pub struct Ask {
     pub output_cap: Tokens,
     /// It asks for an event stream. Decides nothing: the response says what it is.
     pub is_streaming: bool,
-    /// A chat completion to be streamed that does not ask for its usage: unless somebody asks in its place
-    /// (`stream_options.include_usage`), many servers will report none.
-    pub omits_usage: bool,
+    /// Whether a chat completion to be streamed asks for its usage: unless somebody does in its place
+    /// ([`super::ask_for_usage`]), many servers will report none.
+    pub usage_asked: UsageAsked,
 }
 
 impl Ask {
@@ -76,7 +77,7 @@ impl Ask {
             input_estimate: Tokens::ZERO,
             output_cap: Tokens::ZERO,
             is_streaming: false,
-            omits_usage: false,
+            usage_asked: UsageAsked::Yes,
         }
     }
 }
@@ -122,7 +123,10 @@ pub fn ask(api: Api, method: &str, path: &str, body_prefix: &[u8], body_bytes: O
             _ => Tokens(prefix.output_cap.unwrap_or(OUTPUT_TOKENS_ASSUMED).0.saturating_mul(prefix.choices.max(1))),
         },
         is_streaming: prefix.is_streaming,
-        omits_usage: dialect == Some(Dialect::OpenAiChat) && prefix.is_streaming && !prefix.asks_for_usage,
+        usage_asked: match dialect {
+            Some(Dialect::OpenAiChat) if prefix.is_streaming => prefix.usage_asked,
+            _ => UsageAsked::Yes,
+        },
     }
 }
 
@@ -136,7 +140,7 @@ struct Prefix {
     choices: u64,
     is_streaming: bool,
     is_in_background: bool,
-    asks_for_usage: bool,
+    usage_asked: UsageAsked,
 }
 
 impl Default for Prefix {
@@ -149,7 +153,7 @@ impl Default for Prefix {
             choices: 0,
             is_streaming: false,
             is_in_background: false,
-            asks_for_usage: false,
+            usage_asked: UsageAsked::Unsaid,
         }
     }
 }
@@ -170,7 +174,8 @@ impl Prefix {
             "background" => self.is_in_background |= value == b"true",
             "n" => self.choices = number(value).map_or(0, |choices| choices.0).max(self.choices),
             "stream_options" => {
-                self.asks_for_usage = object(value).pointer("/include_usage") == Some(&Value::Bool(true));
+                let asks = object(value).get("include_usage") == Some(&Value::Bool(true));
+                self.usage_asked = if asks { UsageAsked::Yes } else { UsageAsked::Declined };
             }
             "generationConfig" | "inferenceConfig" => {
                 self.output_cap = count(&object(value), OUTPUT_CAPS).map(Tokens).max(self.output_cap);
@@ -294,14 +299,15 @@ mod tests {
 
     #[test]
     fn a_streamed_chat_that_does_not_ask_for_usage_is_known() {
-        let check = |path, body, expected| assert_eq!(asked(Api::OpenAi, path, body).omits_usage, expected, "{body}");
+        use UsageAsked::{Declined, Unsaid, Yes};
+        let check = |path, body, expected| assert_eq!(asked(Api::OpenAi, path, body).usage_asked, expected, "{body}");
         let chat = "/v1/chat/completions";
-        check(chat, r#"{"stream":true}"#, true);
-        check(chat, r#"{"stream":true,"stream_options":{}}"#, true);
-        check(chat, r#"{"stream":true,"stream_options":{"include_usage":false}}"#, true);
-        check(chat, r#"{"stream":true,"stream_options":null}"#, true);
-        check(chat, r#"{"stream":true,"stream_options":{"include_usage":true}}"#, false);
-        check(chat, r#"{"stream":false}"#, false);
-        check("/v1/responses", r#"{"stream":true}"#, false);
+        check(chat, r#"{"stream":true}"#, Unsaid);
+        check(chat, r#"{"stream":true,"stream_options":{}}"#, Declined);
+        check(chat, r#"{"stream":true,"stream_options":{"include_usage":false}}"#, Declined);
+        check(chat, r#"{"stream":true,"stream_options":null}"#, Declined);
+        check(chat, r#"{"stream":true,"stream_options":{"include_usage":true}}"#, Yes);
+        check(chat, r#"{"stream":false}"#, Yes);
+        check("/v1/responses", r#"{"stream":true}"#, Yes);
     }
 }

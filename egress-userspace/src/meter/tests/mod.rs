@@ -8,7 +8,7 @@ mod wire;
 
 use crate::domain::{Api, Ending, Known, Tokens, Usage};
 
-use super::{Ask, Dialect, Reading, ResponseHead, ResponseMeter};
+use super::{Ask, Dialect, Reading, ResponseHead, ResponseMeter, UsageAsked};
 
 /// A hand-written response, and what it settles to when it arrives whole: input, cache write, cache read, output.
 struct Case {
@@ -58,7 +58,7 @@ fn request() -> Ask {
         input_estimate: Tokens(500),
         output_cap: Tokens(1000),
         is_streaming: true,
-        omits_usage: false,
+        usage_asked: UsageAsked::Yes,
     }
 }
 
