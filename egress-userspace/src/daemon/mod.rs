@@ -130,7 +130,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
         source,
     })?;
 
-    let routes = Routes::built_in(&settings.upstream_resolve);
+    let routes = Routes::new(&settings.providers, &settings.upstream_resolve);
     let bounds = Bounds { drain: settings.drain, last_word: settings.last_word };
     let controller = controller::spawn(ledger.clone(), Arc::clone(&enforcer), routes.clone(), bounds);
     let drops = drops::log_drops(Arc::clone(&enforcer));
