@@ -21,6 +21,8 @@ pub struct Snapshot {
     pub routes: Routes,
     /// How long the response that crosses a budget may take to reach the client, milliseconds.
     pub drain_ms: u64,
+    /// Longest silence of a provider inside a response, milliseconds.
+    pub idle_ms: u64,
 }
 
 /// One running bottle.

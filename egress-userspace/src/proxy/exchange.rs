@@ -28,7 +28,7 @@ use super::request_body::{BodyBroken, RequestBody, discard};
 use super::socket::ClientSocket;
 use super::stream_usage;
 use super::target::agree;
-use super::tee::{Tee, TeeError};
+use super::tee::{Tee, TeeError, Terms};
 use super::upstream::Upstream;
 use super::view::{Bottle, Passage, PolicyView};
 
@@ -187,16 +187,23 @@ impl Run<'_> {
             () = self.origin.passage.severed() => return Err(Severed),
             response = timeout(RESPONSE_HEAD_TIME_MAX, sending) => response,
         };
-        match response {
+        let ending = match response {
             Ok(Ok(response)) if response.status() != StatusCode::SWITCHING_PROTOCOLS => return Ok(Ok(response)),
-            Ok(Ok(_)) => tracing::warn!(%host, "the provider switches protocols unasked"),
+            Ok(Ok(_)) => {
+                tracing::warn!(%host, "the provider switches protocols unasked");
+                Ending::Error
+            }
             Ok(Err(error)) => {
                 account.set_sent(!error.is_connect());
                 tracing::warn!(%host, error = with_causes(&error), "the provider did not answer");
+                if error.is_connect() { Ending::Error } else { Ending::HungUp }
             }
-            Err(_) => tracing::warn!(%host, "the provider did not answer in time"),
-        }
-        drop(account.settle(Ending::Error));
+            Err(_) => {
+                tracing::warn!(%host, "the provider did not answer in time");
+                Ending::TimedOut
+            }
+        };
+        drop(account.settle(ending));
         Ok(Err(Answer::UpstreamFailed))
     }
 
@@ -221,7 +228,8 @@ impl Run<'_> {
         }
         let delivery = self.delivery(FromProxy::Delivered { bottle: self.bottle.view.id }, self.policy.drain);
         let withheld = if withholds_usage { stream_usage::withhold(&mut head) } else { None };
-        let tee = Tee::new(body, account, &self.origin.passage, delivery, withheld);
+        let terms = Terms { passage: &self.origin.passage, idle_max: self.policy.idle, delivery, withheld };
+        let tee = Tee::new(body, account, terms);
         Response::from_parts(head, ResponseBody::Tee(Box::new(tee)))
     }
 
