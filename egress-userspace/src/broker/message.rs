@@ -82,6 +82,15 @@ pub enum FromProxy {
         /// Whose.
         bottle: BottleId,
     },
+    /// A request is about to go where nobody knows whether tokens are spent; it will not be counted.
+    PathUnknown {
+        /// Whose.
+        bottle: BottleId,
+        /// To which host.
+        host: Host,
+        /// Method and path, without what tells requests of its kind apart.
+        target: String,
+    },
     /// A certificate for this name, please.
     MintLeaf {
         /// Answered by [`FromController::Leaf`].

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AgentName, ProviderName, Scope, Tokens};
+use super::{AgentName, Host, ProviderName, Scope, Tokens};
 
 /// How an exchange ended. Named once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -177,6 +177,13 @@ pub enum AuditKind {
     Repaired {
         /// What was found and done.
         what: String,
+    },
+    /// A request went where nobody knows whether tokens are spent, and was not counted. Noted once for all of a kind.
+    PathUnknown {
+        /// To which host.
+        host: Host,
+        /// Method and path, `*` in place of identifiers.
+        target: String,
     },
     /// The proxy died and was replaced.
     ProxyRestarted {

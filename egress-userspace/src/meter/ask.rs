@@ -38,6 +38,8 @@ const DECODED_PREFIX_BYTES_MAX: u64 = 4 * 1024 * 1024;
 pub struct Ask {
     /// The request spends tokens.
     pub is_metered: bool,
+    /// No table names its path: it passes unmetered, and nobody knows whether it spends.
+    pub is_unknown: bool,
     /// How its response tells of them. `None` on a metered request: no response ever does (a batch, an agent session), so
     /// nothing can be settled; see [`Ask::is_meterable`].
     pub dialect: Option<Dialect>,
@@ -72,6 +74,7 @@ impl Ask {
     fn free() -> Self {
         Self {
             is_metered: false,
+            is_unknown: false,
             dialect: None,
             model: None,
             input_estimate: Tokens::ZERO,
@@ -87,7 +90,7 @@ impl Ask {
 pub fn dialect_of_path(path: &str) -> Option<Dialect> {
     Api::ALL.into_iter().find_map(|api| match target(api, "POST", path).surface {
         Surface::Metered(dialect) => Some(dialect),
-        Surface::Free | Surface::Blind => None,
+        Surface::Free | Surface::Blind | Surface::Unknown => None,
     })
 }
 
@@ -98,6 +101,7 @@ pub fn ask(api: Api, method: &str, path: &str, body_prefix: &[u8], body_bytes: O
     let target = target(api, method, path);
     let dialect = match target.surface {
         Surface::Free => return Ask::free(),
+        Surface::Unknown => return Ask { is_unknown: true, ..Ask::free() },
         Surface::Blind => None,
         Surface::Metered(dialect) => Some(dialect),
     };
@@ -115,6 +119,7 @@ pub fn ask(api: Api, method: &str, path: &str, body_prefix: &[u8], body_bytes: O
     };
     Ask {
         is_metered: true,
+        is_unknown: false,
         dialect,
         model: prefix.model.or(target.model),
         input_estimate: estimate::input(size),
@@ -266,7 +271,9 @@ mod tests {
         assert!(batch.is_metered && !batch.is_meterable());
         let free = ask(Api::Anthropic, "POST", "/v1/messages/count_tokens", REQUEST.as_bytes(), None);
         assert!(!free.is_metered && free.is_meterable());
-        assert_eq!(free.input_estimate, Tokens::ZERO);
+        assert_eq!((free.input_estimate, free.is_unknown), (Tokens::ZERO, false));
+        let unknown = ask(Api::Anthropic, "POST", "/v1/other", REQUEST.as_bytes(), None);
+        assert_eq!(unknown, Ask { is_unknown: true, ..free });
     }
 
     fn asked(api: Api, path: &str, body: &str) -> Ask {

@@ -29,6 +29,7 @@ use super::socket::ClientSocket;
 use super::stream_usage;
 use super::target::agree;
 use super::tee::{Tee, TeeError, Terms};
+use super::unknown_paths::UnknownPaths;
 use super::upstream::Upstream;
 use super::view::{Bottle, Passage, PolicyView};
 
@@ -53,6 +54,7 @@ pub(super) struct Origin {
 pub(super) struct Exchange {
     pub(super) link: Arc<Link>,
     pub(super) upstream: Upstream,
+    pub(super) unknown_paths: UnknownPaths,
 }
 
 /// One request on its way.
@@ -135,12 +137,30 @@ impl Run<'_> {
             Ok(permit) => permit,
             Err(answer) => return Ok(self.refuse_unsent(answer, body).await),
         };
+        if ask.is_unknown {
+            self.tell_unknown(&allowed.host, &head);
+        }
         let withholds_usage = stream_usage::ask_for(allowed.stream_usage, &ask, &mut head.headers, &mut body);
         let mut account = Account::new(permit, ask, Arc::clone(&self.origin.passage));
         Ok(match self.forward(&allowed.host, head, body, &mut account).await? {
             Ok(response) => self.respond(response, account, withholds_usage).await,
             Err(answer) => self.answer(&answer),
         })
+    }
+
+    /// The operator hears of what is passed without being counted.
+    fn tell_unknown(&self, host: &Host, head: &Parts) {
+        let Some(news) = self.exchange.unknown_paths.note(host, head.uri.path()) else { return };
+        let bottle = &self.bottle.view;
+        tracing::warn!(
+            bottle = %bottle.name, %host, method = %head.method, path = news.shape,
+            "a path that egress does not know is passed: tokens spent there are not counted; if it spends any, report it"
+        );
+        if news.is_last {
+            tracing::warn!("no further unknown paths are told of until the proxy starts again");
+        }
+        let target = format!("{} {}", head.method, news.shape);
+        self.exchange.link.say(FromProxy::PathUnknown { bottle: bottle.id, host: host.clone(), target });
     }
 
     /// Answers a request of which some may still be on its way.

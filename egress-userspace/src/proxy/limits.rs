@@ -40,6 +40,9 @@ pub(super) const SETTLED_TIME_MAX: Duration = Duration::from_secs(30);
 /// Certificates kept ready.
 pub(super) const LEAVES_MAX: usize = 1_024;
 
+/// Kinds of unknown paths that one proxy tells of.
+pub(super) const UNKNOWN_PATHS_MAX: usize = 256;
+
 /// To find the addresses of a name.
 pub(super) const RESOLVE_TIME_MAX: Duration = Duration::from_secs(10);
 /// Addresses of one name that are tried.

@@ -29,6 +29,7 @@ mod target;
 mod tee;
 mod tls;
 mod trust;
+mod unknown_paths;
 mod upstream;
 mod view;
 

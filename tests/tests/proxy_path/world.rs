@@ -69,6 +69,7 @@ pub(crate) struct Heard {
     pub(crate) minted: Vec<Host>,
     pub(crate) delivered: usize,
     pub(crate) refusals_delivered: usize,
+    pub(crate) unknown_paths: Vec<String>,
 }
 
 /// What the controller will answer.
@@ -256,6 +257,10 @@ impl Controller {
             FromProxy::RefusalDelivered { bottle } => {
                 assert_eq!(bottle, BOTTLE);
                 self.heard.send_modify(|heard| heard.refusals_delivered += 1);
+            }
+            FromProxy::PathUnknown { bottle, host, target } => {
+                assert_eq!((bottle, host.as_str()), (BOTTLE, PROVIDER));
+                self.heard.send_modify(|heard| heard.unknown_paths.push(target));
             }
             FromProxy::MintLeaf { number, host } => {
                 let leaf = self.mint(&host);

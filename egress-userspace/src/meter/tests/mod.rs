@@ -53,6 +53,7 @@ const CASES: [Case; 15] = [
 fn request() -> Ask {
     Ask {
         is_metered: true,
+        is_unknown: false,
         dialect: Some(Dialect::AnthropicMessages),
         model: None,
         input_estimate: Tokens(500),
