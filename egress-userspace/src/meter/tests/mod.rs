@@ -4,6 +4,7 @@ mod dialects;
 mod fixtures;
 mod interrupted;
 mod properties;
+mod splits;
 mod wire;
 
 use crate::domain::{Api, Ending, Known, Tokens, Usage};
@@ -32,7 +33,7 @@ macro_rules! case {
 }
 
 /// Input 500 and an output cap of 1,000 stand in the request.
-const CASES: [Case; 15] = [
+const CASES: [Case; 17] = [
     case!("stream-basic.sse", [25, 0, 0, 40], Reported, true),
     case!("stream-totals-grow.sse", [1200, 300, 4000, 75], Reported, true),
     case!("stream-iterations.sse", [304, 30, 50_000, 90], Reported, true),
@@ -43,6 +44,8 @@ const CASES: [Case; 15] = [
     case!("stream-error.sse", [25, 0, 0, 5], Partial, false),
     case!("stream-error-first.sse", [0, 0, 0, 0], Reported, false),
     case!("stream-hidden-thinking.sse", [25, 0, 0, 120], Partial, false),
+    case!("stream-advisor.sse", [4900, 0, 0, 163], Reported, true),
+    case!("stream-redacted-thinking.sse", [92, 0, 1165, 189], Reported, true),
     case!("stream-no-usage.sse", [500, 0, 0, 5], Estimated, false),
     case!("message.json", [15, 13, 12, 21], Reported, true),
     case!("message-iterations.json", [2700, 0, 0, 27], Reported, true),
