@@ -23,7 +23,7 @@ use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 
 use crate::netns::NetNs;
-use crate::provider::{Provider, Served};
+use crate::provider::{HOST, OPENAI_HOST, Provider, Served};
 
 pub use bottle::{Answer, Bottle, Done, Ended, curl};
 pub use names::{GATEWAY, Names};
@@ -85,8 +85,8 @@ impl World {
     pub fn write_settings(&self, settings: &str) -> Result<()> {
         let provider = self.provider();
         fs::write(self.names.home.join("provider-ca.pem"), &provider.ca_pem)?;
-        let upstream =
-            format!("upstream:\n  ca: provider-ca.pem\n  resolve:\n    api.anthropic.com: {}\n", provider.address);
+        let resolve = [HOST, OPENAI_HOST].map(|host| format!("    {host}: {}\n", provider.address)).concat();
+        let upstream = format!("upstream:\n  ca: provider-ca.pem\n  resolve:\n{resolve}");
         fs::write(self.names.home.join("settings.yml"), format!("{settings}\n{upstream}"))?;
         Ok(())
     }
