@@ -23,7 +23,7 @@ use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 
 use crate::netns::NetNs;
-use crate::provider::{HOST, Provider, Served};
+use crate::provider::{HOST, OPENAI_HOST, Provider, Served};
 
 pub use bottle::{Answer, Bottle, Done, Ended, curl};
 pub use names::{GATEWAY, Names};
@@ -83,7 +83,7 @@ impl World {
 
     /// Replaces the settings; the daemon reads them when it starts.
     pub fn write_settings(&self, settings: &str) -> Result<()> {
-        self.write_settings_for(settings, &[HOST])
+        self.write_settings_for(settings, &[HOST, OPENAI_HOST])
     }
 
     /// The same with these hosts where the provider is.
