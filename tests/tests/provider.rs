@@ -60,6 +60,7 @@ async fn exchange(provider: &Provider, request: Request<Full<Bytes>>, body: &str
         status: head.status.as_u16(),
         content_type: text("content-type"),
         content_encoding: text("content-encoding"),
+        ..ResponseHead::default()
     };
     let mut meter = ResponseMeter::new(&ask, &meter_head);
     let mut frames = 0;

@@ -34,6 +34,7 @@ mod usage_withheld;
 mod values;
 
 pub use ask::{Ask, ask, dialect_of_path};
+pub use bedrock::HeaderCounts;
 pub use guess::guess;
 pub use response::ResponseMeter;
 pub use surface::{Dialect, DialectError};
@@ -56,6 +57,8 @@ pub struct Reading {
     pub has_report: bool,
     /// The provider's last word on usage has been seen: nothing more will be counted.
     pub is_final: bool,
+    /// The provider says that it failed, be it in the middle of a stream that began well.
+    pub failed: bool,
     /// The model the response names, or else the request.
     pub model: Option<String>,
 }
@@ -69,4 +72,6 @@ pub struct ResponseHead<'a> {
     pub content_type: Option<&'a str>,
     /// `content-encoding`, if any.
     pub content_encoding: Option<&'a str>,
+    /// What its other headers count.
+    pub counts: HeaderCounts,
 }

@@ -213,6 +213,11 @@ const BEDROCK: &[Row] = &[
 /// OpenAI's paths, and Anthropic's, below any prefix.
 const COMPATIBLE: &[Row] = &[
     ("*/chat/completions", Metered(OpenAiChat)),
+    // Cohere's own.
+    ("*/v2/chat", Metered(OpenAiChat)),
+    ("*/v1/chat", Blind),
+    ("*/v2/embed", Blind),
+    ("*/v1/embed", Blind),
     ("*/fim/completions", Metered(OpenAiChat)),
     ("*/agents/completions", Metered(OpenAiChat)),
     ("*/completions", Metered(OpenAiChat)),

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::domain::{Tokens, Usage};
 
+use super::HeaderCounts;
 use super::surface::Dialect;
 use super::tally::{Details, Progress, Tally};
 use super::{anthropic, bedrock, estimate, gemini, ollama, openai_chat, openai_responses};
@@ -51,14 +52,14 @@ pub(super) trait Reader: Debug + Send + Sync {
     }
 }
 
-/// A reader for this dialect.
-pub(super) fn reader(dialect: Dialect) -> Box<dyn Reader> {
+/// A reader for a response in this dialect, behind headers that count this.
+pub(super) fn reader(dialect: Dialect, counts: HeaderCounts) -> Box<dyn Reader> {
     match dialect {
         Dialect::AnthropicMessages => Box::<anthropic::Messages>::default(),
         Dialect::OpenAiChat | Dialect::OpenAiEmbeddings => Box::<openai_chat::Chat>::default(),
         Dialect::OpenAiResponses => Box::<openai_responses::Responses>::default(),
         Dialect::Gemini => Box::<gemini::Gemini>::default(),
-        Dialect::Bedrock => Box::<bedrock::Bedrock>::default(),
+        Dialect::Bedrock => Box::new(bedrock::Bedrock::new(counts)),
         Dialect::Ollama => Box::<ollama::Ollama>::default(),
     }
 }

@@ -86,6 +86,7 @@ pub(super) fn reading(ask: &Ask, tally: &Tally, circumstances: Circumstances) ->
         known,
         has_report,
         is_final,
+        failed: ask.is_metered && tally.is_error,
         model: model(),
     };
     if !ask.is_metered {

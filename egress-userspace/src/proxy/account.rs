@@ -6,7 +6,7 @@ use hyper::http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName};
 use hyper::http::response::Parts;
 
 use crate::domain::{Ending, Known, Settlement, Tokens, Usage};
-use crate::meter::{Ask, Details, Reading, ResponseHead, ResponseMeter};
+use crate::meter::{Ask, Details, HeaderCounts, Reading, ResponseHead, ResponseMeter};
 
 use super::headers::text;
 use super::link::{Committed, LivePermit, NoAnswer};
@@ -61,6 +61,7 @@ impl Account {
                 status: head.status.as_u16(),
                 content_type: text(&head.headers, &CONTENT_TYPE),
                 content_encoding: text(&head.headers, &CONTENT_ENCODING),
+                counts: HeaderCounts::read(|name| head.headers.get(name)?.to_str().ok()),
             };
             self.meter = Some(ResponseMeter::new(&self.ask, &response));
         }
@@ -98,6 +99,8 @@ impl Account {
         let is_error = self.status.is_some_and(|status| status >= 400);
         let ending = if is_error && ending == Ending::Complete { Ending::Error } else { ending };
         let reading = self.reading(ending, is_error);
+        // A stream that began well may end in an error, and end whole.
+        let ending = if reading.failed && ending == Ending::Complete { Ending::Error } else { ending };
         self.settled_total = reading.usage.total();
         let (status, provider_request_id) = (self.status, self.request_id.take());
         Some(permit.settle(move |permit| Settlement {
@@ -150,6 +153,7 @@ fn nothing(known: Known) -> Reading {
         known,
         has_report: false,
         is_final: true,
+        failed: false,
         model: None,
     }
 }

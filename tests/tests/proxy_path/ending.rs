@@ -110,6 +110,23 @@ async fn a_provider_that_takes_the_request_and_hangs_up_may_have_read_it() {
 }
 
 #[tokio::test]
+async fn an_error_inside_a_whole_stream_is_an_error() {
+    const ERROR: &str = "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\"}}\n\n";
+    for version in VERSIONS {
+        let world = World::start().await;
+        let mut client = Client::open(&world, Way::Transparent, version).await;
+        let (mut body, sender) = in_the_middle(&world, &mut client).await;
+        sender.send(Ok(Bytes::from(ERROR))).unwrap();
+        drop(sender);
+        assert_eq!(next(&mut body).await.unwrap().unwrap(), ERROR);
+        assert!(next(&mut body).await.is_none(), "a whole response looks broken");
+        let settlement = world.only_settlement().await;
+        assert_eq!((settlement.ending, settlement.status), (Ending::Error, Some(200)));
+        assert_eq!((settlement.known, settlement.usage), (Known::Partial, seen()));
+    }
+}
+
+#[tokio::test]
 async fn a_cut_severs_what_is_in_flight() {
     for version in VERSIONS {
         let world = World::start().await;

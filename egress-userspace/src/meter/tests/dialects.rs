@@ -33,7 +33,7 @@ macro_rules! spoken {
     };
 }
 
-pub(super) const SPOKEN: [Spoken; 41] = [
+pub(super) const SPOKEN: [Spoken; 42] = [
     spoken!(OpenAiChat, "chat-usage-chunk.sse", [10, 30, 60, 40], [0, 25], Reported, true),
     spoken!(OpenAiChat, "chat-usage-with-last-choice.sse", [16, 0, 4, 12], [0, 0], Reported, true),
     spoken!(OpenAiChat, "chat-running-total.sse", [7, 0, 0, 3], [0, 0], Reported, true),
@@ -53,6 +53,7 @@ pub(super) const SPOKEN: [Spoken; 41] = [
     spoken!(OpenAiResponses, "responses-several.sse", [20, 0, 10, 12], [0, 2], Reported, true),
     spoken!(OpenAiResponses, "responses-refusal.sse", [5, 0, 0, 3], [0, 0], Reported, true),
     spoken!(OpenAiResponses, "responses-background.sse", [15, 0, 0, 9], [0, 0], Reported, true),
+    spoken!(OpenAiResponses, "responses-steered.sse", [10, 0, 0, 5], [0, 0], Reported, false),
     spoken!(OpenAiResponses, "responses-failed.sse", [0, 0, 0, 0], [0, 0], Reported, false),
     spoken!(OpenAiResponses, "responses-failed-late.sse", [500, 0, 0, 6], [0, 0], Estimated, false),
     spoken!(OpenAiResponses, "responses.json", [5, 0, 0, 3], [0, 0], Reported, true),
@@ -95,11 +96,13 @@ impl Spoken {
         let details = [found.details.cache_write_1h.0, found.details.reasoning.0];
         assert_eq!((found.usage, details), (usage(self.expected), self.details), "{}", self.name);
         assert_eq!((found.known, found.is_final), (self.known, self.is_final), "{}", self.name);
+        let failed = ["error", "failed", "exception"].iter().any(|word| self.name.contains(word));
+        assert_eq!(found.failed, failed, "{}", self.name);
     }
 }
 
 /// A line of a `.frames` file: the event's type, and its payload, which `invoke` wraps.
-fn frame(line: &str) -> Vec<u8> {
+pub(super) fn frame(line: &str) -> Vec<u8> {
     let (kind, payload) = line.split_once(' ').unwrap();
     let payload = match kind {
         "chunk" => {
@@ -155,7 +158,7 @@ fn the_last_word_is_known_before_the_stream_has_ended() {
 fn a_dialect_that_does_not_say_its_end_is_held_back() {
     let holds = |dialect, content_type| {
         let ask = Ask { dialect: Some(dialect), ..request() };
-        let head = ResponseHead { status: 200, content_type: Some(content_type), content_encoding: None };
+        let head = ResponseHead { status: 200, content_type: Some(content_type), ..ResponseHead::default() };
         ResponseMeter::new(&ask, &head).holds_back_last_frame()
     };
     assert!(holds(Dialect::Gemini, "text/event-stream"));

@@ -54,11 +54,12 @@ fn recorded_responses_read_the_same_wherever_they_are_cut() {
     for Recorded { name, case, body } in recorded().unwrap_or_default() {
         let ask = Ask::unseen(case["dialect"].as_str().unwrap().parse().unwrap());
         let content_type = case["content_type"].as_str();
-        let plain = ResponseHead { status: 200, content_type, content_encoding: None };
+        let plain = ResponseHead { status: 200, content_type, ..ResponseHead::default() };
         let expected = meter(&ask, &plain, [&body], Ending::Complete);
         for encodings in ENCODINGS {
             let (header, bytes) = encoded(encodings, &body);
-            let head = ResponseHead { status: 200, content_type, content_encoding: Some(&header) };
+            let head =
+                ResponseHead { status: 200, content_type, content_encoding: Some(&header), ..ResponseHead::default() };
             splits::check(&name, &ask, &head, (&bytes, body.len()), &expected);
         }
     }
@@ -83,8 +84,12 @@ fn recorded_responses_read_the_same_in_pieces_of_any_size() {
 fn check(name: &str, case: &Value, encodings: &str, body: &[u8], piece_bytes: usize) {
     let dialect = case["dialect"].as_str().unwrap().parse().unwrap();
     let (header, bytes) = encoded(encodings, body);
-    let head =
-        ResponseHead { status: 200, content_type: case["content_type"].as_str(), content_encoding: Some(&header) };
+    let head = ResponseHead {
+        status: 200,
+        content_type: case["content_type"].as_str(),
+        content_encoding: Some(&header),
+        ..ResponseHead::default()
+    };
     let found = meter(&Ask::unseen(dialect), &head, bytes.chunks(piece_bytes), Ending::Complete);
     let label = format!("{name} {encodings} in pieces of {piece_bytes}");
     let guessed = guess(Some(&header), &bytes).unwrap();

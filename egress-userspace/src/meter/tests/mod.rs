@@ -1,5 +1,6 @@
 //! The meter as its callers see it: whole responses, interrupted ones, and every way the bytes may arrive.
 
+mod deviations;
 mod dialects;
 mod fixtures;
 mod interrupted;
@@ -76,7 +77,12 @@ fn usage([input, cache_write, cache_read, output]: [u64; 4]) -> Usage {
 }
 
 fn head(encoding: Option<&str>) -> ResponseHead<'_> {
-    ResponseHead { status: 200, content_type: Some("text/event-stream; charset=utf-8"), content_encoding: encoding }
+    ResponseHead {
+        status: 200,
+        content_type: Some("text/event-stream; charset=utf-8"),
+        content_encoding: encoding,
+        ..ResponseHead::default()
+    }
 }
 
 /// Meters a response that arrives in these pieces.
@@ -99,6 +105,7 @@ fn whole_responses_settle_to_what_they_report() {
         let found = meter(&request(), &head(None), [case.body.as_bytes()], Ending::Complete);
         assert_eq!((found.usage, found.known), (usage(case.expected), case.known), "{}", case.name);
         assert_eq!(found.is_final, case.is_final, "{}", case.name);
+        assert_eq!(found.failed, case.name.contains("error"), "{}", case.name);
         let names_model = case.body.contains("claude-test-1");
         assert_eq!(found.model.as_deref(), names_model.then_some("claude-test-1"), "{}", case.name);
     }
@@ -117,7 +124,7 @@ fn the_last_word_is_known_before_the_last_byte_is_pushed_on() {
 #[test]
 fn only_an_event_stream_that_can_be_read_ends_itself() {
     let holds = |content_type, content_encoding| {
-        let head = ResponseHead { status: 200, content_type, content_encoding };
+        let head = ResponseHead { status: 200, content_type, content_encoding, ..ResponseHead::default() };
         ResponseMeter::new(&request(), &head).holds_back_last_frame()
     };
     assert!(!holds(Some("text/event-stream"), Some("gzip")));
