@@ -91,7 +91,7 @@ impl World {
         let provider = self.provider();
         fs::write(self.names.home.join("provider-ca.pem"), &provider.ca_pem)?;
         let resolved: String = hosts.iter().map(|host| format!("    {host}: {}\n", provider.address)).collect();
-        let upstream = format!("upstream:\n  ca: provider-ca.pem\n  resolve:\n{resolved}");
+        let upstream = format!("upstream:\n  ca: provider-ca.pem\n  idle: 3s\n  resolve:\n{resolved}");
         fs::write(self.names.home.join("settings.yml"), format!("{settings}\n{upstream}"))?;
         Ok(())
     }

@@ -4,6 +4,7 @@
 mod bad_input;
 mod crash;
 mod cut;
+mod endings;
 mod full_disk;
 mod inside;
 mod own_hosts;
