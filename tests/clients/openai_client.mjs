@@ -23,6 +23,7 @@ const CHAT = { messages: [{ role: "user", content: "Say something." }] };
 const PROMPT = { prompt: "Say something." };
 const INPUT = { input: "Say something." };
 const ASKING = { stream: true, stream_options: { include_usage: true } };
+const DECLINING = { stream: true, stream_options: { include_usage: false } };
 
 const client = new OpenAI();
 const chat = (body) => client.chat.completions.create(body);
@@ -36,8 +37,8 @@ function model(scenario) {
   return `${SCENARIOS[scenario]}+input-${inputs++}`;
 }
 
-function say(scenario, way, id, usage) {
-  console.log(JSON.stringify({ scenario, way, id, usage }));
+function say(scenario, way, id, usage, text_length = null) {
+  console.log(JSON.stringify({ scenario, way, id, usage, text_length }));
 }
 
 async function whole(scenario, way, create, options) {
@@ -83,6 +84,26 @@ async function atOnce() {
   await Promise.all(Array.from({ length: AT_ONCE }, (_, index) => ways[index % ways.length]()));
 }
 
+// As programs do that have asked for no usage: every chunk has a choice.
+async function readAlong(scenario, way, create, options) {
+  let text = "";
+  let usage = null;
+  const { data, request_id } = await create({ model: model(scenario), ...options }).withResponse();
+  for await (const chunk of data) {
+    text += chunk.choices[0].text ?? chunk.choices[0].delta.content ?? "";
+    usage = chunk.usage ?? usage;
+  }
+  say(scenario, way, request_id, usage, text.length);
+}
+
+async function unasked() {
+  for (const scenario of ["plain", "cache", "slow", "long"]) {
+    await readAlong(scenario, "chat", chat, { ...CHAT, stream: true });
+    await readAlong(scenario, "chat_declined", chat, { ...CHAT, ...DECLINING });
+    await readAlong(scenario, "completions", completions, { ...PROMPT, stream: true });
+  }
+}
+
 // The first request uses up the budget; the second is refused.
 async function refused() {
   await whole("large", "chat", chat, CHAT);
@@ -100,6 +121,7 @@ const SPECIAL = {
   embeddings: () => whole("plain", "embeddings", embeddings, INPUT),
   count,
   at_once: atOnce,
+  unasked,
   refused,
 };
 

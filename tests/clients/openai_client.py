@@ -31,6 +31,7 @@ CHAT = {"messages": [{"role": "user", "content": "Say something."}]}
 PROMPT = {"prompt": "Say something."}
 INPUT = {"input": "Say something."}
 ASKING = {"stream": True, "stream_options": {"include_usage": True}}
+DECLINING = {"stream": True, "stream_options": {"include_usage": False}}
 
 blocking = openai.OpenAI()
 client = openai.AsyncOpenAI()
@@ -42,8 +43,10 @@ def model(scenario):
     return f"{SCENARIOS[scenario]}+input-{next(inputs)}"
 
 
-def say(scenario, way, id, usage):
-    print(json.dumps({"scenario": scenario, "way": way, "id": id, "usage": usage and usage.model_dump()}), flush=True)
+def say(scenario, way, id, usage, text_length=None):
+    usage = usage and usage.model_dump()
+    line = {"scenario": scenario, "way": way, "id": id, "usage": usage, "text_length": text_length}
+    print(json.dumps(line), flush=True)
 
 
 def usage_of(chunk):
@@ -133,6 +136,42 @@ async def at_once():
     await asyncio.gather(*(way() for way in itertools.islice(ways, AT_ONCE)))
 
 
+def text_of(choice):
+    """What a chunk of a chat or of a completion says."""
+    return choice.text if hasattr(choice, "text") else choice.delta.content or ""
+
+
+def read_along(scenario, way, create, **options):
+    """As programs do that have asked for no usage: every chunk has a choice."""
+    text, usage = "", None
+    with create(model=model(scenario), **options) as chunks:
+        for chunk in chunks:
+            text += text_of(chunk.choices[0])
+            usage = usage_of(chunk) or usage
+        say(scenario, way, chunks.response.headers["x-request-id"], usage, len(text))
+
+
+async def read_along_async(scenario, way, create, **options):
+    text, usage = "", None
+    async with await create(model=model(scenario), **options) as chunks:
+        async for chunk in chunks:
+            text += text_of(chunk.choices[0])
+            usage = usage_of(chunk) or usage
+        say(scenario, way, chunks.response.headers["x-request-id"], usage, len(text))
+
+
+async def unasked():
+    for scenario in ("plain", "cache", "slow", "long"):
+        chat, completions = blocking.chat.completions.create, blocking.completions.create
+        read_along(scenario, "chat", chat, stream=True, **CHAT)
+        read_along(scenario, "chat_declined", chat, **DECLINING, **CHAT)
+        read_along(scenario, "completions", completions, stream=True, **PROMPT)
+        chat, completions = client.chat.completions.create, client.completions.create
+        await read_along_async(scenario, "chat_async", chat, stream=True, **CHAT)
+        await read_along_async(scenario, "chat_declined_async", chat, **DECLINING, **CHAT)
+        await read_along_async(scenario, "completions_async", completions, stream=True, **PROMPT)
+
+
 async def refused():
     """The first request uses up the budget; the second is refused."""
     whole("large", "chat", blocking.chat.completions.create, **CHAT)
@@ -146,7 +185,7 @@ async def refused():
 
 
 async def main():
-    special = {"embeddings": embeddings, "count": count, "at_once": at_once, "refused": refused}
+    special = {"embeddings": embeddings, "count": count, "at_once": at_once, "unasked": unasked, "refused": refused}
     for name in sys.argv[1:]:
         if name in special:
             await special[name]()

@@ -50,6 +50,8 @@ pub struct Exchange {
     id: String,
     /// As the SDK reports it.
     pub usage: Value,
+    /// Bytes of text that came, where the scenario is about it.
+    pub text_length: Option<u64>,
 }
 
 /// What a program says of a refused request.

@@ -3,6 +3,7 @@
 
 mod refusal;
 mod report;
+mod unasked;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
