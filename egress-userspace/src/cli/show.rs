@@ -137,6 +137,9 @@ fn audit_text(kind: &AuditKind) -> String {
         AuditKind::GateCut { cause } => gate_text(GateView::Cut(*cause)),
         AuditKind::GateRestored => "restored".to_owned(),
         AuditKind::Repaired { what } => format!("repaired: {what}"),
+        AuditKind::PathUnknown { host, target } => {
+            format!("{target} at {host} is unknown: passed, tokens spent there are not counted")
+        }
         AuditKind::ProxyRestarted { permits_settled } => {
             format!("proxy restarted, {permits_settled} open permits settled conservatively")
         }

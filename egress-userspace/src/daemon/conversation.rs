@@ -20,7 +20,7 @@ use crate::broker::{
     Admission, BrokerError, FrameReader, FromController, FromProxy, LeafReply, Permit, RequestNumber,
     write_frames_blocking,
 };
-use crate::domain::{BottleId, Host, PermitId, Refusal, RefusalReason, Settlement, with_causes};
+use crate::domain::{AuditKind, BottleId, Host, PermitId, Refusal, RefusalReason, Settlement, with_causes};
 use crate::ledger::{Command, Done, Ledger, LedgerError, Settled};
 use crate::policy::Routes;
 
@@ -28,6 +28,9 @@ use super::authority::Authority;
 use super::clock::now;
 use super::controller::ControllerHandle;
 use super::proxy_link::{SETTLE_RETRY_EVERY, announce};
+
+/// Longest method and path of an unknown kind that is noted, in characters.
+const UNKNOWN_TARGET_CHARACTERS_MAX: usize = 512;
 
 /// Everything answers are made of.
 pub(super) struct Conversation {
@@ -101,6 +104,7 @@ impl Conversation {
                 }
                 FromProxy::Delivered { bottle } => self.controller.delivered(bottle),
                 FromProxy::RefusalDelivered { bottle } => self.controller.refusal_delivered(bottle),
+                FromProxy::PathUnknown { bottle, host, target } => self.note_unknown_path(bottle, host, &target),
                 FromProxy::MintLeaf { number, host } => {
                     answers.push(FromController::Leaf { number, leaf: self.mint(&host) });
                 }
@@ -170,6 +174,16 @@ impl Conversation {
             let _ = outgoing.send(FromController::Settled { number, crossed });
         });
         None
+    }
+
+    fn note_unknown_path(&mut self, bottle: BottleId, host: Host, target: &str) {
+        let target = target.chars().take(UNKNOWN_TARGET_CHARACTERS_MAX).collect();
+        let (ledger, kind) = (self.ledger.clone(), AuditKind::PathUnknown { host, target });
+        self.later(async move {
+            if let Err(error) = ledger.audit(Some(bottle), kind).await {
+                warn!(error = with_causes(&error), "an unknown path is not in the audit");
+            }
+        });
     }
 
     fn later(&mut self, answering: impl Future<Output = ()> + Send + 'static) {

@@ -9,16 +9,18 @@ mod event;
 mod exchange;
 mod host_pattern;
 mod name;
+mod provider;
 mod report;
 mod usage;
 
 pub use amount::{AmountError, Tokens};
-pub use api::Api;
+pub use api::{Api, StreamUsage};
 pub use cause::with_causes;
 pub use event::{AuditKind, CutCause, CutoffPolicy, Ending, GateView, Refusal, RefusalReason};
 pub use exchange::{Settlement, SpendRequest};
 pub use host_pattern::{HostPattern, HostPatternError};
 pub use name::{AgentName, BottleName, Host, HostError, NameError, ProviderName};
+pub use provider::Provider;
 pub use report::{AuditRow, BudgetView, Crossing, ScopeState, UsageRow, UsageSum};
 pub use usage::{Known, Usage};
 

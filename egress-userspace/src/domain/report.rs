@@ -136,6 +136,7 @@ mod tests {
             AuditKind::GateCut { cause: CutCause::Operator },
             AuditKind::GateRestored,
             AuditKind::Repaired { what: "a gate".to_owned() },
+            AuditKind::PathUnknown { host: "a.example".parse().unwrap(), target: "POST /x".to_owned() },
             AuditKind::ProxyRestarted { permits_settled: 3 },
         ];
         for kind in kinds {

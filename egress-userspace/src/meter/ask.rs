@@ -11,6 +11,7 @@ use super::estimate::{self, BodySize, OUTPUT_TOKENS_ASSUMED};
 use super::json::TopLevel;
 use super::reader::count;
 use super::surface::{Dialect, Surface, target};
+use super::usage_asked::UsageAsked;
 
 /// Keys of the request that matter.
 const KEYS: &[&str] = &[
@@ -37,6 +38,8 @@ const DECODED_PREFIX_BYTES_MAX: u64 = 4 * 1024 * 1024;
 pub struct Ask {
     /// The request spends tokens.
     pub is_metered: bool,
+    /// No table names its path: it passes unmetered, and nobody knows whether it spends.
+    pub is_unknown: bool,
     /// How its response tells of them. `None` on a metered request: no response ever does (a batch, an agent session), so
     /// nothing can be settled; see [`Ask::is_meterable`].
     pub dialect: Option<Dialect>,
@@ -48,9 +51,9 @@ pub struct Ask {
     pub output_cap: Tokens,
     /// It asks for an event stream. Decides nothing: the response says what it is.
     pub is_streaming: bool,
-    /// A chat completion to be streamed that does not ask for its usage: unless somebody asks in its place
-    /// (`stream_options.include_usage`), many servers will report none.
-    pub omits_usage: bool,
+    /// Whether a chat completion to be streamed asks for its usage: unless somebody does in its place
+    /// ([`super::ask_for_usage`]), many servers will report none.
+    pub usage_asked: UsageAsked,
 }
 
 impl Ask {
@@ -71,12 +74,13 @@ impl Ask {
     fn free() -> Self {
         Self {
             is_metered: false,
+            is_unknown: false,
             dialect: None,
             model: None,
             input_estimate: Tokens::ZERO,
             output_cap: Tokens::ZERO,
             is_streaming: false,
-            omits_usage: false,
+            usage_asked: UsageAsked::Yes,
         }
     }
 }
@@ -86,7 +90,7 @@ impl Ask {
 pub fn dialect_of_path(path: &str) -> Option<Dialect> {
     Api::ALL.into_iter().find_map(|api| match target(api, "POST", path).surface {
         Surface::Metered(dialect) => Some(dialect),
-        Surface::Free | Surface::Blind => None,
+        Surface::Free | Surface::Blind | Surface::Unknown => None,
     })
 }
 
@@ -97,6 +101,7 @@ pub fn ask(api: Api, method: &str, path: &str, body_prefix: &[u8], body_bytes: O
     let target = target(api, method, path);
     let dialect = match target.surface {
         Surface::Free => return Ask::free(),
+        Surface::Unknown => return Ask { is_unknown: true, ..Ask::free() },
         Surface::Blind => None,
         Surface::Metered(dialect) => Some(dialect),
     };
@@ -114,6 +119,7 @@ pub fn ask(api: Api, method: &str, path: &str, body_prefix: &[u8], body_bytes: O
     };
     Ask {
         is_metered: true,
+        is_unknown: false,
         dialect,
         model: prefix.model.or(target.model),
         input_estimate: estimate::input(size),
@@ -122,7 +128,10 @@ pub fn ask(api: Api, method: &str, path: &str, body_prefix: &[u8], body_bytes: O
             _ => Tokens(prefix.output_cap.unwrap_or(OUTPUT_TOKENS_ASSUMED).0.saturating_mul(prefix.choices.max(1))),
         },
         is_streaming: prefix.is_streaming,
-        omits_usage: dialect == Some(Dialect::OpenAiChat) && prefix.is_streaming && !prefix.asks_for_usage,
+        usage_asked: match dialect {
+            Some(Dialect::OpenAiChat) if prefix.is_streaming => prefix.usage_asked,
+            _ => UsageAsked::Yes,
+        },
     }
 }
 
@@ -136,7 +145,7 @@ struct Prefix {
     choices: u64,
     is_streaming: bool,
     is_in_background: bool,
-    asks_for_usage: bool,
+    usage_asked: UsageAsked,
 }
 
 impl Default for Prefix {
@@ -149,7 +158,7 @@ impl Default for Prefix {
             choices: 0,
             is_streaming: false,
             is_in_background: false,
-            asks_for_usage: false,
+            usage_asked: UsageAsked::Unsaid,
         }
     }
 }
@@ -170,7 +179,8 @@ impl Prefix {
             "background" => self.is_in_background |= value == b"true",
             "n" => self.choices = number(value).map_or(0, |choices| choices.0).max(self.choices),
             "stream_options" => {
-                self.asks_for_usage = object(value).pointer("/include_usage") == Some(&Value::Bool(true));
+                let asks = object(value).get("include_usage") == Some(&Value::Bool(true));
+                self.usage_asked = if asks { UsageAsked::Yes } else { UsageAsked::Declined };
             }
             "generationConfig" | "inferenceConfig" => {
                 self.output_cap = count(&object(value), OUTPUT_CAPS).map(Tokens).max(self.output_cap);
@@ -182,14 +192,16 @@ impl Prefix {
 
 impl Write for Prefix {
     fn write(&mut self, bytes: &[u8]) -> Result<usize> {
-        self.bytes += bytes.len() as u64;
-        if self.bytes > DECODED_PREFIX_BYTES_MAX {
+        let room = usize::try_from(DECODED_PREFIX_BYTES_MAX - self.bytes).unwrap_or(usize::MAX);
+        let within = bytes.get(..room).unwrap_or(bytes);
+        if within.is_empty() && !bytes.is_empty() {
             return Err(Error::from(ErrorKind::FileTooLarge));
         }
+        self.bytes += within.len() as u64;
         let mut object = std::mem::take(&mut self.object);
-        object.push(bytes, &mut |key, value| self.field(key, value));
+        object.push(within, &mut |key, value| self.field(key, value));
         self.object = object;
-        Ok(bytes.len())
+        Ok(within.len())
     }
 
     fn flush(&mut self) -> Result<()> {
@@ -246,12 +258,22 @@ mod tests {
     }
 
     #[test]
+    fn a_prefix_longer_than_what_is_looked_at_says_what_it_says() {
+        let long = format!("{{\"model\":\"m\",\"max_tokens\":7,\"x\":\"{}\"}}", "y ".repeat(4 << 20));
+        let ask = ask(Api::Anthropic, "POST", "/v1/messages", long.as_bytes(), None);
+        assert_eq!((ask.model.as_deref(), ask.output_cap), (Some("m"), Tokens(7)));
+        assert!(ask.input_estimate >= Tokens(500_000), "{ask:?}");
+    }
+
+    #[test]
     fn what_cannot_be_metered_is_marked() {
         let batch = ask(Api::Anthropic, "POST", "/v1/messages/batches", b"{\"requests\":[]}", None);
         assert!(batch.is_metered && !batch.is_meterable());
         let free = ask(Api::Anthropic, "POST", "/v1/messages/count_tokens", REQUEST.as_bytes(), None);
         assert!(!free.is_metered && free.is_meterable());
-        assert_eq!(free.input_estimate, Tokens::ZERO);
+        assert_eq!((free.input_estimate, free.is_unknown), (Tokens::ZERO, false));
+        let unknown = ask(Api::Anthropic, "POST", "/v1/other", REQUEST.as_bytes(), None);
+        assert_eq!(unknown, Ask { is_unknown: true, ..free });
     }
 
     fn asked(api: Api, path: &str, body: &str) -> Ask {
@@ -294,14 +316,15 @@ mod tests {
 
     #[test]
     fn a_streamed_chat_that_does_not_ask_for_usage_is_known() {
-        let check = |path, body, expected| assert_eq!(asked(Api::OpenAi, path, body).omits_usage, expected, "{body}");
+        use UsageAsked::{Declined, Unsaid, Yes};
+        let check = |path, body, expected| assert_eq!(asked(Api::OpenAi, path, body).usage_asked, expected, "{body}");
         let chat = "/v1/chat/completions";
-        check(chat, r#"{"stream":true}"#, true);
-        check(chat, r#"{"stream":true,"stream_options":{}}"#, true);
-        check(chat, r#"{"stream":true,"stream_options":{"include_usage":false}}"#, true);
-        check(chat, r#"{"stream":true,"stream_options":null}"#, true);
-        check(chat, r#"{"stream":true,"stream_options":{"include_usage":true}}"#, false);
-        check(chat, r#"{"stream":false}"#, false);
-        check("/v1/responses", r#"{"stream":true}"#, false);
+        check(chat, r#"{"stream":true}"#, Unsaid);
+        check(chat, r#"{"stream":true,"stream_options":{}}"#, Declined);
+        check(chat, r#"{"stream":true,"stream_options":{"include_usage":false}}"#, Declined);
+        check(chat, r#"{"stream":true,"stream_options":null}"#, Declined);
+        check(chat, r#"{"stream":true,"stream_options":{"include_usage":true}}"#, Yes);
+        check(chat, r#"{"stream":false}"#, Yes);
+        check("/v1/responses", r#"{"stream":true}"#, Yes);
     }
 }

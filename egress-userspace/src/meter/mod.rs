@@ -29,6 +29,8 @@ mod surface;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod usage_asked;
+mod usage_withheld;
 mod values;
 
 pub use ask::{Ask, ask, dialect_of_path};
@@ -36,6 +38,8 @@ pub use guess::guess;
 pub use response::ResponseMeter;
 pub use surface::{Dialect, DialectError};
 pub use tally::Details;
+pub use usage_asked::{Asking, UsageAsked, ask_for_usage};
+pub use usage_withheld::UsageWithheld;
 
 use crate::domain::{Known, Usage};
 

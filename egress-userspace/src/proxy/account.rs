@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use hyper::http::HeaderMap;
 use hyper::http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName};
 use hyper::http::response::Parts;
 
 use crate::domain::{Ending, Known, Settlement, Tokens, Usage};
 use crate::meter::{Ask, Details, Reading, ResponseHead, ResponseMeter};
 
+use super::headers::text;
 use super::link::{Committed, LivePermit, NoAnswer};
 use super::view::Passage;
 
@@ -152,8 +152,4 @@ fn nothing(known: Known) -> Reading {
         is_final: true,
         model: None,
     }
-}
-
-fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
-    headers.get(name).and_then(|value| value.to_str().ok())
 }

@@ -24,10 +24,12 @@ mod refusal;
 mod request_body;
 mod sandbox;
 mod socket;
+mod stream_usage;
 mod target;
 mod tee;
 mod tls;
 mod trust;
+mod unknown_paths;
 mod upstream;
 mod view;
 

@@ -6,6 +6,7 @@ mod crash;
 mod cut;
 mod full_disk;
 mod inside;
+mod own_hosts;
 mod public;
 mod secrets;
 mod spend;

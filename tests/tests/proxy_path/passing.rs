@@ -250,3 +250,19 @@ async fn an_error_without_usage_costs_nothing() {
     assert_eq!((settlement.usage, settlement.known), (Usage::default(), Known::Reported));
     assert_eq!((settlement.ending, settlement.status), (Ending::Error, Some(529)));
 }
+
+#[tokio::test]
+async fn an_unknown_path_passes_unmetered_and_is_told_of_once() {
+    let world = World::start().await;
+    let mut client = Client::open(&world, Way::Transparent, Version::HTTP_11).await;
+    let paths = ["/v1/novel/12345678/x?key=secret", "/v1/novel/87654321/x", "/api/event_logging/v2/batch", "/v1/other"];
+    for path in paths {
+        let (response, ()) = tokio::join!(client.send_to(PROVIDER, Request::post("/"), path, "{}"), async {
+            world.provider.asked().await.whole(json(), ANSWER);
+        });
+        assert_eq!(whole(response.unwrap()).await, ANSWER);
+    }
+    let heard = world.wait("all settlements", |heard| heard.settlements.len() == paths.len()).await;
+    assert!(heard.settlements.iter().all(|settlement| settlement.known == Known::Unmetered));
+    assert_eq!(heard.unknown_paths, ["POST /v1/novel/*/x", "POST /v1/other"]);
+}

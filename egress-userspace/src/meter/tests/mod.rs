@@ -4,11 +4,12 @@ mod dialects;
 mod fixtures;
 mod interrupted;
 mod properties;
+mod splits;
 mod wire;
 
 use crate::domain::{Api, Ending, Known, Tokens, Usage};
 
-use super::{Ask, Dialect, Reading, ResponseHead, ResponseMeter};
+use super::{Ask, Dialect, Reading, ResponseHead, ResponseMeter, UsageAsked};
 
 /// A hand-written response, and what it settles to when it arrives whole: input, cache write, cache read, output.
 struct Case {
@@ -32,7 +33,7 @@ macro_rules! case {
 }
 
 /// Input 500 and an output cap of 1,000 stand in the request.
-const CASES: [Case; 15] = [
+const CASES: [Case; 17] = [
     case!("stream-basic.sse", [25, 0, 0, 40], Reported, true),
     case!("stream-totals-grow.sse", [1200, 300, 4000, 75], Reported, true),
     case!("stream-iterations.sse", [304, 30, 50_000, 90], Reported, true),
@@ -43,6 +44,8 @@ const CASES: [Case; 15] = [
     case!("stream-error.sse", [25, 0, 0, 5], Partial, false),
     case!("stream-error-first.sse", [0, 0, 0, 0], Reported, false),
     case!("stream-hidden-thinking.sse", [25, 0, 0, 120], Partial, false),
+    case!("stream-advisor.sse", [4900, 0, 0, 163], Reported, true),
+    case!("stream-redacted-thinking.sse", [92, 0, 1165, 189], Reported, true),
     case!("stream-no-usage.sse", [500, 0, 0, 5], Estimated, false),
     case!("message.json", [15, 13, 12, 21], Reported, true),
     case!("message-iterations.json", [2700, 0, 0, 27], Reported, true),
@@ -53,12 +56,13 @@ const CASES: [Case; 15] = [
 fn request() -> Ask {
     Ask {
         is_metered: true,
+        is_unknown: false,
         dialect: Some(Dialect::AnthropicMessages),
         model: None,
         input_estimate: Tokens(500),
         output_cap: Tokens(1000),
         is_streaming: true,
-        omits_usage: false,
+        usage_asked: UsageAsked::Yes,
     }
 }
 
