@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{BottleId, Ending, Host, Known, PermitId, ProviderName, Tokens, Usage};
+use super::{BottleId, Ending, Host, Known, PermitId, ProviderName, RateLimits, Tokens, Usage, UsageDetails};
 
 /// A request that wants a permit: everything a budget and a record need of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +32,8 @@ pub struct Settlement {
     pub permit: PermitId,
     /// Tokens.
     pub usage: Usage,
+    /// What they are made of.
+    pub details: UsageDetails,
     /// How they are known.
     pub known: Known,
     /// How the exchange ended.
@@ -42,4 +44,15 @@ pub struct Settlement {
     pub model: Option<String>,
     /// The provider's id of the request.
     pub provider_request_id: Option<String>,
+    /// What else the provider tells.
+    pub notes: ProviderNotes,
+}
+
+/// What a provider tells of a request beside its usage. Nothing is decided by it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProviderNotes {
+    /// The class of service it was given: `standard`, `priority`, `flex` …
+    pub service_tier: Option<String>,
+    /// What is left of rate limits and plans.
+    pub limits: RateLimits,
 }

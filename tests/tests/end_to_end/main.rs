@@ -7,6 +7,7 @@ mod cut;
 mod full_disk;
 mod inside;
 mod own_hosts;
+mod plan;
 mod public;
 mod secrets;
 mod spend;
