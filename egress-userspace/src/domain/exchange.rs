@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{BottleId, Ending, Host, Known, PermitId, ProviderName, RateLimits, Tokens, Usage, UsageDetails};
 
+/// Longest class of service that is kept, in bytes.
+const SERVICE_TIER_BYTES_MAX: usize = 64;
+
 /// A request that wants a permit: everything a budget and a record need of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpendRequest {
@@ -55,4 +58,14 @@ pub struct ProviderNotes {
     pub service_tier: Option<String>,
     /// What is left of rate limits and plans.
     pub limits: RateLimits,
+}
+
+impl ProviderNotes {
+    /// A class of service as a provider writes it, if it is one word.
+    #[must_use]
+    pub fn tier(text: &str) -> Option<String> {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        let is_tier = (1..=SERVICE_TIER_BYTES_MAX).contains(&text.len()) && text.bytes().all(is_plain);
+        is_tier.then(|| text.to_owned())
+    }
 }

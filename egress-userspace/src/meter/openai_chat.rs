@@ -45,6 +45,7 @@ impl Reader for Chat {
         }
         let Ok(chunk) = serde_json::from_slice::<Value>(data) else { return };
         self.account.name(chunk.get("model"));
+        self.account.serve_as(chunk.get("service_tier"));
         let choices = chunk.get("choices").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
         for choice in choices {
             self.account.see(written(choice));
@@ -60,13 +61,14 @@ impl Reader for Chat {
     }
 
     fn body_keys(&self) -> &'static [&'static str] {
-        &["usage", "x_groq", "model", "error"]
+        &["usage", "x_groq", "model", "service_tier", "error"]
     }
 
     fn field(&mut self, key: &str, raw: &[u8]) {
         let Ok(value) = serde_json::from_slice::<Value>(raw) else { return };
         let usage = match key {
             "model" => return self.account.name(Some(&value)),
+            "service_tier" => return self.account.serve_as(Some(&value)),
             "error" if is_present(Some(&value)) => return self.account.fail(),
             "usage" => usage(&value),
             "x_groq" if !self.account.has_counted() => value.get("usage").and_then(usage),

@@ -42,6 +42,8 @@ pub(super) struct Tally {
     pub(super) is_error: bool,
     /// The model the response names.
     pub(super) model: Option<String>,
+    /// The class of service it names.
+    pub(super) service_tier: Option<String>,
 }
 
 /// What is known of a response beside what its dialect made of it.
@@ -73,6 +75,7 @@ pub(super) fn reading(ask: &Ask, tally: &Tally, circumstances: Circumstances) ->
         has_report,
         is_final,
         model: model(),
+        service_tier: tally.service_tier.clone(),
     };
     if !ask.is_metered {
         return answer(Usage::default(), Known::Unmetered);

@@ -102,7 +102,8 @@ impl Account {
         let reading = self.reading(ending, is_error);
         self.settled_total = reading.usage.total();
         let (status, provider_request_id) = (self.status, self.request_id.take());
-        let notes = std::mem::take(&mut self.notes);
+        let mut notes = std::mem::take(&mut self.notes);
+        notes.service_tier = reading.service_tier.or(notes.service_tier);
         Some(permit.settle(move |permit| Settlement {
             permit,
             usage: reading.usage,
@@ -156,5 +157,6 @@ fn nothing(known: Known) -> Reading {
         has_report: false,
         is_final: true,
         model: None,
+        service_tier: None,
     }
 }

@@ -23,10 +23,8 @@ const REQUEST_ID_HEADERS: [&str; 8] = [
 ];
 /// Longest id that is kept, in bytes.
 const REQUEST_ID_BYTES_MAX: usize = 128;
-/// Where Bedrock tells the class of service; others do in the body.
-const SERVICE_TIER: HeaderName = HeaderName::from_static("x-amzn-bedrock-service-tier");
-/// Longest class of service that is kept, in bytes.
-const SERVICE_TIER_BYTES_MAX: usize = 64;
+/// Where Bedrock and Gemini tell the class of service; others do in the body.
+const SERVICE_TIER_HEADERS: [&str; 2] = ["x-amzn-bedrock-service-tier", "x-gemini-service-tier"];
 
 /// The provider's id of the request.
 pub(super) fn request_id(headers: &HeaderMap) -> Option<String> {
@@ -36,9 +34,9 @@ pub(super) fn request_id(headers: &HeaderMap) -> Option<String> {
 
 /// The class of service, and what is left of rate limits and plans.
 pub(super) fn notes(headers: &HeaderMap) -> ProviderNotes {
-    let service_tier = text(headers, &SERVICE_TIER).filter(|tier| (1..=SERVICE_TIER_BYTES_MAX).contains(&tier.len()));
+    let tiers = SERVICE_TIER_HEADERS.iter().filter_map(|name| text(headers, &HeaderName::from_static(name)));
     let limits = RateLimits::among(headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())));
-    ProviderNotes { service_tier: service_tier.map(str::to_owned), limits }
+    ProviderNotes { service_tier: tiers.filter_map(ProviderNotes::tier).next(), limits }
 }
 
 #[cfg(test)]
@@ -82,7 +80,10 @@ mod tests {
         ]));
         let limits = RateLimits::among([("retry-after", &b"7"[..])].into_iter());
         assert_eq!(told, ProviderNotes { service_tier: Some("flex".to_owned()), limits });
-        let long = [("x-amzn-bedrock-service-tier", &[b'x'; SERVICE_TIER_BYTES_MAX + 1][..])];
-        assert_eq!(notes(&headers(&long)), ProviderNotes::default());
+        let tier = |lines: &[(&'static str, &[u8])]| notes(&headers(lines)).service_tier;
+        assert_eq!(tier(&[("x-gemini-service-tier", b"standard")]).as_deref(), Some("standard"));
+        for bad in [&[b'x'; 65][..], b"", b"two words", b"\xff"] {
+            assert_eq!(tier(&[("x-amzn-bedrock-service-tier", bad)]), None);
+        }
     }
 }

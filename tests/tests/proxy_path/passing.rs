@@ -273,7 +273,7 @@ async fn what_a_provider_tells_of_limits_is_settled_with_the_usage() {
     let world = World::start().await;
     let mut client = Client::open(&world, Way::Transparent, Version::HTTP_11).await;
     let answer = r#"{"type":"message","usage":{"input_tokens":11,"output_tokens":5,"cache_creation_input_tokens":9,
-        "cache_creation":{"ephemeral_1h_input_tokens":7},"output_tokens_details":{"thinking_tokens":3}}}"#;
+        "cache_creation":{"ephemeral_1h_input_tokens":7},"service_tier":"standard","output_tokens_details":{"thinking_tokens":3}}}"#;
     let (response, ()) = tokio::join!(client.message(), async {
         let head = json().header("request-id", "req_1").header(USED, "0.42").header("x-secret", "1");
         let head = head.header("x-ratelimit-limit-tokens", "9".repeat(5_000)).header("retry-after", &b"\xff\xfe"[..]);
@@ -284,7 +284,7 @@ async fn what_a_provider_tells_of_limits_is_settled_with_the_usage() {
     assert_eq!(whole(response).await, answer);
     let settlement = world.only_settlement().await;
     let limits = RateLimits::among([(USED, &b"0.42"[..])].into_iter());
-    assert_eq!(settlement.notes.limits, limits);
+    assert_eq!((settlement.notes.limits, settlement.notes.service_tier.as_deref()), (limits, Some("standard")));
     assert_eq!(settlement.details, UsageDetails { cache_write_1h: Tokens(7), reasoning: Tokens(3) });
     assert_eq!(settlement.provider_request_id.as_deref(), Some("req_1"));
 }
