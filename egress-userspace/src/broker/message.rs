@@ -70,7 +70,7 @@ pub enum FromProxy {
         /// Pairs question and answer.
         number: RequestNumber,
         /// What it used.
-        settlement: Settlement,
+        settlement: Box<Settlement>,
     },
     /// The response of a settled exchange has left for the client entirely.
     Delivered {

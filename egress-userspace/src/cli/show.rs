@@ -9,6 +9,8 @@ use serde::Serialize;
 use crate::control::{AuditReply, BottleInfo, BottlesReply, GateReply, StatusReply, UsageReply};
 use crate::domain::{AuditKind, CutCause, GateView, UnixMillis};
 
+use super::plan;
+
 pub(super) fn error(error: &anyhow::Error) {
     eprintln!("egress: {error:#}");
 }
@@ -108,6 +110,10 @@ pub(super) fn usage(reply: &UsageReply, as_json: bool) -> Result<()> {
     for sum in &reply.sums {
         let held = if sum.held.0 > 0 { format!(", {} held for requests in flight", sum.held) } else { String::new() };
         println!("{} {}: {} tokens in {} requests{held}", sum.bottle, sum.provider, sum.usage.total(), sum.requests);
+    }
+    let now = UnixMillis(Timestamp::now().as_millisecond());
+    for line in plan::lines(&reply.rows, now, &TimeZone::system()) {
+        println!("{line}");
     }
     Ok(())
 }

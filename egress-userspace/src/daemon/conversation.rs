@@ -50,7 +50,7 @@ pub(super) struct Conversation {
 /// A question that the ledger answers.
 enum Question {
     Admit(RequestNumber, BottleId),
-    Settle(RequestNumber, Settlement),
+    Settle(RequestNumber, Box<Settlement>),
 }
 
 impl Conversation {
@@ -100,7 +100,7 @@ impl Conversation {
                 }
                 FromProxy::Settle { number, settlement } => {
                     questions.push(Question::Settle(number, settlement.clone()));
-                    commands.push(Command::Settle(settlement));
+                    commands.push(Command::Settle(*settlement));
                 }
                 FromProxy::Delivered { bottle } => self.controller.delivered(bottle),
                 FromProxy::RefusalDelivered { bottle } => self.controller.refusal_delivered(bottle),
@@ -159,7 +159,7 @@ impl Conversation {
     fn settled(
         &mut self,
         number: RequestNumber,
-        settlement: Settlement,
+        settlement: Box<Settlement>,
         settled: Result<Settled, LedgerError>,
     ) -> Option<FromController> {
         if settled.as_ref().is_ok_and(|settled| settled.crossing.is_none()) {
@@ -167,7 +167,7 @@ impl Conversation {
         }
         let (ledger, controller, outgoing) = (self.ledger.clone(), self.controller.clone(), self.outgoing.clone());
         self.later(async move {
-            let crossed = match settle_for_sure(&ledger, settlement, settled).await {
+            let crossed = match settle_for_sure(&ledger, *settlement, settled).await {
                 Some(settled) => announce(&controller, settled).await,
                 None => false,
             };

@@ -79,6 +79,7 @@ impl Reader for Bedrock {
             "type",
             "model",
             "message",
+            "serviceTier",
             METRICS,
             "inputTextTokenCount",
             "results",
@@ -93,6 +94,7 @@ impl Reader for Bedrock {
             "usage" if value.get("input_tokens").is_some() => self.claude.field(key, raw),
             "type" | "model" => self.claude.field(key, raw),
             "usage" => self.count(usage(&value).or_else(|| openai_chat::usage(&value)), true),
+            "serviceTier" => self.account_mut().serve_as(value.get("type")),
             "message" if value.is_string() => self.account_mut().fail(),
             METRICS => self.metrics(Some(&value)),
             // Titan and Llama, which count at the top, input and output apart.
@@ -140,6 +142,7 @@ impl Bedrock {
     /// An event of `converse-stream`, or of a model other than Claude; Nova wraps each in its name.
     fn native(&mut self, event: &Value) {
         self.account_mut().see(written(event));
+        self.account_mut().serve_as(event.pointer("/serviceTier/type"));
         if let Some(counted) = event.get("usage").or_else(|| event.pointer("/metadata/usage")).and_then(usage) {
             self.account_mut().count(counted, true);
             // The message that counts is the last.

@@ -61,6 +61,8 @@ pub struct Reading {
     pub failed: bool,
     /// The model the response names, or else the request.
     pub model: Option<String>,
+    /// The class of service the response names.
+    pub service_tier: Option<String>,
 }
 
 /// What the head of a response says to the meter.

@@ -49,6 +49,7 @@ impl Reader for Chat {
         }
         let Ok(chunk) = serde_json::from_slice::<Value>(data) else { return };
         self.account.name(chunk.get("model"));
+        self.account.serve_as(chunk.get("service_tier"));
         let kind = chunk.get("type").and_then(Value::as_str).unwrap_or("");
         let choices = chunk.get("choices").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
         for choice in choices {
@@ -72,13 +73,14 @@ impl Reader for Chat {
     }
 
     fn body_keys(&self) -> &'static [&'static str] {
-        &["usage", "x_groq", "copilot_usage", "model", "error", "object"]
+        &["usage", "x_groq", "copilot_usage", "model", "service_tier", "error", "object"]
     }
 
     fn field(&mut self, key: &str, raw: &[u8]) {
         let Ok(value) = serde_json::from_slice::<Value>(raw) else { return };
         match key {
             "model" => self.account.name(Some(&value)),
+            "service_tier" => self.account.serve_as(Some(&value)),
             "error" if is_present(Some(&value)) => self.account.fail(),
             "object" if is_error_object(Some(&value)) => self.account.fail(),
             "usage" => self.told = usage(&value).or(self.told),

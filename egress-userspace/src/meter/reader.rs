@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use serde_json::Value;
 
-use crate::domain::{Tokens, Usage};
+use crate::domain::{ProviderNotes, Tokens, Usage};
 
 use super::HeaderCounts;
 use super::surface::Dialect;
@@ -85,6 +85,7 @@ pub(super) struct Account {
     progress: Progress,
     is_error: bool,
     model: Option<String>,
+    service_tier: Option<String>,
 }
 
 /// Output seen on the wire that no total covers.
@@ -173,6 +174,12 @@ impl Account {
         }
     }
 
+    /// A field that names the class of service. The first word is what was asked for, the last what was given.
+    pub(super) fn serve_as(&mut self, value: Option<&Value>) {
+        let tier = value.and_then(Value::as_str).and_then(ProviderNotes::tier);
+        self.service_tier = tier.or(self.service_tier.take());
+    }
+
     /// The model has been named.
     pub(super) fn has_model(&self) -> bool {
         self.model.is_some()
@@ -196,6 +203,7 @@ impl Account {
             progress: self.progress,
             is_error: self.is_error,
             model: self.model.clone(),
+            service_tier: self.service_tier.clone(),
         }
     }
 }

@@ -20,6 +20,7 @@ mod limits;
 mod link;
 mod listen;
 mod process;
+mod provider_notes;
 mod refusal;
 mod request_body;
 mod sandbox;

@@ -167,13 +167,13 @@ async fn answer(request: Request<Incoming>, world: &World) -> Response<Delivery>
         let fault = if is_success { script.fault } else { Fault::None };
         let is_sized = !is_event_stream && fault == Fault::None;
         let delivery = Delivery::new(pieces, fault, is_sized, served, Arc::clone(&world.log));
-        return respond(delivery, is_event_stream, id_header);
+        return respond(delivery, is_event_stream, id_header, script.headers);
     }
     let (status, bytes) = other(&head.method, &served.path, &script);
     served.status = status;
     served.encoding = Encoding::Identity.name().to_owned();
     let pieces = vec![Piece { bytes, ..Piece::default() }];
-    respond(Delivery::new(pieces, Fault::None, true, served, Arc::clone(&world.log)), false, id_header)
+    respond(Delivery::new(pieces, Fault::None, true, served, Arc::clone(&world.log)), false, id_header, script.headers)
 }
 
 /// Which of its names the client called it by.
@@ -198,13 +198,17 @@ fn other(method: &Method, path: &str, script: &Script) -> (u16, Bytes) {
     }
 }
 
-fn respond(delivery: Delivery, is_event_stream: bool, id_header: &'static str) -> Response<Delivery> {
+fn respond(
+    delivery: Delivery,
+    is_event_stream: bool,
+    id_header: &'static str,
+    mut headers: HeaderMap,
+) -> Response<Delivery> {
     let served = delivery.served();
     let content_type = if is_event_stream { "text/event-stream; charset=utf-8" } else { "application/json" };
     let status = StatusCode::from_u16(served.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let encoding = (served.encoding != Encoding::Identity.name()).then_some(served.encoding.as_str());
     let fields = [("content-type", Some(content_type)), ("content-encoding", encoding), (id_header, Some(&served.id))];
-    let mut headers = HeaderMap::new();
     for (name, value) in fields {
         if let Some(Ok(value)) = value.map(HeaderValue::from_str) {
             headers.insert(name, value);

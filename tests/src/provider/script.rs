@@ -12,10 +12,12 @@
 //! | `overloaded`, `rate-limited`, `status-N` | answers with an error |
 //! | `no-usage`, `compaction` | leaves usage out; reports it in `iterations` only |
 //! | `stamp` | each delta says when it left: `sent_ns`, of the clock that all processes of a host share |
+//! | `reply-NAME` (header only) | the response has this header, with this value |
 
 use std::time::Duration;
 
 use hyper::HeaderMap;
+use hyper::header::HeaderName;
 use serde::Deserialize;
 
 use super::encode::Encoding;
@@ -87,6 +89,8 @@ pub struct Script {
     pub status: u16,
     /// Deltas carry the time they left; in bodies without encoding only.
     pub is_stamped: bool,
+    /// Headers of the response.
+    pub headers: HeaderMap,
 }
 
 /// What of a request's body matters.
@@ -129,11 +133,18 @@ impl Script {
             report: Report::Plain,
             status: 200,
             is_stamped: false,
+            headers: HeaderMap::new(),
         };
         for directive in body.model.split('+') {
             script.follow(directive);
         }
         for (name, value) in headers {
+            if let Some(name) =
+                name.as_str().strip_prefix("x-test-reply-").and_then(|name| name.parse::<HeaderName>().ok())
+            {
+                script.headers.append(name, value.clone());
+                continue;
+            }
             let directive = name.as_str().strip_prefix("x-test-").zip(value.to_str().ok());
             if let Some((name, value)) = directive {
                 script.follow(format!("{name}-{value}").trim_end_matches('-'));

@@ -8,6 +8,7 @@ mod endings;
 mod full_disk;
 mod inside;
 mod own_hosts;
+mod plan;
 mod public;
 mod secrets;
 mod spend;

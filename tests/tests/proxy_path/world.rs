@@ -242,7 +242,7 @@ impl Controller {
                 self.say(FromController::Admitted { number, admission });
             }
             FromProxy::Settle { number, settlement } => {
-                self.heard.send_modify(|heard| heard.settlements.push(settlement));
+                self.heard.send_modify(|heard| heard.settlements.push(*settlement));
                 let crossed = self.script.lock().unwrap().crossed;
                 let (mut holds, to_proxy) = (self.holds_settlements.clone(), self.to_proxy.clone());
                 tokio::spawn(async move {

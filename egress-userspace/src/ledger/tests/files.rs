@@ -49,6 +49,12 @@ async fn a_first_versions_file_keeps_all_it_has() {
         ([1, 2, 3, 4], Ending::Complete, UnixMillis(6), UnixMillis(7))
     );
     assert_eq!((row.model.as_deref(), row.request_id.as_deref(), row.status), (Some("m"), Some("r"), Some(200)));
+    assert_eq!((row.details, &row.notes), (UsageDetails::default(), &ProviderNotes::default()));
+    assert_eq!(world.count("schema_version"), crate::ledger::open::MIGRATIONS.len());
+    let bottle = world.ledger().bottle(&"web".parse().unwrap()).await.unwrap();
+    let permit = world.ledger().admit(reserve(&bottle, "claude", 1, 1)).await.unwrap().unwrap();
+    assert!(permit > PermitId(5), "numbers go on");
+    world.ledger().settle(settle(permit, 1, 1)).await.unwrap();
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ mod fixtures;
 mod interrupted;
 mod properties;
 mod splits;
+mod tiers;
 mod wire;
 
 use crate::domain::{Api, Ending, Known, Tokens, Usage};
