@@ -4,6 +4,7 @@ mod dialects;
 mod fixtures;
 mod interrupted;
 mod properties;
+mod websocket;
 mod wire;
 
 use crate::domain::{Api, Ending, Known, Tokens, Usage};
