@@ -99,9 +99,6 @@ impl<T> Lanes<T> {
 
     /// Whose is this event?
     pub fn route(&mut self, event: &ServerEvent) -> Route<'_, T> {
-        if event.kind == EventKind::Other {
-            return Route::Nobody;
-        }
         if let Some(at) = self.position(event) {
             let Some(lane) = self.open.get_mut(at) else { return Route::Nobody };
             if matches!(event.kind, EventKind::Begins | EventKind::Writes | EventKind::Ends | EventKind::Fails) {
@@ -115,7 +112,7 @@ impl<T> Lanes<T> {
             (Some(lane), _) => Route::Ended(&mut lane.item),
             (None, EventKind::Begins | EventKind::Writes | EventKind::Ends) => Route::Stranger,
             (None, EventKind::Fails) if event.response_id.is_some() => Route::Stranger,
-            (None, EventKind::Fails | EventKind::Rejects | EventKind::Spares | EventKind::Other) => Route::Nobody,
+            (None, _) => Route::Nobody,
         }
     }
 
@@ -132,13 +129,16 @@ impl<T> Lanes<T> {
         self.ended.back_mut().map(|lane| &mut lane.item)
     }
 
-    /// Everything in flight ends.
-    pub fn end_all(&mut self) -> impl Iterator<Item = T> {
-        std::mem::take(&mut self.open).into_iter().map(|lane| lane.item)
+    /// The oldest in flight ends.
+    pub fn end_first(&mut self) -> Option<&mut T> {
+        self.end(Place(0))
     }
 
     /// Which of those in flight is meant?
     fn position(&self, event: &ServerEvent) -> Option<usize> {
+        if matches!(event.kind, EventKind::Other | EventKind::Unknown) {
+            return None;
+        }
         // What spares names the response that was to be steered.
         if let Some(id) = event.response_id.as_deref().filter(|_| event.kind != EventKind::Spares) {
             let is_this = |lane: &Lane<T>| lane.response_id.as_deref() == Some(id);
@@ -166,7 +166,7 @@ impl<T> Lanes<T> {
             EventKind::Ends | EventKind::Fails | EventKind::Writes => running().or_else(expected).or_else(possible),
             EventKind::Rejects => expected().or_else(running).or_else(possible),
             EventKind::Spares => possible(),
-            EventKind::Other => None,
+            EventKind::Other | EventKind::Unknown => None,
         }
     }
 }
@@ -345,7 +345,7 @@ mod tests {
             lanes.open(&more, 1_000 + number);
         }
         assert_eq!((lanes.named("r0"), lanes.named("r1"), lanes.latest()), (None, Some(&1), Some(&1_000)));
-        assert_eq!(lanes.end_all().count(), OPEN_MAX);
+        assert_eq!(std::iter::from_fn(|| lanes.end_first().copied()).count(), OPEN_MAX);
         assert!(lanes.has_room() && !lanes.is_waiting());
     }
 }

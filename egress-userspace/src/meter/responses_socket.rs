@@ -24,11 +24,16 @@ const CLIENT_KEYS: &[&str] = &["type", "stream_id", "generate", "background", "p
 /// Keys of an event that matter.
 const EVENT_KEYS: &[&str] = &["type", "stream_id", "response", "response_id", "status", "sequence_number"];
 
+/// Is a POST to this path answered in the dialect of OpenAI's Responses?
+#[must_use]
+pub fn speaks_responses(api: Api, path: &str) -> bool {
+    target(api, "POST", path).surface == Surface::Metered(Dialect::OpenAiResponses)
+}
+
 /// Does a WebSocket to this path carry responses that can be metered one by one?
 #[must_use]
 pub fn has_responses_socket(api: Api, path: &str) -> bool {
-    let is_metered = target(api, "POST", path).surface == Surface::Metered(Dialect::OpenAiResponses);
-    is_metered && normalised(path).ends_with("/responses")
+    speaks_responses(api, path) && normalised(path).ends_with("/responses")
 }
 
 /// Work that a client's message asks for.
@@ -131,13 +136,15 @@ pub enum EventKind {
     Spares,
     /// Nothing that is counted.
     Other,
+    /// It does not say what.
+    Unknown,
 }
 
 impl ServerEvent {
-    /// Reads a message.
+    /// Reads a message, or the beginning of one.
     #[must_use]
     pub fn read(message: &[u8]) -> Self {
-        let mut event = Self { kind: EventKind::Other, response_id: None, stream_id: None, status: None };
+        let mut event = Self { kind: EventKind::Unknown, response_id: None, stream_id: None, status: None };
         let (mut kind, mut is_numbered) = (String::new(), false);
         TopLevel::new(EVENT_KEYS).push(message, &mut |key, value| match key {
             "type" => kind = text(value).unwrap_or_default(),
@@ -156,7 +163,7 @@ impl ServerEvent {
     pub fn is_terminal(&self) -> bool {
         match self.kind {
             EventKind::Ends | EventKind::Fails | EventKind::Rejects | EventKind::Spares => true,
-            EventKind::Begins | EventKind::Writes | EventKind::Other => false,
+            EventKind::Begins | EventKind::Writes | EventKind::Other | EventKind::Unknown => false,
         }
     }
 }
@@ -172,6 +179,7 @@ impl EventKind {
             "response.output_item.done" => Self::Writes,
             kind if TERMINAL.contains(&kind) => Self::Ends,
             kind if kind.ends_with(".delta") => Self::Writes,
+            "" => Self::Unknown,
             _ => Self::Other,
         }
     }
@@ -314,8 +322,9 @@ mod tests {
         check(r#"{"type":"error","status":400,"error":{},"stream_id":"s1"}"#, EventKind::Rejects, None, Some("s1"));
         check(r#"{"type":"response.steer.pending","steer":{}}"#, EventKind::Spares, None, None);
         check(r#"{"type":"codex.rate_limits","rate_limits":{}}"#, EventKind::Other, None, None);
-        check("no JSON", EventKind::Other, None, None);
-        check("", EventKind::Other, None, None);
+        check("no JSON", EventKind::Unknown, None, None);
+        check("", EventKind::Unknown, None, None);
+        check(r#"{"type":"response.completed","response":{"id":"resp_1","out"#, EventKind::Ends, None, None);
         assert_eq!(ServerEvent::read(br#"{"type":"error","status":429}"#).status, Some(429));
     }
 }

@@ -172,6 +172,7 @@ pub struct Frames {
     message: Option<Message>,
     /// The payload of the control frame of which the end has not been seen.
     control: Vec<u8>,
+    error: Option<FrameError>,
 }
 
 /// The head of a frame, and how far the frame has come.
@@ -197,15 +198,23 @@ impl Frames {
     #[must_use]
     pub fn new(side: Side, message_bytes_max: usize) -> Self {
         let message_bytes_max = message_bytes_max as u64;
-        Self { side, message_bytes_max, head: Vec::new(), open: None, message: None, control: Vec::new() }
+        let (head, control) = (Vec::new(), Vec::new());
+        Self { side, message_bytes_max, head, open: None, message: None, control, error: None }
     }
 
     /// The next frame in `input`, which is moved past what was read. `None` when all of it was read and more is needed.
     ///
     /// # Errors
     ///
-    /// The bytes are no frames; so is everything that follows.
+    /// The bytes are no frames; nor is anything that follows.
     pub fn next(&mut self, input: &mut &[u8]) -> Result<Option<Frame>, FrameError> {
+        if let Some(error) = self.error {
+            return Err(error);
+        }
+        self.read(input).inspect_err(|error| self.error = Some(*error))
+    }
+
+    fn read(&mut self, input: &mut &[u8]) -> Result<Option<Frame>, FrameError> {
         loop {
             let head = match self.open {
                 Some(head) => head,

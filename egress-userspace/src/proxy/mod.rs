@@ -4,6 +4,7 @@
 //! listen ─ explicit ─ CONNECT ┐
 //!        ├ tls ───────────────┴ tls ┐
 //!        └ plain ───────────────────┴ exchange ─ admit ─ upstream ─ tee ─ settle
+//!                                            └ websocket ─ admit … settle, for each response
 //! dns
 //! ```
 //!
@@ -30,5 +31,6 @@ mod tls;
 mod trust;
 mod upstream;
 mod view;
+mod websocket;
 
 pub use process::{Prepared, ProxyError, main};

@@ -13,4 +13,5 @@ mod passing;
 mod provider;
 mod refusing;
 mod sandbox;
+mod websocket;
 mod world;

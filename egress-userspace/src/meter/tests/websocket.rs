@@ -142,6 +142,15 @@ fn what_is_no_frame_is_said_to_be_none() {
 }
 
 #[test]
+fn after_an_error_nothing_is_a_frame() {
+    let mut frames = Frames::new(Side::Server, LIMIT);
+    assert_eq!(frames.next(&mut b"\x80\x00".as_slice()), Err(FrameError::Order));
+    for bytes in [b"\x81\x01a".as_slice(), b""] {
+        assert_eq!(frames.next(&mut &*bytes), Err(FrameError::Order));
+    }
+}
+
+#[test]
 fn a_frames_bytes_are_not_shown() {
     assert_eq!(format!("{:?}", Frame::text(b"secret".to_vec())), "Frame(Text, 6 bytes, final: true)");
 }
