@@ -21,6 +21,8 @@ pub struct Snapshot {
     pub routes: Routes,
     /// How long the response that crosses a budget may take to reach the client, milliseconds.
     pub drain_ms: u64,
+    /// Longest silence of a provider inside a response, milliseconds.
+    pub idle_ms: u64,
 }
 
 /// One running bottle.
@@ -68,7 +70,7 @@ pub enum FromProxy {
         /// Pairs question and answer.
         number: RequestNumber,
         /// What it used.
-        settlement: Settlement,
+        settlement: Box<Settlement>,
     },
     /// The response of a settled exchange has left for the client entirely.
     Delivered {
@@ -79,6 +81,15 @@ pub enum FromProxy {
     RefusalDelivered {
         /// Whose.
         bottle: BottleId,
+    },
+    /// A request is about to go where nobody knows whether tokens are spent; it will not be counted.
+    PathUnknown {
+        /// Whose.
+        bottle: BottleId,
+        /// To which host.
+        host: Host,
+        /// Method and path, without what tells requests of its kind apart.
+        target: String,
     },
     /// A certificate for this name, please.
     MintLeaf {

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use caps::{CapSet, Capability};
 
+use crate::policy::metered_hosts;
 use crate::settings::{self, Settings};
 
 use super::{DaemonError, Options};
@@ -44,7 +45,10 @@ pub(super) fn make_directories(options: &Options) -> Result<(), DaemonError> {
 pub(super) fn read_settings(home: &Path) -> Result<Settings, DaemonError> {
     let path = home.join("settings.yml");
     match fs::read_to_string(&path) {
-        Ok(text) => Ok(settings::parse(&text, &path)?),
+        Ok(text) => {
+            let built_in: Vec<_> = metered_hosts().into_iter().map(|row| (row.host, row.provider)).collect();
+            Ok(settings::parse(&text, &path, &built_in)?)
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Settings::default()),
         Err(source) => Err(DaemonError::File { path, action: "read", source }),
     }

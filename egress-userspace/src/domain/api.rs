@@ -12,6 +12,7 @@ pub enum Api {
     #[serde(rename = "openai")]
     OpenAi,
     /// What Codex talks to when it is logged in to ChatGPT.
+    #[serde(rename = "chatgpt")]
     ChatGpt,
     /// Google's Gemini API.
     Gemini,
@@ -24,6 +25,7 @@ pub enum Api {
     /// Amazon Bedrock, native and its compatible endpoints.
     Bedrock,
     /// OpenRouter, which speaks several dialects.
+    #[serde(rename = "openrouter")]
     OpenRouter,
     /// A server with OpenAI's paths below any prefix: Mistral, Groq, xAI, DeepSeek, vLLM and many more.
     #[serde(rename = "openai_compatible")]
@@ -57,6 +59,24 @@ impl Api {
         Self::OpenAiCompatible,
         Self::Ollama,
     ];
+    /// As it is called in settings.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Anthropic => "anthropic",
+            Self::OpenAi => "openai",
+            Self::ChatGpt => "chatgpt",
+            Self::Gemini => "gemini",
+            Self::CodeAssist => "code_assist",
+            Self::Vertex => "vertex",
+            Self::Azure => "azure",
+            Self::Bedrock => "bedrock",
+            Self::OpenRouter => "openrouter",
+            Self::OpenAiCompatible => "openai_compatible",
+            Self::Ollama => "ollama",
+        }
+    }
+
     /// What its servers do about the usage of a streamed chat completion, unless something is known of one.
     #[must_use]
     pub fn stream_usage(self) -> StreamUsage {
@@ -70,6 +90,18 @@ impl Api {
             | Self::Bedrock
             | Self::OpenAiCompatible
             | Self::Ollama => StreamUsage::OnRequest,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_of_settings_are_the_wires() {
+        for api in Api::ALL {
+            assert_eq!(serde_json::to_value(api).unwrap(), api.as_str());
         }
     }
 }

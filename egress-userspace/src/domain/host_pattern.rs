@@ -36,6 +36,13 @@ impl HostPattern {
         !self.0.contains('*')
     }
 
+    /// How narrow it is: of two that name the same host, the one with more of this is meant. A name without `*` has most,
+    /// then the longer pattern.
+    #[must_use]
+    pub fn narrowness(&self) -> (bool, usize) {
+        (self.is_exact(), self.0.len())
+    }
+
     /// The pattern as text.
     #[must_use]
     pub fn as_str(&self) -> &str {

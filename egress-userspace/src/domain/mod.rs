@@ -9,6 +9,8 @@ mod event;
 mod exchange;
 mod host_pattern;
 mod name;
+mod provider;
+mod rate_limits;
 mod report;
 mod usage;
 
@@ -16,11 +18,13 @@ pub use amount::{AmountError, Tokens};
 pub use api::{Api, StreamUsage};
 pub use cause::with_causes;
 pub use event::{AuditKind, CutCause, CutoffPolicy, Ending, GateView, Refusal, RefusalReason};
-pub use exchange::{Settlement, SpendRequest};
+pub use exchange::{ProviderNotes, Settlement, SpendRequest};
 pub use host_pattern::{HostPattern, HostPatternError};
 pub use name::{AgentName, BottleName, Host, HostError, NameError, ProviderName};
+pub use provider::Provider;
+pub use rate_limits::{PlanWindow, RateLimits};
 pub use report::{AuditRow, BudgetView, Crossing, ScopeState, UsageRow, UsageSum};
-pub use usage::{Known, Usage};
+pub use usage::{Known, Usage, UsageDetails};
 
 use serde::{Deserialize, Serialize};
 

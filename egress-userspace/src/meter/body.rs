@@ -2,6 +2,7 @@
 
 use std::io::{Result, Write};
 
+use super::HeaderCounts;
 use super::eventstream::Messages;
 use super::json::TopLevel;
 use super::reader::{Reader, reader};
@@ -32,9 +33,9 @@ enum Framing {
 }
 
 impl Body {
-    /// A body in this dialect.
-    pub(super) fn new(dialect: Option<Dialect>) -> Self {
-        Self { dialect, reader: dialect.map(reader), ..Self::default() }
+    /// A body in this dialect, behind headers that count this.
+    pub(super) fn new(dialect: Option<Dialect>, counts: HeaderCounts) -> Self {
+        Self { dialect, reader: dialect.map(|dialect| reader(dialect, counts)), ..Self::default() }
     }
 
     /// What has been understood.

@@ -40,6 +40,7 @@ mod values;
 pub mod websocket;
 
 pub use ask::{Ask, ask, dialect_of_path};
+pub use bedrock::HeaderCounts;
 pub use guess::guess;
 pub use lanes::{Lanes, Route};
 pub use response::ResponseMeter;
@@ -64,8 +65,12 @@ pub struct Reading {
     pub has_report: bool,
     /// The provider's last word on usage has been seen: nothing more will be counted.
     pub is_final: bool,
+    /// The provider says that it failed, be it in the middle of a stream that began well.
+    pub failed: bool,
     /// The model the response names, or else the request.
     pub model: Option<String>,
+    /// The class of service the response names.
+    pub service_tier: Option<String>,
 }
 
 /// What the head of a response says to the meter.
@@ -77,4 +82,6 @@ pub struct ResponseHead<'a> {
     pub content_type: Option<&'a str>,
     /// `content-encoding`, if any.
     pub content_encoding: Option<&'a str>,
+    /// What its other headers count.
+    pub counts: HeaderCounts,
 }

@@ -59,12 +59,8 @@ impl Reader for Responses {
         }
     }
 
-    fn failure(&mut self) {
-        self.account.fail();
-    }
-
     fn body_keys(&self) -> &'static [&'static str] {
-        &["usage", "model", "error", "background"]
+        &["usage", "model", "service_tier", "error", "background"]
     }
 
     fn field(&mut self, key: &str, raw: &[u8]) {
@@ -76,18 +72,19 @@ impl Reader for Responses {
                 }
             }
             "model" => self.account.name(Some(&value)),
+            "service_tier" => self.account.serve_as(Some(&value)),
             "error" if is_present(Some(&value)) => self.account.fail(),
             "background" => self.is_in_background = value == Value::Bool(true),
             _ => {}
         }
     }
 
-    fn body_bytes(&mut self, bytes: u64) {
-        self.account.body_bytes(bytes);
+    fn account(&self) -> &Account {
+        &self.account
     }
 
-    fn close(&mut self) {
-        self.account.close();
+    fn account_mut(&mut self) -> &mut Account {
+        &mut self.account
     }
 
     fn tally(&self) -> Tally {
@@ -101,6 +98,7 @@ impl Reader for Responses {
 impl Responses {
     fn begin(&mut self, response: &Value) {
         self.account.name(response.get("model"));
+        self.account.serve_as(response.get("service_tier"));
         self.is_in_background |= response.get("background") == Some(&Value::Bool(true));
         let id = id(response);
         if !self.open.contains(&id) && !self.ended.contains_key(&id) && self.open.len() < RESPONSES_MAX {
@@ -111,6 +109,7 @@ impl Responses {
 
     fn end(&mut self, kind: &str, response: &Value) {
         self.account.name(response.get("model"));
+        self.account.serve_as(response.get("service_tier"));
         if kind == "response.failed" {
             self.account.fail();
         }

@@ -5,6 +5,8 @@ use crate::domain::{Known, Tokens, Usage};
 use super::ask::Ask;
 use super::{Reading, estimate};
 
+pub use crate::domain::UsageDetails as Details;
+
 /// How far the report of usage has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Progress {
@@ -19,22 +21,6 @@ pub(super) enum Progress {
     Told,
     /// The provider closed the message.
     Closed,
-}
-
-/// What a usage is made of; budgets count none of it twice.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Details {
-    /// Of the cache writes, those that live for an hour.
-    pub cache_write_1h: Tokens,
-    /// Of the output, what was reasoning.
-    pub reasoning: Tokens,
-}
-
-impl Details {
-    /// Parts are never larger than the whole, whatever a provider says.
-    fn within(self, usage: &Usage) -> Self {
-        Self { cache_write_1h: self.cache_write_1h.min(usage.cache_write), reasoning: self.reasoning.min(usage.output) }
-    }
 }
 
 /// What a response has shown, whatever its dialect.
@@ -56,6 +42,8 @@ pub(super) struct Tally {
     pub(super) is_error: bool,
     /// The model the response names.
     pub(super) model: Option<String>,
+    /// The class of service it names.
+    pub(super) service_tier: Option<String>,
 }
 
 /// What is known of a response beside what its dialect made of it.
@@ -86,7 +74,9 @@ pub(super) fn reading(ask: &Ask, tally: &Tally, circumstances: Circumstances) ->
         known,
         has_report,
         is_final,
+        failed: ask.is_metered && tally.is_error,
         model: model(),
+        service_tier: tally.service_tier.clone(),
     };
     if !ask.is_metered {
         return answer(Usage::default(), Known::Unmetered);

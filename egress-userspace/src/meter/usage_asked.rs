@@ -44,12 +44,7 @@ pub struct Asking {
 /// Makes a body ask for its usage. `body` is all of it if `is_whole`, else its first bytes; `None` when it cannot be edited:
 /// compressed in a way that is not read, too long, or no object.
 #[must_use]
-pub fn ask_for_usage(
-    asked: UsageAsked,
-    content_encoding: Option<&str>,
-    body: &[u8],
-    is_whole: bool,
-) -> Option<Asking> {
+pub fn ask_for_usage(asked: UsageAsked, content_encoding: Option<&str>, body: &[u8], is_whole: bool) -> Option<Asking> {
     if asked == UsageAsked::Yes {
         return None;
     }
@@ -166,8 +161,7 @@ mod tests {
     fn what_is_unsaid_is_put_first_and_the_rest_stays_as_written() {
         use UsageAsked::{Unsaid, Yes};
         let body = " {\"stream\":true,\r\n \"temperature\":1.0E0, \"a\":\"\\u00e4\"}\n";
-        let expected =
-            "{\"stream_options\":{\"include_usage\":true},\"stream\":true,\r\n \"temperature\":1.0E0, \"a\":\"\\u00e4\"}\n";
+        let expected = "{\"stream_options\":{\"include_usage\":true},\"stream\":true,\r\n \"temperature\":1.0E0, \"a\":\"\\u00e4\"}\n";
         check(Unsaid, body, Some(expected));
         check(Unsaid, "{ }", Some("{\"stream_options\":{\"include_usage\":true} }"));
         check(Unsaid, "[1]", None);

@@ -1,6 +1,8 @@
 //! Which hosts carry token usage, whose, and in which API.
 
-use crate::domain::{Api, HostPattern, ProviderName, StreamUsage};
+use std::cmp::Reverse;
+
+use crate::domain::{Api, HostPattern, Provider, ProviderName, StreamUsage};
 
 /// Hosts whose responses carry token usage.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +71,40 @@ pub fn metered_hosts() -> Vec<MeteredHost> {
     };
     let own = METERED_HOSTS.iter().filter_map(|own| row(own, false));
     own.chain(RENTED_HOSTS.iter().filter_map(|rented| row(rented, true))).collect()
+}
+
+/// The table in force: what an operator names and what is built in, the row that decides before any other that names the
+/// same host. A host name outranks a pattern, a longer pattern a shorter one, and the operator's row a built-in one that is
+/// as narrow.
+pub(super) fn table(named: &[Provider]) -> Vec<MeteredHost> {
+    let built_in = metered_hosts();
+    let operators = named.iter().flat_map(|provider| {
+        let row = |(host, api): &(HostPattern, Api)| MeteredHost {
+            host: host.clone(),
+            provider: provider.name.clone(),
+            api: *api,
+            stream_usage: provider.stream_usage.unwrap_or_else(|| usual_stream_usage(&built_in, host, *api)),
+            is_rented: false,
+        };
+        provider.hosts.iter().map(row)
+    });
+    let kept = built_in.iter().map(|row| {
+        let provider = named.iter().find(|provider| provider.name == row.provider);
+        let stream_usage = provider.and_then(|provider| provider.stream_usage).unwrap_or(row.stream_usage);
+        MeteredHost { stream_usage, ..row.clone() }
+    });
+    let mut table: Vec<MeteredHost> = operators.chain(kept).collect();
+    // Rented hosts are nobody's until they are named, so any row that names them comes first.
+    table.sort_by_key(|row| (row.is_rented, Reverse(row.host.narrowness())));
+    table
+}
+
+/// As the built-in table knows the host, whoever it counts for; else as its API does.
+fn usual_stream_usage(built_in: &[MeteredHost], host: &HostPattern, api: Api) -> StreamUsage {
+    let name = host.as_str().parse().ok();
+    let is_known = |row: &&MeteredHost| row.host == *host || name.as_ref().is_some_and(|name| row.host.matches(name));
+    let known = built_in.iter().filter(|row| row.api == api).find(is_known);
+    known.map_or_else(|| api.stream_usage(), |row| row.stream_usage)
 }
 
 #[cfg(test)]

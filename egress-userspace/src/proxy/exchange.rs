@@ -15,7 +15,7 @@ use thiserror::Error;
 use tokio::time::timeout;
 
 use crate::broker::{FromProxy, Phase};
-use crate::domain::{Api, BottleId, Ending, Host, ProviderName, RefusalReason, SpendRequest, with_causes};
+use crate::domain::{Api, BottleId, Ending, Host, ProviderName, RefusalReason, SpendRequest, StreamUsage, with_causes};
 use crate::meter;
 
 use super::account::Account;
@@ -26,8 +26,10 @@ use super::link::{Link, LivePermit};
 use super::refusal::{self, Answer, Audience};
 use super::request_body::{BodyBroken, RequestBody, discard};
 use super::socket::ClientSocket;
+use super::stream_usage;
 use super::target::{TargetError, agree};
-use super::tee::{Tee, TeeError};
+use super::tee::{Tee, TeeError, Terms};
+use super::unknown_paths::UnknownPaths;
 use super::upstream::Upstream;
 use super::view::{Bottle, Passage, PolicyView};
 use super::websocket::Relay;
@@ -72,6 +74,7 @@ impl Origin {
 pub(super) struct Exchange {
     pub(super) link: Arc<Link>,
     pub(super) upstream: Upstream,
+    pub(super) unknown_paths: UnknownPaths,
 }
 
 /// One request on its way.
@@ -90,6 +93,7 @@ pub(super) struct Allowed {
     pub(super) host: Host,
     pub(super) provider: ProviderName,
     pub(super) api: Api,
+    stream_usage: StreamUsage,
 }
 
 impl Exchange {
@@ -135,12 +139,17 @@ impl Run<'_> {
         if head.method == Method::CONNECT || (is_upgrade && !is_carried) {
             return Err(Answer::UpgradeRefused(None));
         }
-        Ok(Allowed { host, provider: route.provider.clone(), api: route.api })
+        Ok(Allowed { host, provider: route.provider.clone(), api: route.api, stream_usage: route.stream_usage })
     }
 
     /// Admit, forward, respond.
-    async fn carry(&self, allowed: Allowed, head: Parts, body: Incoming) -> Result<Response<ResponseBody>, Severed> {
-        let (ask, body) = match read_ask(allowed.api, &head, body).await {
+    async fn carry(
+        &self,
+        allowed: Allowed,
+        mut head: Parts,
+        body: Incoming,
+    ) -> Result<Response<ResponseBody>, Severed> {
+        let (ask, mut body) = match read_ask(allowed.api, &head, body).await {
             Ok(asked) => asked,
             Err(error) => {
                 tracing::debug!(%error, bottle = %self.bottle.view.name, "request not read");
@@ -155,8 +164,30 @@ impl Run<'_> {
             Ok(permit) => permit,
             Err(answer) => return Ok(self.refuse_unsent(answer, body).await),
         };
-        let account = Account::new(permit, ask, Arc::clone(&self.origin.passage));
-        self.forward(&allowed.host, head, body, account).await
+        if ask.is_unknown {
+            self.tell_unknown(&allowed.host, &head);
+        }
+        let withholds_usage = stream_usage::ask_for(allowed.stream_usage, &ask, &mut head.headers, &mut body);
+        let mut account = Account::new(permit, ask, Arc::clone(&self.origin.passage));
+        Ok(match self.forward(&allowed.host, head, body, &mut account).await? {
+            Ok(response) => self.respond(response, account, withholds_usage).await,
+            Err(answer) => self.answer(&answer),
+        })
+    }
+
+    /// The operator hears of what is passed without being counted.
+    fn tell_unknown(&self, host: &Host, head: &Parts) {
+        let Some(news) = self.exchange.unknown_paths.note(host, head.uri.path()) else { return };
+        let bottle = &self.bottle.view;
+        tracing::warn!(
+            bottle = %bottle.name, %host, method = %head.method, path = news.shape,
+            "a path that egress does not know is passed: tokens spent there are not counted; if it spends any, report it"
+        );
+        if news.is_last {
+            tracing::warn!("no further unknown paths are told of until the proxy starts again");
+        }
+        let target = format!("{} {}", head.method, news.shape);
+        self.exchange.link.say(FromProxy::PathUnknown { bottle: bottle.id, host: host.clone(), target });
     }
 
     /// Answers a request of which some may still be on its way.
@@ -176,29 +207,27 @@ impl Run<'_> {
         host: &Host,
         head: Parts,
         body: RequestBody,
-        mut account: Account,
-    ) -> Result<Response<ResponseBody>, Severed> {
+        account: &mut Account,
+    ) -> Result<Result<Response<Incoming>, Answer>, Severed> {
         let Ok(request) = outgoing(host, head, body) else {
-            return Ok(self.answer(&refusal::plain(RefusalReason::Misdirected, "the path is malformed".to_owned())));
+            return Ok(Err(refusal::plain(RefusalReason::Misdirected, "the path is malformed".to_owned())));
         };
-        match self.send(host, request, &mut account).await? {
-            Some(response) if response.status() != StatusCode::SWITCHING_PROTOCOLS => {
-                return self.respond(response, account).await;
-            }
-            Some(_) => tracing::warn!(%host, "the provider switches protocols unasked"),
-            None => {}
+        let response = self.send(host, request, account).await?;
+        if response.as_ref().is_ok_and(|response| response.status() == StatusCode::SWITCHING_PROTOCOLS) {
+            tracing::warn!(%host, "the provider switches protocols unasked");
+            drop(account.settle(Ending::Error));
+            return Ok(Err(Answer::UpstreamFailed));
         }
-        drop(account.settle(Ending::Error));
-        Ok(self.answer(&Answer::UpstreamFailed))
+        Ok(response)
     }
 
-    /// Sends what has been admitted. `None` when nobody answers.
+    /// Sends what has been admitted.
     pub(super) async fn send(
         &self,
         host: &Host,
         request: Request<RequestBody>,
         account: &mut Account,
-    ) -> Result<Option<Response<Incoming>>, Severed> {
+    ) -> Result<Result<Response<Incoming>, Answer>, Severed> {
         account.set_sent(true);
         let sending: ResponseFuture = self.exchange.upstream.request(request, self.version);
         let response = tokio::select! {
@@ -206,22 +235,28 @@ impl Run<'_> {
             () = self.origin.passage.severed() => return Err(Severed),
             response = timeout(RESPONSE_HEAD_TIME_MAX, sending) => response,
         };
-        match response {
-            Ok(Ok(response)) => return Ok(Some(response)),
+        let ending = match response {
+            Ok(Ok(response)) => return Ok(Ok(response)),
             Ok(Err(error)) => {
                 account.set_sent(!error.is_connect());
                 tracing::warn!(%host, error = with_causes(&error), "the provider did not answer");
+                if error.is_connect() { Ending::Error } else { Ending::HungUp }
             }
-            Err(_) => tracing::warn!(%host, "the provider did not answer in time"),
-        }
-        Ok(None)
+            Err(_) => {
+                tracing::warn!(%host, "the provider did not answer in time");
+                Ending::TimedOut
+            }
+        };
+        drop(account.settle(ending));
+        Ok(Err(Answer::UpstreamFailed))
     }
 
     pub(super) async fn respond(
         &self,
         response: Response<Incoming>,
         mut account: Account,
-    ) -> Result<Response<ResponseBody>, Severed> {
+        withholds_usage: bool,
+    ) -> Response<ResponseBody> {
         let (mut head, body) = response.into_parts();
         account.take_head(&head);
         headers::strip_response(&mut head.headers);
@@ -231,13 +266,15 @@ impl Run<'_> {
             if let Some(settled) = settled.filter(|_| account.is_metered())
                 && let Err(error) = settled.await
             {
-                return Ok(self.answer(&refusal::plain(RefusalReason::ControllerUnavailable, error.to_string())));
+                return self.answer(&refusal::plain(RefusalReason::ControllerUnavailable, error.to_string()));
             }
-            return Ok(Response::from_parts(head, ResponseBody::Empty));
+            return Response::from_parts(head, ResponseBody::Empty);
         }
         let delivery = self.delivery(FromProxy::Delivered { bottle: self.bottle.view.id }, self.policy.drain);
-        let tee = Tee::new(body, account, &self.origin.passage, delivery);
-        Ok(Response::from_parts(head, ResponseBody::Tee(Box::new(tee))))
+        let withheld = if withholds_usage { stream_usage::withhold(&mut head) } else { None };
+        let terms = Terms { passage: &self.origin.passage, idle_max: self.policy.idle, delivery, withheld };
+        let tee = Tee::new(body, account, terms);
+        Response::from_parts(head, ResponseBody::Tee(Box::new(tee)))
     }
 
     /// An answer of the proxy's own. Word that a bottle is at its end is followed until it has arrived.

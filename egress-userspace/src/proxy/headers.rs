@@ -38,6 +38,11 @@ pub(super) fn strip_response(headers: &mut HeaderMap) {
     headers.remove(ALT_SVC);
 }
 
+/// A header's value, if it is text.
+pub(super) fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
 /// Does the client want another protocol, named in `Upgrade`, on this connection?
 pub(super) fn asks_for_websocket(headers: &HeaderMap) -> bool {
     headers.get_all(UPGRADE).iter().any(|value| has_token(value, "websocket"))

@@ -23,7 +23,7 @@ pub(super) enum BodyBroken {
     Client(#[from] hyper::Error),
 }
 
-/// What is sent to the provider: byte for byte what the client sent.
+/// What is sent to the provider: what the client sent.
 #[derive(Debug)]
 pub(super) struct RequestBody {
     prefix: Bytes,
@@ -45,6 +45,16 @@ impl RequestBody {
     /// The beginning.
     pub(super) fn prefix(&self) -> &[u8] {
         &self.prefix
+    }
+
+    /// The beginning is all of it.
+    pub(super) fn is_whole(&self) -> bool {
+        self.rest.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    /// Sends something else in place of the beginning.
+    pub(super) fn replace_prefix(&mut self, prefix: Bytes) {
+        self.prefix = prefix;
     }
 
     /// What has not been read.

@@ -1,4 +1,5 @@
-//! The response's body on its way: passed on unchanged and unbuffered, with a copy to the meter.
+//! The response's body on its way: passed on unbuffered, unchanged but for usage that the client did not ask for, with a
+//! copy to the meter.
 //!
 //! Invariants: the settlement commits before the last byte is handed to the client; after it nothing passes that uses more;
 //! the end is named once.
@@ -7,6 +8,7 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
@@ -14,10 +16,10 @@ use thiserror::Error;
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::domain::Ending;
+use crate::meter::UsageWithheld;
 
 use super::account::Account;
 use super::delivery::Delivery;
-use super::limits::RESPONSE_IDLE_TIME_MAX;
 use super::link::{Committed, NoAnswer};
 use super::request_body::longer;
 use super::view::Passage;
@@ -37,9 +39,24 @@ pub(super) enum TeeError {
     /// The response went on after its usage was final, and used more.
     #[error("the response used more than it had said")]
     Exceeded,
+    /// What is taken out of it cannot be found.
+    #[error("the response is not encoded as it says")]
+    Undecodable(#[from] std::io::Error),
     /// The settlement could not be committed.
     #[error(transparent)]
     NotSettled(#[from] NoAnswer),
+}
+
+impl TeeError {
+    /// How it is recorded.
+    fn ending(&self) -> Ending {
+        match self {
+            Self::Severed => Ending::Cut,
+            Self::Upstream(_) => Ending::HungUp,
+            Self::Idle => Ending::TimedOut,
+            Self::Exceeded | Self::Undecodable(_) | Self::NotSettled(_) => Ending::Error,
+        }
+    }
 }
 
 type Settling = Pin<Box<dyn Future<Output = Result<Committed, NoAnswer>> + Send>>;
@@ -58,28 +75,44 @@ enum Source {
 pub(super) struct Tee {
     source: Source,
     account: Account,
+    withheld: Option<UsageWithheld>,
     /// The latest frame, until it is known not to be the last; with the last, until the settlement has committed.
     held: VecDeque<Frame<Bytes>>,
     settling: Option<Settling>,
     severed: Pin<Box<dyn Future<Output = ()> + Send>>,
+    idle_max: Duration,
     idle: Pin<Box<Sleep>>,
     latest: Instant,
     delivery: Option<Delivery>,
     crossed: bool,
 }
 
+/// What a body passes on.
+pub(super) struct Terms<'a> {
+    /// It ends when this does.
+    pub(super) passage: &'a Arc<Passage>,
+    /// Longest silence of the provider.
+    pub(super) idle_max: Duration,
+    /// Started when the response that crossed a budget has left.
+    pub(super) delivery: Delivery,
+    /// What is taken out.
+    pub(super) withheld: Option<UsageWithheld>,
+}
+
 impl Tee {
-    /// Passes `body` on. `delivery` is started when the response that crossed a budget has left.
-    pub(super) fn new(body: Incoming, account: Account, passage: &Arc<Passage>, delivery: Delivery) -> Self {
+    /// Passes `body` on.
+    pub(super) fn new(body: Incoming, account: Account, terms: Terms<'_>) -> Self {
         Self {
             source: Source::Flowing(body),
             account,
+            withheld: terms.withheld,
             held: VecDeque::new(),
             settling: None,
-            severed: Box::pin(passage.severed()),
-            idle: Box::pin(sleep(RESPONSE_IDLE_TIME_MAX)),
+            severed: Box::pin(terms.passage.severed()),
+            idle_max: terms.idle_max,
+            idle: Box::pin(sleep(terms.idle_max)),
             latest: Instant::now(),
-            delivery: Some(delivery),
+            delivery: Some(terms.delivery),
             crossed: false,
         }
     }
@@ -94,13 +127,14 @@ impl Tee {
     }
 
     fn fail(&mut self, error: TeeError) {
-        self.settle(Ending::Error);
+        self.release();
+        self.settle(error.ending());
         self.source = Source::Failed(error);
     }
 
     /// The bottle is cut: nothing more passes, not even what is held.
     fn sever(&mut self) -> TeeError {
-        drop(self.account.settle(Ending::Cut));
+        drop(self.account.settle(TeeError::Severed.ending()));
         self.settling = None;
         self.held.clear();
         self.source = Source::Over;
@@ -122,19 +156,49 @@ impl Tee {
             self.source = Source::Failed(TeeError::Exceeded);
             return None;
         }
-        if self.account.is_settled() {
-            return Some(frame);
+        let is_settled = self.account.is_settled();
+        self.hold(frame);
+        if is_last {
+            self.release();
         }
-        // An empty frame says no more than whether it is the last; holding it would let go of the last bytes.
-        if frame.data_ref().is_none_or(|data| !data.is_empty()) {
-            self.held.push_back(frame);
+        if is_settled {
+            return self.held.pop_front();
         }
         if is_last || is_final {
             self.settle(Ending::Complete);
+        }
+        if self.account.is_settled() {
             return None;
         }
         let waiting = usize::from(self.account.holds_back_last_frame());
         if self.held.len() > waiting { self.held.pop_front() } else { None }
+    }
+
+    /// Keeps what may pass of a frame.
+    fn hold(&mut self, frame: Frame<Bytes>) {
+        let frame = match (frame.into_data(), &mut self.withheld) {
+            (Ok(data), None) => Frame::data(data),
+            (Ok(data), Some(withheld)) => match withheld.push(&data) {
+                Ok(passing) => Frame::data(passing.into()),
+                Err(error) => return self.fail(error.into()),
+            },
+            (Err(trailers), _) => {
+                self.release();
+                trailers
+            }
+        };
+        // An empty frame says no more than whether it is the last; holding it would let go of the last bytes.
+        if frame.data_ref().is_none_or(|data| !data.is_empty()) {
+            self.held.push_back(frame);
+        }
+    }
+
+    /// No more data comes: what was looked at and not withheld passes.
+    fn release(&mut self) {
+        let rest = self.withheld.take().map(|mut withheld| withheld.finish()).unwrap_or_default();
+        if !rest.is_empty() {
+            self.held.push_back(Frame::data(rest.into()));
+        }
     }
 
     /// The settlement has committed, or none is waited for.
@@ -157,7 +221,7 @@ impl Tee {
         let polled = Pin::new(body).poll_frame(cx);
         if polled.is_pending() {
             while self.idle.as_mut().poll(cx).is_ready() {
-                let limit = self.latest + RESPONSE_IDLE_TIME_MAX;
+                let limit = self.latest + self.idle_max;
                 if limit <= Instant::now() {
                     self.fail(TeeError::Idle);
                     return Poll::Ready(None);
@@ -202,6 +266,7 @@ impl Body for Tee {
                 Some(Err(error)) => this.fail(error.into()),
                 None if matches!(this.source, Source::Failed(_)) => {}
                 None => {
+                    this.release();
                     this.settle(Ending::Complete);
                     this.source = Source::Ended;
                 }
@@ -217,6 +282,7 @@ impl Body for Tee {
     fn size_hint(&self) -> SizeHint {
         let held: usize = self.held.iter().filter_map(Frame::data_ref).map(Bytes::len).sum();
         let source = match &self.source {
+            Source::Flowing(_) if self.withheld.is_some() => SizeHint::new(),
             Source::Flowing(body) => body.size_hint(),
             Source::Ended | Source::Failed(_) | Source::Over => SizeHint::with_exact(0),
         };

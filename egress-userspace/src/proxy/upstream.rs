@@ -58,7 +58,9 @@ pub(super) enum DialError {
     #[error("the name could not be resolved")]
     Resolve(#[source] Option<hickory_resolver::net::NetError>),
     /// Every address the name has leads into this host or its network.
-    #[error("the name leads to no public address")]
+    #[error(
+        "the name leads to no public address: a server of your own needs its address under upstream.resolve in settings.yml"
+    )]
     NotPublic,
     /// Nothing listens there.
     #[error("no address could be reached")]

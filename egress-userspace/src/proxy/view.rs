@@ -18,6 +18,8 @@ use super::limits::{CONNECTIONS_PER_BOTTLE_MAX, WEBSOCKETS_PER_BOTTLE_MAX};
 pub(super) struct PolicyView {
     pub(super) routes: Routes,
     pub(super) drain: Duration,
+    /// Longest silence inside a response.
+    pub(super) idle: Duration,
     bottles: HashMap<Ipv4Addr, Bottle>,
 }
 
@@ -93,7 +95,8 @@ impl PolicyView {
                 before.passage.severed.send_replace(true);
             }
         }
-        Self { routes: snapshot.routes, drain: Duration::from_millis(snapshot.drain_ms), bottles }
+        let [drain, idle] = [snapshot.drain_ms, snapshot.idle_ms].map(Duration::from_millis);
+        Self { routes: snapshot.routes, drain, idle, bottles }
     }
 
     /// Severs everyone: the controller is gone.

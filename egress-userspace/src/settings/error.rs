@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use crate::domain::{AmountError, HostError, NameError};
+use crate::domain::{AmountError, Api, Host, HostError, HostPatternError, NameError, ProviderName};
 
 /// Something in a settings file that is not understood.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -30,7 +30,7 @@ pub enum Problem {
     #[error("{0} are not supported: write block mappings of `key: value` lines")]
     NotPlain(&'static str),
     /// A key that means nothing here.
-    #[error("unknown key {key:?}: {}", hint(.suggestion.as_ref(), .known))]
+    #[error("unknown key {key:?}: {}", hint(*.suggestion, .known))]
     UnknownKey {
         /// What it says.
         key: String,
@@ -65,12 +65,40 @@ pub enum Problem {
     /// No name of a host.
     #[error(transparent)]
     Host(#[from] HostError),
+    /// No name of one host or many.
+    #[error(transparent)]
+    Pattern(#[from] HostPatternError),
+    /// A `*` that YAML takes for something else.
+    #[error("a name that begins with '*' is written in quotes: \"*.corp.example\"")]
+    Unquoted,
+    /// No API.
+    #[error("{text:?} is not an API: {}", hint(*.suggestion, &Api::ALL.map(Api::as_str)))]
+    Api {
+        /// What it says.
+        text: String,
+        /// What may have been meant.
+        suggestion: Option<&'static str>,
+    },
+    /// Neither way of telling the usage of streams.
+    #[error(
+        "{0:?} is not what servers do about usage: write told (in any case) or on_request (when asked by stream_options)"
+    )]
+    StreamUsage(String),
+    /// A provider without hosts, built in or named.
+    #[error("provider {0} has no hosts: name them under `hosts:`, each with its API, such as openai_compatible")]
+    NoHosts(ProviderName),
+    /// An address for a host that no provider has.
+    #[error("{0} is no provider's host: name it under `providers:` too, with its API, or no request is sent there")]
+    NobodysHost(Host),
     /// No address to connect to.
     #[error("{0:?} is not an address with a port: write 127.0.0.1:9443 or \"[::1]:9443\"")]
     Address(String),
     /// No duration.
     #[error("{0:?} is not a duration: write 0, 500ms, 2s or 1m")]
     Duration(String),
+    /// An `idle` that would end every response.
+    #[error("{0:?} is too short: at least 1s, or every response ends while the model thinks")]
+    IdleTooShort(String),
     /// Longer than makes sense.
     #[error("{text:?} is too long: at most {max_seconds}s")]
     DurationTooLong {
@@ -87,7 +115,7 @@ pub enum Problem {
     Shutdown(String),
 }
 
-fn hint(suggestion: Option<&&'static str>, known: &[&str]) -> String {
+fn hint(suggestion: Option<&str>, known: &[&str]) -> String {
     match suggestion {
         Some(meant) => format!("did you mean {meant:?}?"),
         None => format!("known here are {}", known.join(", ")),

@@ -4,6 +4,7 @@
 
 mod error;
 mod parse;
+mod providers;
 mod yaml;
 
 #[cfg(test)]
@@ -13,10 +14,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::domain::{CutoffPolicy, Host, ProviderName, Tokens};
+use crate::domain::{CutoffPolicy, Host, HostPattern, Provider, ProviderName, Tokens};
 
 pub use error::{Problem, SettingsError};
 pub use parse::parse;
+
+/// The hosts and providers that need no settings.
+pub type BuiltIn = [(HostPattern, ProviderName)];
 
 /// Everything settings.yml says, defaults filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,8 +33,12 @@ pub struct Settings {
     pub drain: Duration,
     /// `last_word:` how long a bottle may take to hear why it is cut.
     pub last_word: Duration,
+    /// `providers:` whose hosts are whose, beside the built-in table.
+    pub providers: Vec<Provider>,
     /// `upstream.ca:` extra roots, relative to the settings file.
     pub upstream_ca: Option<PathBuf>,
+    /// `upstream.idle:` longest silence of a provider inside a response.
+    pub upstream_idle: Duration,
     /// `upstream.resolve:` where these hosts are instead.
     pub upstream_resolve: Vec<(Host, SocketAddr)>,
 }
@@ -42,7 +50,10 @@ impl Default for Settings {
             shutdown: CutoffPolicy::default(),
             drain: Duration::from_secs(1),
             last_word: Duration::from_secs(2),
+            providers: Vec::new(),
             upstream_ca: None,
+            // What the SDKs of most providers wait at least.
+            upstream_idle: Duration::from_secs(300),
             upstream_resolve: Vec::new(),
         }
     }

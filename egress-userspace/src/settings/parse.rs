@@ -4,15 +4,18 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::Settings;
 use super::error::{Problem, SettingsError};
+use super::providers::providers;
 use super::yaml::{self, Misplaced, Node, Place, Text};
+use super::{BuiltIn, Settings};
 use crate::domain::{CutoffPolicy, Host, ProviderName, Tokens};
 
-const KEYS: &[&str] = &["budget", "shutdown", "drain", "last_word", "upstream"];
-const UPSTREAM_KEYS: &[&str] = &["ca", "resolve"];
+const KEYS: &[&str] = &["budget", "shutdown", "drain", "last_word", "providers", "upstream"];
+const UPSTREAM_KEYS: &[&str] = &["ca", "idle", "resolve"];
 /// Longest `drain` and `last_word`: a used-up budget is enforced by the kernel after that at the latest.
 const DURATION_SECONDS_MAX: u64 = 600;
+/// Shortest `idle`: models think for seconds between two words.
+const IDLE_MIN: Duration = Duration::from_secs(1);
 /// Most edits between a key and the one it is taken for.
 const TYPOS_MAX: usize = 2;
 
@@ -20,8 +23,8 @@ const TYPOS_MAX: usize = 2;
 ///
 /// # Errors
 /// The first thing that is not understood, with its place.
-pub fn parse(text: &str, file: &Path) -> Result<Settings, SettingsError> {
-    settings(text).map_err(|(Place { line, column }, problem)| SettingsError {
+pub fn parse(text: &str, file: &Path, built_in: &BuiltIn) -> Result<Settings, SettingsError> {
+    settings(text, built_in).map_err(|(Place { line, column }, problem)| SettingsError {
         file: file.to_owned(),
         line,
         column,
@@ -29,30 +32,50 @@ pub fn parse(text: &str, file: &Path) -> Result<Settings, SettingsError> {
     })
 }
 
-fn settings(text: &str) -> Result<Settings, Misplaced> {
+fn settings(text: &str, built_in: &BuiltIn) -> Result<Settings, Misplaced> {
     let mut settings = Settings::default();
+    let mut resolved = Vec::new();
     for (key, value) in entries(yaml::read(text)?)? {
         match key.text.as_str() {
             "budget" => settings.budget = budget(value)?,
             "shutdown" => settings.shutdown = read(&key, value, shutdown)?,
             "drain" => settings.drain = read(&key, value, duration)?,
             "last_word" => settings.last_word = read(&key, value, duration)?,
-            "upstream" => upstream(value, &mut settings)?,
+            "providers" => settings.providers = providers(value, built_in)?,
+            "upstream" => resolved = upstream(value, &mut settings)?,
             _ => return Err(unknown(key, KEYS)),
         }
     }
+    // Only here are all hosts known, wherever `providers` stands.
+    let named = settings.providers.iter().flat_map(|provider| &provider.hosts).map(|(host, _)| host);
+    let known: Vec<_> = built_in.iter().map(|(host, _)| host).chain(named).collect();
+    for Resolved { host, place, .. } in &resolved {
+        if !known.iter().any(|pattern| pattern.matches(host)) {
+            return Err((*place, Problem::NobodysHost(host.clone())));
+        }
+    }
+    settings.upstream_resolve = resolved.into_iter().map(|Resolved { host, address, .. }| (host, address)).collect();
     Ok(settings)
 }
 
-fn upstream(node: Node, settings: &mut Settings) -> Result<(), Misplaced> {
+/// An entry of `upstream.resolve`.
+struct Resolved {
+    host: Host,
+    place: Place,
+    address: SocketAddr,
+}
+
+fn upstream(node: Node, settings: &mut Settings) -> Result<Vec<Resolved>, Misplaced> {
+    let mut resolved = Vec::new();
     for (key, value) in entries(node)? {
         match key.text.as_str() {
             "ca" => settings.upstream_ca = Some(read(&key, value, path)?),
-            "resolve" => settings.upstream_resolve = resolve(value)?,
+            "idle" => settings.upstream_idle = read(&key, value, idle)?,
+            "resolve" => resolved = resolve(value)?,
             _ => return Err(unknown(key, UPSTREAM_KEYS)),
         }
     }
-    Ok(())
+    Ok(resolved)
 }
 
 fn budget(node: Node) -> Result<Vec<(ProviderName, Tokens)>, Misplaced> {
@@ -63,20 +86,18 @@ fn budget(node: Node) -> Result<Vec<(ProviderName, Tokens)>, Misplaced> {
     entries(node)?.into_iter().map(amount).collect()
 }
 
-fn resolve(node: Node) -> Result<Vec<(Host, SocketAddr)>, Misplaced> {
-    let mut addresses: Vec<(Host, SocketAddr)> = Vec::new();
-    let mut lines = Vec::new();
+fn resolve(node: Node) -> Result<Vec<Resolved>, Misplaced> {
+    let mut resolved: Vec<Resolved> = Vec::new();
     for (key, value) in entries(node)? {
         let host: Host = key.text.parse().map_err(|error| (key.place, Problem::Host(error)))?;
         // Host names are the same in upper and lower case, with and without a final dot; keys are not.
-        let before = addresses.iter().zip(&lines).find(|((other, _), _)| *other == host);
-        if let Some((_, first_line)) = before {
-            return Err((key.place, Problem::DuplicateKey { key: key.text, first_line: *first_line }));
+        if let Some(before) = resolved.iter().find(|before| before.host == host) {
+            let problem = Problem::DuplicateKey { key: key.text, first_line: before.place.line };
+            return Err((key.place, problem));
         }
-        addresses.push((host, read(&key, value, address)?));
-        lines.push(key.place.line);
+        resolved.push(Resolved { host, place: key.place, address: read(&key, value, address)? });
     }
-    Ok(addresses)
+    Ok(resolved)
 }
 
 fn tokens(text: &str) -> Result<Tokens, Problem> {
@@ -117,6 +138,11 @@ fn duration(text: &str) -> Result<Duration, Problem> {
     Ok(duration)
 }
 
+fn idle(text: &str) -> Result<Duration, Problem> {
+    let idle = duration(text)?;
+    if idle < IDLE_MIN { Err(Problem::IdleTooShort(text.to_owned())) } else { Ok(idle) }
+}
+
 fn path(text: &str) -> Result<PathBuf, Problem> {
     if text.is_empty() { Err(Problem::NotAValue("ca".to_owned())) } else { Ok(text.into()) }
 }
@@ -127,7 +153,7 @@ fn address(text: &str) -> Result<SocketAddr, Problem> {
 }
 
 /// The lines of a section; none when it is empty.
-fn entries(node: Node) -> Result<Vec<(Text, Node)>, Misplaced> {
+pub(super) fn entries(node: Node) -> Result<Vec<(Text, Node)>, Misplaced> {
     match node {
         Node::Nothing(_) => Ok(Vec::new()),
         Node::Mapping(entries, _) => Ok(entries),
@@ -136,18 +162,22 @@ fn entries(node: Node) -> Result<Vec<(Text, Node)>, Misplaced> {
 }
 
 /// The value of a key, whose problems are at the value.
-fn read<T>(key: &Text, value: Node, value_of: fn(&str) -> Result<T, Problem>) -> Result<T, Misplaced> {
+pub(super) fn read<T>(key: &Text, value: Node, value_of: fn(&str) -> Result<T, Problem>) -> Result<T, Misplaced> {
     match value {
         Node::Scalar(text) => value_of(&text.text).map_err(|problem| (text.place, problem)),
         Node::Nothing(_) | Node::Mapping(..) => Err((value.place(), Problem::NotAValue(key.text.clone()))),
     }
 }
 
-fn unknown(key: Text, known: &'static [&'static str]) -> Misplaced {
-    let distance = |candidate: &str| strsim::damerau_levenshtein(&key.text, candidate);
+pub(super) fn unknown(key: Text, known: &'static [&'static str]) -> Misplaced {
+    (key.place, Problem::UnknownKey { suggestion: nearest(&key.text, known), known, key: key.text })
+}
+
+/// The word that may have been meant.
+pub(super) fn nearest(text: &str, known: &[&'static str]) -> Option<&'static str> {
+    let distance = |candidate: &str| strsim::damerau_levenshtein(text, candidate);
     let nearest = known.iter().copied().min_by_key(|candidate| distance(candidate));
     // Two edits turn any two letters into any others: that is no likeness.
     let is_near = |candidate: &&str| distance(candidate) <= TYPOS_MAX && distance(candidate) < candidate.len();
-    let suggestion = nearest.filter(is_near);
-    (key.place, Problem::UnknownKey { suggestion, known, key: key.text })
+    nearest.filter(is_near)
 }

@@ -3,13 +3,21 @@
 use std::path::Path;
 
 use super::*;
+use crate::domain::{Api, StreamUsage};
+
+/// Reads it beside a small built-in table.
+fn read(text: &str) -> Result<Settings, SettingsError> {
+    let built_in = [("api.anthropic.com", "claude"), ("api.openai.com", "codex"), ("*.openai.azure.com", "azure")];
+    let built_in = built_in.map(|(host, provider)| (host.parse().unwrap(), provider.parse().unwrap()));
+    parse(text, Path::new("settings.yml"), &built_in)
+}
 
 fn good(text: &str) -> Settings {
-    parse(text, Path::new("settings.yml")).unwrap_or_else(|error| panic!("{text:?}: {error}"))
+    read(text).unwrap_or_else(|error| panic!("{text:?}: {error}"))
 }
 
 fn bad(text: &str, expected: &str) {
-    let error = parse(text, Path::new("settings.yml")).expect_err(text);
+    let error = read(text).expect_err(text);
     assert_eq!(error.to_string(), format!("settings.yml:{expected}"), "{text:?}");
 }
 
@@ -28,9 +36,19 @@ drain: 500ms
 last_word: 0
 upstream:
   ca: extra-roots.pem
+  idle: 90s
   resolve:
     api.anthropic.com: 127.0.0.1:9443
     API.OpenAI.com: \"[::1]:443\"
+    vllm.corp.example: 10.0.0.7:8443
+providers:
+  local:
+    hosts:
+      Ollama.corp.example: ollama
+      \"*.corp.example\": openai_compatible
+    stream_usage: told
+  codex:
+    stream_usage: on_request
 ";
     let amounts = [("claude", 5_000_000), ("codex", 5_000_000), ("gemini", 5_000_000), ("other", 200_000), ("none", 0)];
     let expected = Settings {
@@ -38,10 +56,23 @@ upstream:
         shutdown: CutoffPolicy::Cutoff,
         drain: Duration::from_millis(500),
         last_word: Duration::ZERO,
+        providers: vec![
+            Provider {
+                name: "local".parse().unwrap(),
+                hosts: vec![
+                    ("ollama.corp.example".parse().unwrap(), Api::Ollama),
+                    ("*.corp.example".parse().unwrap(), Api::OpenAiCompatible),
+                ],
+                stream_usage: Some(StreamUsage::Told),
+            },
+            Provider { name: "codex".parse().unwrap(), hosts: Vec::new(), stream_usage: Some(StreamUsage::OnRequest) },
+        ],
         upstream_ca: Some("extra-roots.pem".into()),
+        upstream_idle: Duration::from_secs(90),
         upstream_resolve: vec![
             ("api.anthropic.com".parse().unwrap(), "127.0.0.1:9443".parse().unwrap()),
             ("api.openai.com".parse().unwrap(), "[::1]:443".parse().unwrap()),
+            ("vllm.corp.example".parse().unwrap(), "10.0.0.7:8443".parse().unwrap()),
         ],
     };
     assert_eq!(good(text), expected);
@@ -52,7 +83,9 @@ upstream:
 
 #[test]
 fn what_is_not_said_is_as_by_default() {
-    for empty in ["", "\n\n", "# nothing\n", "---\n", "budget:\nupstream:\n", "upstream:\n  resolve:\n", "~"] {
+    for empty in
+        ["", "\n\n", "# nothing\n", "---\n", "budget:\nupstream:\n", "providers:\n", "upstream:\n  resolve:\n", "~"]
+    {
         assert_eq!(good(empty), Settings::default(), "{empty:?}");
     }
 }
@@ -65,6 +98,10 @@ fn durations() {
     for text in ["1", "s", "-1s", "1.5s", "1 s", "1h", "1S", "1sms", "+1s", "1_000ms"] {
         bad(&format!("drain: {text}"), &format!("1:8: {text:?} is not a duration: write 0, 500ms, 2s or 1m"));
     }
+    bad(
+        "upstream:\n  idle: 999ms",
+        "2:9: \"999ms\" is too short: at least 1s, or every response ends while the model thinks",
+    );
     bad("drain: 601s", "1:8: \"601s\" is too long: at most 600s");
     bad("last_word: 99999999999999999999m", "1:12: \"99999999999999999999m\" is too long: at most 600s");
 }
@@ -99,11 +136,11 @@ fn a_bad_key_is_shown_where_it_stands() {
     bad("drain: 1s\nbudgets:\n  claude: 1", "2:1: unknown key \"budgets\": did you mean \"budget\"?");
     bad("Drain: 1s", "1:1: unknown key \"Drain\": did you mean \"drain\"?");
     bad("lastword: 1s", "1:1: unknown key \"lastword\": did you mean \"last_word\"?");
-    let all = "known here are budget, shutdown, drain, last_word, upstream";
+    let all = "known here are budget, shutdown, drain, last_word, providers, upstream";
     bad("agents:\n  reviewer:\n    budget:\n      claude: 200k", &format!("1:1: unknown key \"agents\": {all}"));
     bad("bottles:", &format!("1:1: unknown key \"bottles\": {all}"));
     bad("upstream:\n  resolv:", "2:3: unknown key \"resolv\": did you mean \"resolve\"?");
-    bad("upstream:\n  xy: 1", "2:3: unknown key \"xy\": known here are ca, resolve");
+    bad("upstream:\n  xy: 1", "2:3: unknown key \"xy\": known here are ca, idle, resolve");
     bad(
         "budget:\n  Claude: 1",
         "2:3: \"Claude\" is not a provider name: use 1 to 48 of a-z, 0-9, '-' and '_', beginning with a letter or digit",
@@ -118,6 +155,54 @@ fn a_bad_key_is_shown_where_it_stands() {
         "upstream:\n  resolve:\n    a.b: 1.1.1.1:1\n    A.b: 1.1.1.1:1",
         "4:5: \"A.b\" is there twice, first in line 3",
     );
+}
+
+#[test]
+fn providers_are_read_with_their_hosts() {
+    for api in Api::ALL {
+        let text = format!("providers:\n  mine:\n    hosts:\n      a.example: {}", api.as_str());
+        assert_eq!(good(&text).providers[0].hosts, [("a.example".parse().unwrap(), api)]);
+    }
+    let hosts = |lines: &str| format!("providers:\n  mine:\n    hosts:\n      {lines}\n");
+    let apis = "anthropic, openai, chatgpt, gemini, code_assist, vertex, azure, bedrock, openrouter, \
+                openai_compatible, ollama";
+    bad(&hosts("a.example: vllm"), &format!("4:18: \"vllm\" is not an API: known here are {apis}"));
+    bad(&hosts("a.example: open_ai"), "4:18: \"open_ai\" is not an API: did you mean \"openai\"?");
+    bad(&hosts("a.example:"), "4:7: \"a.example\" needs one value on its own line");
+    let pattern = "expected a host name in which '*' stands for part of a label, not of the last two";
+    bad(&hosts("\"*.com\": ollama"), &format!("4:7: \"*.com\" is not a host pattern: {pattern}"));
+    bad(&hosts("10.0.0.1: ollama"), &format!("4:7: \"10.0.0.1\" is not a host pattern: {pattern}"));
+    let quotes = "a name that begins with '*' is written in quotes: \"*.corp.example\"";
+    bad(&hosts("*.corp.example: ollama"), &format!("4:7: {quotes}"));
+    bad(&hosts("a.b: ollama\n      A.B.: ollama"), "5:7: \"A.B.\" is there twice, first in line 4");
+    let again = format!("{}  other:\n    hosts:\n      a.b: azure", hosts("a.b: ollama"));
+    bad(&again, "7:7: \"a.b\" is there twice, first in line 4");
+    bad("providers:\n  mine:\n    host:", "3:5: unknown key \"host\": did you mean \"hosts\"?");
+    bad(
+        "providers:\n  Mine:\n",
+        "2:3: \"Mine\" is not a provider name: use 1 to 48 of a-z, 0-9, '-' and '_', beginning with a letter or digit",
+    );
+    let no_hosts = "has no hosts: name them under `hosts:`, each with its API, such as openai_compatible";
+    bad("providers:\n  codes:\n    stream_usage: told", &format!("2:3: provider codes {no_hosts}"));
+    bad("providers:\n  codes:\n    hosts:", &format!("2:3: provider codes {no_hosts}"));
+    bad(
+        "providers:\n  codex:\n    stream_usage: always",
+        "3:19: \"always\" is not what servers do about usage: write told (in any case) or on_request (when asked by \
+         stream_options)",
+    );
+}
+
+#[test]
+fn an_address_is_somebodys_hosts() {
+    let nobodys = "is no provider's host: name it under `providers:` too, with its API, or no request is sent there";
+    bad("upstream:\n  resolve:\n    a.example: 10.0.0.1:443", &format!("3:5: a.example {nobodys}"));
+    let resolve = "upstream:\n  resolve:\n    b.corp.example: 10.0.0.1:443\n";
+    let named = |host: &str| format!("providers:\n  mine:\n    hosts:\n      \"{host}\": ollama\n");
+    for host in ["b.corp.example", "*.corp.example"] {
+        assert_eq!(good(&format!("{resolve}{}", named(host))), good(&format!("{}{resolve}", named(host))), "{host}");
+    }
+    bad(&format!("{resolve}{}", named("a.corp.example")), &format!("3:5: b.corp.example {nobodys}"));
+    assert_eq!(good("upstream:\n  resolve:\n    ours.openai.azure.com: 10.0.0.1:443").upstream_resolve.len(), 1);
 }
 
 #[test]
@@ -154,7 +239,7 @@ fn what_is_no_yaml_is_shown_where_it_breaks() {
     for (text, line) in
         [("budget:\n\tclaude: 1", 2), ("drain: \"1s", 1), ("a: b: c", 1), ("drain: 1s\n}", 2), ("drain: *nobody", 1)]
     {
-        let error = parse(text, Path::new("settings.yml")).expect_err(text);
+        let error = read(text).expect_err(text);
         assert!(matches!(error.problem, Problem::Syntax(_)), "{text:?}: {error}");
         assert!(error.line.abs_diff(line) <= 1, "{text:?}: {error}");
     }

@@ -8,7 +8,7 @@ use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Span, StrInpu
 
 use super::error::Problem;
 
-/// Deepest nesting of mappings; settings need three.
+/// Deepest nesting of mappings; settings need four.
 const DEPTH_MAX: usize = 16;
 
 /// Where something stands, both from 1.
@@ -81,7 +81,7 @@ impl<'text> Reader<'text> {
     fn next(&mut self) -> Result<(Event<'text>, Span), Misplaced> {
         match self.parser.next() {
             Some(Ok(event)) => Ok(event),
-            Some(Err(error)) => Err(syntax(&error)),
+            Some(Err(error)) => Err(syntax(&error, self.text)),
             // The parser ends only after the event that ends the stream, and that is where reading stops.
             None => Err((Place { line: 1, column: 1 }, Problem::Syntax("unexpected end".to_owned()))),
         }
@@ -165,6 +165,11 @@ fn not_plain(span: Span, what: &'static str) -> Misplaced {
     (place(span.start), Problem::NotPlain(what))
 }
 
-fn syntax(error: &ScanError) -> Misplaced {
-    (place(*error.marker()), Problem::Syntax(error.info().to_owned()))
+fn syntax(error: &ScanError, text: &str) -> Misplaced {
+    let marker = error.marker();
+    let mut rest = text.chars().skip(marker.index());
+    // Outside quotes a star begins the name of an anchor, which cannot have been meant.
+    let is_pattern = rest.next() == Some('*') && matches!(rest.next(), Some('.' | '-'));
+    let problem = if is_pattern { Problem::Unquoted } else { Problem::Syntax(error.info().to_owned()) };
+    (place(*marker), problem)
 }

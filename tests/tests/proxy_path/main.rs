@@ -13,5 +13,6 @@ mod passing;
 mod provider;
 mod refusing;
 mod sandbox;
+mod unasked;
 mod websocket;
 mod world;

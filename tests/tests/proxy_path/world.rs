@@ -72,6 +72,7 @@ pub(crate) struct Heard {
     pub(crate) minted: Vec<Host>,
     pub(crate) delivered: usize,
     pub(crate) refusals_delivered: usize,
+    pub(crate) unknown_paths: Vec<String>,
 }
 
 /// What the controller will answer.
@@ -191,7 +192,7 @@ impl World {
     fn publish(&self, phase: Phase, routes: Routes) {
         let bottle =
             BottleView { id: BOTTLE, name: "web".parse().unwrap(), agent: None, address: Ipv4Addr::LOCALHOST, phase };
-        let snapshot = Snapshot { bottles: vec![bottle], routes, drain_ms: 1_000 };
+        let snapshot = Snapshot { bottles: vec![bottle], routes, drain_ms: 1_000, idle_ms: 2_000 };
         self.to_proxy.send(FromController::Snapshot(snapshot)).unwrap();
     }
 
@@ -263,7 +264,7 @@ impl Controller {
                 });
             }
             FromProxy::Settle { number, settlement } => {
-                self.heard.send_modify(|heard| heard.settlements.push(settlement));
+                self.heard.send_modify(|heard| heard.settlements.push(*settlement));
                 let crossed = self.script.lock().unwrap().crossed;
                 let (mut holds, to_proxy) = (self.holds_settlements.clone(), self.to_proxy.clone());
                 tokio::spawn(async move {
@@ -278,6 +279,10 @@ impl Controller {
             FromProxy::RefusalDelivered { bottle } => {
                 assert_eq!(bottle, BOTTLE);
                 self.heard.send_modify(|heard| heard.refusals_delivered += 1);
+            }
+            FromProxy::PathUnknown { bottle, host, target } => {
+                assert_eq!((bottle, host.as_str()), (BOTTLE, PROVIDER));
+                self.heard.send_modify(|heard| heard.unknown_paths.push(target));
             }
             FromProxy::MintLeaf { number, host } => {
                 let leaf = self.mint(&host);

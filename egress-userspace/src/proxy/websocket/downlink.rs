@@ -6,10 +6,11 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::domain::{Ending, with_causes};
 use crate::meter::ServerEvent;
 use crate::meter::websocket::{Frame, Opcode};
 
-use super::super::limits::{RESPONSE_IDLE_TIME_MAX, WEBSOCKET_CLOSE_TIME_MAX};
+use super::super::limits::WEBSOCKET_CLOSE_TIME_MAX;
 use super::talk::{Settling, Step, Stranger, Talk, Unsent, Word};
 use super::wire::{FrameSource, WireError, send_to_client};
 use super::{Broken, Reader, Writer};
@@ -50,8 +51,9 @@ impl Downlink {
     /// Until the provider closes, or either side breaks.
     pub(super) async fn run(mut self) -> Result<(), Broken> {
         let ended = self.pass().await;
-        if let Err(Broken::Provider(_) | Broken::Silent | Broken::Exceeded | Broken::Unasked) = ended {
-            settled(self.talk.settle_unfinished()).await?;
+        if let Err(broken @ (Broken::Provider(_) | Broken::Silent | Broken::Exceeded | Broken::Unasked)) = &ended {
+            tracing::warn!(host = %self.talk.allowed.host, error = with_causes(broken), "a WebSocket is ended");
+            settled(self.talk.settle_unfinished(broken.ending())).await?;
             // How the farewell ends changes nothing.
             let farewell = Frame::close(INTERNAL_ERROR, "egress ends this WebSocket");
             let _ = timeout(WEBSOCKET_CLOSE_TIME_MAX, self.send(&farewell)).await;
@@ -62,7 +64,7 @@ impl Downlink {
 
     async fn pass(&mut self) -> Result<(), Broken> {
         loop {
-            let deadline = self.talk.silent_from(self.heard).unwrap_or(Instant::now() + RESPONSE_IDLE_TIME_MAX);
+            let deadline = self.talk.silent_from(self.heard).unwrap_or(Instant::now() + self.talk.idle_max());
             tokio::select! {
                 biased;
                 Some(word) = self.words.recv(), if !self.is_in_message => {
@@ -89,7 +91,7 @@ impl Downlink {
         let frame = match frame {
             Ok(frame) => frame,
             Err(WireError::Gone) => {
-                settled(self.talk.settle_unfinished()).await?;
+                settled(self.talk.settle_unfinished(Ending::HungUp)).await?;
                 return Err(Broken::ProviderLeft);
             }
             Err(WireError::Malformed(error)) => return Err(Broken::Provider(error)),
@@ -100,7 +102,7 @@ impl Downlink {
         match frame.opcode {
             Opcode::Ping | Opcode::Pong => self.send(&frame).await?,
             Opcode::Close => {
-                settled(self.talk.settle_unfinished()).await?;
+                settled(self.talk.settle_unfinished(Ending::HungUp)).await?;
                 self.send(&frame).await?;
                 return Ok(Provider::Goes);
             }

@@ -44,12 +44,9 @@ impl Run<'_> {
         };
         headers::open_websocket(request.headers_mut());
         let response = match self.send(&allowed.host, request, &mut account).await? {
-            Some(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => response,
-            Some(response) => return self.respond(response, account).await,
-            None => {
-                drop(account.settle(Ending::Error));
-                return Ok(self.answer(&Answer::UpstreamFailed));
-            }
+            Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => response,
+            Ok(response) => return Ok(self.respond(response, account, false).await),
+            Err(answer) => return Ok(self.answer(&answer)),
         };
         if !headers::opens_plain_websocket(response.headers()) {
             tracing::warn!(host = %allowed.host, "the provider speaks a WebSocket that it was not asked for");

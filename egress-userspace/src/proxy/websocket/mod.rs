@@ -78,6 +78,24 @@ pub(super) enum Broken {
     NotSettled(#[from] NoAnswer),
 }
 
+impl Broken {
+    /// How that is recorded of a response in flight.
+    fn ending(&self) -> Ending {
+        match self {
+            Self::ClientLeft => Ending::Cancelled,
+            Self::ProviderLeft => Ending::HungUp,
+            Self::Silent => Ending::TimedOut,
+            Self::Severed => Ending::Cut,
+            Self::Provider(_)
+            | Self::TooOld
+            | Self::NoUpgrade(_)
+            | Self::Exceeded
+            | Self::Unasked
+            | Self::NotSettled(_) => Ending::Error,
+        }
+    }
+}
+
 /// Both ends of a socket whose handshake has been answered.
 #[derive(Debug)]
 pub(super) struct Relay {
@@ -107,8 +125,7 @@ impl Relay {
         let uplink = Uplink::new(from_client, to_provider, words, Arc::clone(talk));
         let downlink = Downlink::new(from_provider, to_client, waiting, Arc::clone(talk));
         let ended = pass(uplink.run(), downlink.run()).await;
-        let is_faultless = matches!(ended, Ok(()) | Err(Broken::ClientLeft));
-        talk.settle_rest(if is_faultless { Ending::Cancelled } else { Ending::Error });
+        talk.settle_rest(ended.as_ref().err().map_or(Ending::Cancelled, Broken::ending));
         ended
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
@@ -16,7 +16,7 @@ use crate::meter::{Ask, Dialect, EventKind, Lanes, Route, ServerEvent, Work};
 use super::super::account::Account;
 use super::super::delivery::Delivery;
 use super::super::exchange::{Allowed, admit};
-use super::super::limits::{REFUSAL_DELIVERY_TIME_MAX, RESPONSE_IDLE_TIME_MAX};
+use super::super::limits::REFUSAL_DELIVERY_TIME_MAX;
 use super::super::link::{Committed, Link, NoAnswer};
 use super::super::refusal::{self, Answer, Unborn, failed_response};
 use super::super::socket::ClientSocket;
@@ -104,7 +104,7 @@ impl Talk {
         if let Phase::LastWord(refusal) = &bottle.view.phase {
             return Err(refuse(&Answer::Refused(refusal.clone()), true));
         }
-        let Allowed { host, provider, api } = &self.allowed;
+        let Allowed { host, provider, api, .. } = &self.allowed;
         let route = policy.routes.find(host).filter(|route| route.provider == *provider && route.api == *api);
         if route.is_none() {
             return Err(refuse(&refusal::no_route(host), false));
@@ -231,17 +231,15 @@ impl Talk {
         Ok(())
     }
 
-    /// The provider says nothing more.
-    pub(super) fn settle_unfinished(&self) -> Vec<Settling> {
+    /// The provider says nothing more, and that is how it ended, unless the client has said so first.
+    pub(super) fn settle_unfinished(&self, ending: Ending) -> Vec<Settling> {
         let client_leaves = self.client_leaves.load(Ordering::Relaxed);
-        self.settle_all(if client_leaves { Ending::Cancelled } else { Ending::Error }, 0)
+        self.settle_all(if client_leaves { Ending::Cancelled } else { ending }, 0)
     }
 
     /// Nobody waits any more.
     pub(super) fn settle_rest(&self, ending: Ending) {
-        let client_leaves = self.client_leaves.load(Ordering::Relaxed);
-        let ending = if client_leaves { Ending::Cancelled } else { ending };
-        drop(self.settle_all(if self.passage.is_severed() { Ending::Cut } else { ending }, 0));
+        drop(self.settle_unfinished(if self.passage.is_severed() { Ending::Cut } else { ending }));
     }
 
     /// Ends everything in flight, each with so many bytes that nobody could read.
@@ -263,7 +261,12 @@ impl Talk {
     /// When the provider has been silent for too long, having been heard at `heard`; `None` when it has nothing to say.
     pub(super) fn silent_from(&self, heard: Instant) -> Option<Instant> {
         let flights = self.flights();
-        flights.lanes.is_waiting().then(|| flights.asked.max(heard) + RESPONSE_IDLE_TIME_MAX)
+        flights.lanes.is_waiting().then(|| flights.asked.max(heard) + self.idle_max())
+    }
+
+    /// How long a provider may be silent.
+    pub(super) fn idle_max(&self) -> Duration {
+        self.link.policy().idle
     }
 
     fn flights(&self) -> MutexGuard<'_, Flights> {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use egress_userspace::broker::Phase;
+use futures_util::SinkExt;
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::Message;
@@ -72,17 +73,17 @@ async fn a_farewell_is_passed_on_and_answered() {
 }
 
 #[tokio::test]
-async fn a_provider_that_hangs_up_is_an_error() {
+async fn a_provider_that_hangs_up_is_told_of() {
     let world = World::start().await;
     let (mut client, mut provider) = open(&world).await;
     in_the_middle(&mut client, &mut provider).await;
     drop(provider);
     assert_eq!(hear(&mut client).await, None);
-    check(&world, Ending::Error).await;
+    check(&world, Ending::HungUp).await;
 }
 
 #[tokio::test]
-async fn a_provider_that_closes_is_an_error_for_what_is_in_flight_and_is_passed_on_when_that_is_settled() {
+async fn a_providers_farewell_is_passed_on_when_what_is_in_flight_is_settled() {
     let world = World::start().await;
     let (mut client, mut provider) = open(&world).await;
     in_the_middle(&mut client, &mut provider).await;
@@ -93,7 +94,7 @@ async fn a_provider_that_closes_is_an_error_for_what_is_in_flight_and_is_passed_
     silence(&mut client).await;
     world.holds_settlements.send_replace(false);
     assert_eq!(hear(&mut client).await, Some(Message::Close(Some(close))));
-    check(&world, Ending::Error).await;
+    check(&world, Ending::HungUp).await;
 }
 
 #[tokio::test]
@@ -106,6 +107,26 @@ async fn a_provider_that_sends_no_frames_is_given_up() {
     tokio::io::AsyncWriteExt::flush(provider.get_mut()).await.unwrap();
     assert!(matches!(hear(&mut client).await, Some(Message::Close(Some(ref close))) if u16::from(close.code) == 1011));
     check(&world, Ending::Error).await;
+}
+
+#[tokio::test]
+async fn a_provider_may_be_silent_between_responses_and_not_within_one() {
+    let world = World::start().await;
+    let (mut client, mut provider) = open(&world).await;
+    // Longer than the world's providers may be silent.
+    sleep(Duration::from_millis(2_500)).await;
+    in_the_middle(&mut client, &mut provider).await;
+    for _ in 0..5 {
+        // What it answers to the client's pings says nothing of the response.
+        client.send(Message::Ping("still there?".into())).await.unwrap();
+        assert_eq!(hear(&mut provider).await, Some(Message::Ping("still there?".into())));
+        provider.flush().await.unwrap();
+        assert_eq!(hear(&mut client).await, Some(Message::Pong("still there?".into())));
+        sleep(Duration::from_millis(300)).await;
+    }
+    assert!(matches!(hear(&mut client).await, Some(Message::Close(Some(ref close))) if u16::from(close.code) == 1011));
+    assert_eq!(hear(&mut provider).await, None);
+    check(&world, Ending::TimedOut).await;
 }
 
 #[tokio::test]

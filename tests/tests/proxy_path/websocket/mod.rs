@@ -40,11 +40,11 @@ async fn connect(world: &World, way: Way) -> Box<dyn Stream> {
     }
 }
 
-trait Stream: AsyncRead + AsyncWrite + Debug + Send + Unpin {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Debug + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Debug + Send + Unpin> Stream for S {}
 
 /// A client's end of a socket.
-type Client = WebSocketStream<Box<dyn Stream>>;
+pub(crate) type Client = WebSocketStream<Box<dyn Stream>>;
 
 /// Asks for a socket.
 async fn ask(world: &World, way: Way, path: &str, headers: &[(&'static str, &str)]) -> Result<(Client, Answer), Error> {
@@ -66,7 +66,7 @@ async fn open_by(world: &World, way: Way) -> (Client, Socket) {
     (client.unwrap().0, provider)
 }
 
-async fn open(world: &World) -> (Client, Socket) {
+pub(crate) async fn open(world: &World) -> (Client, Socket) {
     open_by(world, Way::Transparent).await
 }
 
@@ -133,6 +133,16 @@ where
 {
     let heard = timeout(std::time::Duration::from_millis(100), socket.next()).await;
     assert!(heard.is_err(), "heard {heard:?}");
+}
+
+/// A response from its request to its end.
+pub(crate) async fn whole(client: &mut Client, provider: &mut Socket, id: &str) {
+    say(client, create(&Value::Null)).await;
+    expect(provider, create(&Value::Null)).await;
+    for event in [created(id), completed(id, 21, 7)] {
+        say(provider, &event).await;
+        expect(client, &event).await;
+    }
 }
 
 /// The event with which the proxy refuses a request.

@@ -20,16 +20,6 @@ fn exhausted() -> Refusal {
     }
 }
 
-/// A response from its request to its end.
-async fn whole(client: &mut Client, provider: &mut Socket, id: &str) {
-    say(client, create(&Value::Null)).await;
-    expect(provider, create(&Value::Null)).await;
-    for event in [created(id), completed(id, 21, 7)] {
-        say(provider, &event).await;
-        expect(client, &event).await;
-    }
-}
-
 #[tokio::test]
 async fn a_request_beyond_the_budget_never_reaches_the_provider_and_the_socket_stays_open() {
     let world = World::start().await;
