@@ -197,7 +197,7 @@ mod tests {
         let (kind, id) = rest.split_once(':').map_or((rest, None), |(kind, id)| (kind, Some(id)));
         let kind = match kind {
             "delta" => "\"response.output_text.delta\"".to_owned(),
-            "error?" => "\"error\",\"status\":400".to_owned(),
+            "error?" => "\"error\",\"status\":400,\"error\":{}".to_owned(),
             "error" => "\"error\",\"sequence_number\":7".to_owned(),
             "steer.failed" => "\"response.steer.failed\"".to_owned(),
             "codex.rate_limits" => "\"codex.rate_limits\"".to_owned(),

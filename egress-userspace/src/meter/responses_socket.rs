@@ -3,7 +3,8 @@
 //! Facts that decide (OpenAI's reference of these events, what Codex sends): a request has the fields of a POST's body beside
 //! its `type`; responses of one `stream_id`, or of none, are worked on one after another, and their events say the same
 //! `stream_id`; an event names its response only when that begins or ends. Steering makes a response go on in another that
-//! nobody asked for. An `error` with a `status` answers a request, one with a `sequence_number` ends the response that runs.
+//! nobody asked for. An `error` that holds an `error` answers a request, unless it has a `sequence_number`: then, and when
+//! it says for itself what is wrong, it ends the response that runs.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -22,7 +23,7 @@ const FREE: [&str; 2] = ["response.cancel", "response.processed"];
 /// Keys of a client's message that matter.
 const CLIENT_KEYS: &[&str] = &["type", "stream_id", "generate", "background", "previous_response_id", "response_id"];
 /// Keys of an event that matter.
-const EVENT_KEYS: &[&str] = &["type", "stream_id", "response", "response_id", "status", "sequence_number"];
+const EVENT_KEYS: &[&str] = &["type", "stream_id", "response", "response_id", "status", "sequence_number", "error"];
 
 /// Is a POST to this path answered in the dialect of OpenAI's Responses?
 #[must_use]
@@ -145,16 +146,17 @@ impl ServerEvent {
     #[must_use]
     pub fn read(message: &[u8]) -> Self {
         let mut event = Self { kind: EventKind::Unknown, response_id: None, stream_id: None, status: None };
-        let (mut kind, mut is_numbered) = (String::new(), false);
+        let (mut kind, mut is_numbered, mut is_answer) = (String::new(), false, false);
         TopLevel::new(EVENT_KEYS).push(message, &mut |key, value| match key {
             "type" => kind = text(value).unwrap_or_default(),
             "stream_id" => event.stream_id = text(value),
             "response" => event.response_id = id_of(value).or(event.response_id.take()),
             "response_id" => event.response_id = event.response_id.take().or(text(value)),
             "status" => event.status = serde_json::from_slice(value).ok(),
+            "error" => is_answer = value != b"null",
             _ => is_numbered = value != b"null",
         });
-        event.kind = EventKind::of(&kind, is_numbered);
+        event.kind = EventKind::of(&kind, is_answer && !is_numbered);
         event
     }
 
@@ -169,12 +171,12 @@ impl ServerEvent {
 }
 
 impl EventKind {
-    fn of(kind: &str, is_numbered: bool) -> Self {
+    fn of(kind: &str, is_answer: bool) -> Self {
         match kind {
             "response.created" | "response.queued" | "response.in_progress" => Self::Begins,
             "response.failed" => Self::Fails,
-            "error" if is_numbered => Self::Fails,
-            "error" => Self::Rejects,
+            "error" if is_answer => Self::Rejects,
+            "error" => Self::Fails,
             "response.steer.failed" | "response.steer.pending" | "response.inject.failed" => Self::Spares,
             "response.output_item.done" => Self::Writes,
             kind if TERMINAL.contains(&kind) => Self::Ends,
@@ -318,7 +320,8 @@ mod tests {
             check(&message, EventKind::Ends, id, None);
         }
         check(r#"{"type":"response.failed","response_id":"resp_1"}"#, EventKind::Fails, id, None);
-        check(r#"{"type":"error","sequence_number":4,"message":"x"}"#, EventKind::Fails, None, None);
+        check(r#"{"type":"error","sequence_number":4,"error":{}}"#, EventKind::Fails, None, None);
+        check(r#"{"type":"error","code":"server_error","message":"x"}"#, EventKind::Fails, None, None);
         check(r#"{"type":"error","status":400,"error":{},"stream_id":"s1"}"#, EventKind::Rejects, None, Some("s1"));
         check(r#"{"type":"response.steer.pending","steer":{}}"#, EventKind::Spares, None, None);
         check(r#"{"type":"codex.rate_limits","rate_limits":{}}"#, EventKind::Other, None, None);
