@@ -7,4 +7,5 @@ pub mod netns;
 pub mod packet;
 pub mod privilege;
 pub mod provider;
+pub mod socket;
 pub mod world;

@@ -57,6 +57,13 @@ impl Body {
         if self.reader.is_none() { self.bytes } else { self.lost_bytes }
     }
 
+    /// Takes an event that some other framing has made whole.
+    pub(super) fn event(&mut self, data: &[u8]) {
+        if let Some(reader) = &mut self.reader {
+            reader.event(data);
+        }
+    }
+
     fn take(&mut self, bytes: &[u8]) {
         self.bytes = self.bytes.saturating_add(bytes.len() as u64);
         let Self { dialect, framing, reader: Some(reader), bytes: total, lost_bytes } = self else { return };

@@ -19,9 +19,9 @@ use super::tally::{Details, Progress, Tally};
 /// Responses of one stream that are told apart by id; beyond that, each is taken for another.
 const RESPONSES_MAX: usize = 256;
 /// Longest id that is told apart, in bytes.
-const ID_BYTES_MAX: usize = 128;
+pub(super) const ID_BYTES_MAX: usize = 128;
 /// Events that end a response.
-const TERMINAL: [&str; 5] =
+pub(super) const TERMINAL: [&str; 5] =
     ["response.completed", "response.incomplete", "response.failed", "response.cancelled", "response.done"];
 
 /// One stream, as far as it has come.

@@ -11,6 +11,7 @@ mod own_hosts;
 mod plan;
 mod public;
 mod secrets;
+mod socket;
 mod spend;
 mod terminal;
 mod truth;

@@ -14,4 +14,5 @@ mod provider;
 mod refusing;
 mod sandbox;
 mod unasked;
+mod websocket;
 mod world;
