@@ -9,10 +9,9 @@ use serde_json::Value;
 
 use crate::domain::{Tokens, Usage};
 
-use super::estimate;
 use super::glimpse::string_bytes;
-use super::reader::{MODEL_BYTES_MAX, Reader};
-use super::tally::{Details, Progress, Tally};
+use super::reader::{Account, Counted, Reader, is_present};
+use super::tally::Details;
 
 /// A smaller input total than before is taken only above this share of it, in percent: cached tokens may move between
 /// columns, but a total that collapses is a gateway that zeroed them.
@@ -21,15 +20,10 @@ const INPUT_KEPT_PERCENT: u64 = 90;
 /// One response, as far as it has come.
 #[derive(Debug, Default)]
 pub(super) struct Messages {
+    account: Account,
     counts: Counts,
     details: Details,
     iterations: Usage,
-    covered: Tokens,
-    seen: Seen,
-    body_bytes: u64,
-    progress: Progress,
-    is_error: bool,
-    model: Option<String>,
 }
 
 /// The fields of one `usage` object; `None` where absent or null.
@@ -41,20 +35,19 @@ struct Counts {
     output: Option<u64>,
 }
 
-/// Output seen on the wire that no running total covers.
+/// What one event writes.
 #[derive(Clone, Copy, Debug, Default)]
-struct Seen {
-    deltas: u64,
-    text_bytes: u64,
-    thinking_bytes: u64,
-    /// Σ `estimated_tokens`: what the provider says of thinking it does not show.
+struct Written {
+    text_bytes: usize,
+    thinking_bytes: usize,
+    /// What the provider says of thinking it does not show.
     thinking_tokens: u64,
 }
 
 impl Reader for Messages {
     fn event(&mut self, data: &[u8]) {
-        if let Some(seen) = plain_delta(data) {
-            self.see(seen);
+        if let Some(written) = plain_delta(data) {
+            self.see(written);
             return;
         }
         let Ok(event) = serde_json::from_slice::<Value>(data) else { return };
@@ -63,14 +56,10 @@ impl Reader for Messages {
             "content_block_start" => self.see(block(event.get("content_block").unwrap_or(&Value::Null))),
             "content_block_delta" => self.see(delta(event.get("delta").unwrap_or(&Value::Null))),
             "message_delta" => self.total(&event),
-            "message_stop" => self.stop(),
-            "error" => self.is_error = true,
+            "message_stop" => self.account.close(),
+            "error" => self.account.fail(),
             _ => {}
         }
-    }
-
-    fn failure(&mut self) {
-        self.is_error = true;
     }
 
     fn body_keys(&self) -> &'static [&'static str] {
@@ -81,77 +70,48 @@ impl Reader for Messages {
         let Ok(value) = serde_json::from_slice::<Value>(raw) else { return };
         match key {
             "usage" if value.is_object() => {
-                self.report(&value);
-                self.progress = Progress::Told;
+                let counted = self.report(&value);
+                self.account.count(counted, true);
             }
-            "model" => self.name(&value),
-            "type" => self.is_error |= value.as_str() == Some("error"),
+            "model" => self.account.name(Some(&value)),
+            "type" if value.as_str() == Some("error") => self.account.fail(),
             _ => {}
         }
     }
 
-    fn body_bytes(&mut self, bytes: u64) {
-        self.body_bytes = bytes;
+    fn account(&self) -> &Account {
+        &self.account
     }
 
-    fn close(&mut self) {
-        if self.progress == Progress::Told {
-            self.progress = Progress::Closed;
-        }
-    }
-
-    fn tally(&self) -> Tally {
-        // An error's own words are no output.
-        let body_bytes = if self.is_error { 0 } else { self.body_bytes };
-        Tally {
-            usage: self.usage(),
-            details: self.details,
-            has_input: self.counts.input.is_some() || self.iterations.input_total() > Tokens::ZERO,
-            output_covered: self.covered,
-            output_seen: self.seen.tokens().max(estimate::output(body_bytes)),
-            progress: self.progress,
-            is_error: self.is_error,
-            model: self.model.clone(),
-        }
+    fn account_mut(&mut self) -> &mut Account {
+        &mut self.account
     }
 }
 
 impl Messages {
     fn start(&mut self, message: &Value) {
-        self.name(message.get("model").unwrap_or(&Value::Null));
+        self.account.name(message.get("model"));
         if let Some(usage) = message.get("usage").filter(|usage| usage.is_object()) {
             self.report(usage);
-            self.progress = self.progress.max(Progress::Begun);
+            self.account.begin();
         }
     }
 
     fn total(&mut self, event: &Value) {
         let Some(usage) = event.get("usage").filter(|usage| usage.is_object()) else { return };
-        self.report(usage);
-        if Counts::read(usage).output.is_none() {
-            return;
-        }
-        self.covered = self.usage().output;
-        self.seen = Seen::default();
-        let has_stopped = event.pointer("/delta/stop_reason").is_some_and(|reason| !reason.is_null());
-        self.progress = self.progress.max(if has_stopped { Progress::Told } else { Progress::Counted });
-    }
-
-    /// The message is closed. That makes the last total final only if it covers all that was written.
-    fn stop(&mut self) {
-        if self.progress >= Progress::Counted && self.seen.tokens() == Tokens::ZERO {
-            self.progress = Progress::Closed;
+        let counted = self.report(usage);
+        if Counts::read(usage).output.is_some() {
+            self.account.count(counted, is_present(event.pointer("/delta/stop_reason")));
         }
     }
 
-    fn see(&mut self, seen: Seen) {
-        self.seen.add(seen);
-        if self.progress == Progress::Told && seen.tokens() > Tokens::ZERO {
-            self.progress = Progress::Counted;
-        }
+    fn see(&mut self, written: Written) {
+        self.account.see(written.text_bytes);
+        self.account.see_thinking(written.thinking_bytes, written.thinking_tokens);
     }
 
-    fn report(&mut self, usage: &Value) {
+    /// Takes a `usage` object; returns all that is counted with it.
+    fn report(&mut self, usage: &Value) -> Counted {
         let reported = Counts::read(usage);
         let iterations = usage.get("iterations").and_then(Value::as_array);
         let sum = iterations
@@ -171,6 +131,11 @@ impl Messages {
             self.iterations = sum;
         }
         self.explain(usage);
+        let usage = self.usage();
+        let has_input = self.counts.input.is_some() || self.iterations.input_total() > Tokens::ZERO;
+        let counted = Counted { usage, details: self.details, has_input };
+        self.account.recount(counted);
+        counted
     }
 
     /// Parts of totals. Running totals leave the lifetimes of cache writes out; iterations have them again.
@@ -188,12 +153,6 @@ impl Messages {
         let top = self.counts.usage();
         let input = if self.iterations.input_total() > top.input_total() { self.iterations } else { top };
         Usage { output: self.iterations.output.max(top.output), ..input }
-    }
-
-    fn name(&mut self, value: &Value) {
-        if let Some(name) = value.as_str().filter(|name| name.len() <= MODEL_BYTES_MAX) {
-            self.model = Some(name.to_owned());
-        }
     }
 }
 
@@ -229,42 +188,25 @@ impl Counts {
     }
 }
 
-impl Seen {
+impl Written {
     fn text(bytes: usize) -> Self {
-        Self { deltas: u64::from(bytes > 0), text_bytes: bytes as u64, ..Self::default() }
-    }
-
-    fn thinking(bytes: usize, tokens: u64) -> Self {
-        Self { deltas: u64::from(bytes > 0), thinking_bytes: bytes as u64, thinking_tokens: tokens, ..Self::default() }
-    }
-
-    fn add(&mut self, more: Self) {
-        self.deltas = self.deltas.saturating_add(more.deltas);
-        self.text_bytes = self.text_bytes.saturating_add(more.text_bytes);
-        self.thinking_bytes = self.thinking_bytes.saturating_add(more.thinking_bytes);
-        self.thinking_tokens = self.thinking_tokens.saturating_add(more.thinking_tokens);
-    }
-
-    /// Text by its bytes, thinking by its bytes or the provider's estimate, and at least one token a delta.
-    fn tokens(self) -> Tokens {
-        let thinking = estimate::output(self.thinking_bytes).max(Tokens(self.thinking_tokens));
-        (estimate::output(self.text_bytes) + thinking).max(Tokens(self.deltas))
+        Self { text_bytes: bytes, ..Self::default() }
     }
 }
 
 /// What a `content_block_delta` in the provider's own spelling shows, without parsing it: nearly every event is one, and
 /// none carries usage. `None` sends it to the parser.
-fn plain_delta(data: &[u8]) -> Option<Seen> {
+fn plain_delta(data: &[u8]) -> Option<Written> {
     let rest = data.strip_prefix(b"{\"type\":\"content_block_delta\"")?;
     let inner = rest.get(memmem::find(rest, b"\"delta\":{")?..)?;
     let length = |key: &[u8]| memmem::find(inner, key).and_then(|at| inner.get(at + key.len()..)).map(string_bytes);
     if let Some(bytes) = length(b"\"text\":\"").or_else(|| length(b"\"partial_json\":\"")) {
-        return Some(Seen::text(bytes));
+        return Some(Written::text(bytes));
     }
     let bytes = length(b"\"thinking\":\"")?;
     let key = b"\"estimated_tokens\":";
     let number = memmem::find(inner, key).and_then(|at| inner.get(at + key.len()..)).map_or(0, leading_number);
-    Some(Seen::thinking(bytes, number))
+    Some(Written { thinking_bytes: bytes, thinking_tokens: number, ..Written::default() })
 }
 
 fn leading_number(text: &[u8]) -> u64 {
@@ -273,18 +215,17 @@ fn leading_number(text: &[u8]) -> u64 {
 }
 
 /// What any delta shows.
-fn delta(delta: &Value) -> Seen {
+fn delta(delta: &Value) -> Written {
     let bytes = |key: &str| delta.get(key).and_then(Value::as_str).map_or(0, str::len);
-    let mut seen = Seen::text(bytes("text") + bytes("partial_json"));
-    let estimated = delta.get("estimated_tokens").and_then(Value::as_u64).unwrap_or(0);
-    seen.add(Seen::thinking(bytes("thinking"), estimated));
-    seen
+    Written {
+        text_bytes: bytes("text") + bytes("partial_json"),
+        thinking_bytes: bytes("thinking"),
+        thinking_tokens: delta.get("estimated_tokens").and_then(Value::as_u64).unwrap_or(0),
+    }
 }
 
 /// What a block brings at its start; the results of server tools are input, not output.
-fn block(block: &Value) -> Seen {
+fn block(block: &Value) -> Written {
     let bytes = |key: &str| block.get(key).and_then(Value::as_str).map_or(0, str::len);
-    let mut seen = Seen::text(bytes("text"));
-    seen.add(Seen::thinking(bytes("thinking") + bytes("data"), 0));
-    seen
+    Written { text_bytes: bytes("text"), thinking_bytes: bytes("thinking") + bytes("data"), thinking_tokens: 0 }
 }

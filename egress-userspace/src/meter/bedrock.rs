@@ -12,7 +12,7 @@ use crate::domain::{Tokens, Usage};
 
 use super::anthropic::Messages;
 use super::reader::{Account, Counted, Reader, count, is_present, text_bytes};
-use super::tally::{Details, Progress, Tally};
+use super::tally::Details;
 
 /// Where streamed `invoke` counts whatever the model is.
 const METRICS: &str = "amazon-bedrock-invocationMetrics";
@@ -20,10 +20,8 @@ const METRICS: &str = "amazon-bedrock-invocationMetrics";
 /// One response, as far as it has come.
 #[derive(Debug, Default)]
 pub(super) struct Bedrock {
-    account: Account,
-    /// What speaks Anthropic's dialect.
+    /// Reads what speaks Anthropic's dialect, and keeps the account of everything.
     claude: Messages,
-    is_claude: bool,
 }
 
 impl Reader for Bedrock {
@@ -33,17 +31,11 @@ impl Reader for Bedrock {
         let Ok(inner) = STANDARD.decode(wrapped) else { return };
         let Ok(event) = serde_json::from_slice::<Value>(&inner) else { return };
         if event.get("type").is_some_and(Value::is_string) {
-            self.is_claude = true;
             self.claude.event(&inner);
         } else {
             self.native(&event);
         }
         self.metrics(event.get(METRICS));
-    }
-
-    fn failure(&mut self) {
-        self.account.fail();
-        self.claude.failure();
     }
 
     fn body_keys(&self) -> &'static [&'static str] {
@@ -63,13 +55,10 @@ impl Reader for Bedrock {
     fn field(&mut self, key: &str, raw: &[u8]) {
         let Ok(value) = serde_json::from_slice::<Value>(raw) else { return };
         match key {
-            "usage" if value.get("input_tokens").is_some() => {
-                self.is_claude = true;
-                self.claude.field(key, raw);
-            }
+            "usage" if value.get("input_tokens").is_some() => self.claude.field(key, raw),
             "type" | "model" => self.claude.field(key, raw),
             "usage" => self.count(usage(&value), true),
-            "message" if value.is_string() => self.account.fail(),
+            "message" if value.is_string() => self.account_mut().fail(),
             METRICS => self.metrics(Some(&value)),
             // Titan and Llama, which count at the top, input and output apart.
             "inputTextTokenCount" | "prompt_token_count" => self.add(Some(value.as_u64().unwrap_or(0)), 0),
@@ -83,53 +72,45 @@ impl Reader for Bedrock {
         }
     }
 
-    fn body_bytes(&mut self, bytes: u64) {
-        self.account.body_bytes(bytes);
-        self.claude.body_bytes(bytes);
+    fn account(&self) -> &Account {
+        self.claude.account()
     }
 
-    fn close(&mut self) {
-        self.account.close();
-        self.claude.close();
-    }
-
-    fn tally(&self) -> Tally {
-        let claude = self.claude.tally();
-        let is_counted = claude.progress >= Progress::Counted || !self.account.has_counted();
-        if self.is_claude && is_counted { claude } else { self.account.tally() }
+    fn account_mut(&mut self) -> &mut Account {
+        self.claude.account_mut()
     }
 }
 
 impl Bedrock {
     /// An event of `converse-stream`, or of a model other than Claude; Nova wraps each in its name.
     fn native(&mut self, event: &Value) {
-        self.account.see(written(event));
+        self.account_mut().see(written(event));
         if let Some(counted) = event.get("usage").or_else(|| event.pointer("/metadata/usage")).and_then(usage) {
-            self.account.count(counted, true);
+            self.account_mut().count(counted, true);
             // The message that counts is the last.
-            self.account.close();
+            self.account_mut().close();
         }
     }
 
     fn metrics(&mut self, metrics: Option<&Value>) {
-        if let Some(metrics) = metrics.filter(|_| !self.account.has_counted()) {
+        if let Some(metrics) = metrics.filter(|_| !self.account().has_counted()) {
             self.count(usage(metrics), true);
-            self.account.close();
+            self.account_mut().close();
         }
     }
 
     fn count(&mut self, counted: Option<Counted>, has_stopped: bool) {
         if let Some(counted) = counted {
-            self.account.count(counted, has_stopped);
+            self.account_mut().count(counted, has_stopped);
         }
     }
 
     fn add(&mut self, input: Option<u64>, output: u64) {
-        let so_far = self.account.tally();
+        let so_far = self.account().tally();
         let more = Usage { input: Tokens(input.unwrap_or(0)), output: Tokens(output), ..Usage::default() };
         let has_input = so_far.has_input || input.is_some();
         let counted = Counted { usage: so_far.usage + more, details: Details::default(), has_input };
-        self.account.count(counted, true);
+        self.account_mut().count(counted, true);
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::domain::{Tokens, Usage};
 
 use super::reader::{Account, Counted, Reader, count, is_present, text_bytes};
-use super::tally::{Details, Tally};
+use super::tally::Details;
 
 /// One response, as far as it has come.
 #[derive(Debug, Default)]
@@ -22,10 +22,6 @@ impl Reader for Gemini {
         if let Ok(chunk) = serde_json::from_slice::<Value>(data) {
             self.chunk(chunk.get("response").filter(|response| response.is_object()).unwrap_or(&chunk));
         }
-    }
-
-    fn failure(&mut self) {
-        self.account.fail();
     }
 
     fn body_keys(&self) -> &'static [&'static str] {
@@ -47,16 +43,12 @@ impl Reader for Gemini {
         }
     }
 
-    fn body_bytes(&mut self, bytes: u64) {
-        self.account.body_bytes(bytes);
+    fn account(&self) -> &Account {
+        &self.account
     }
 
-    fn close(&mut self) {
-        self.account.close();
-    }
-
-    fn tally(&self) -> Tally {
-        self.account.tally()
+    fn account_mut(&mut self) -> &mut Account {
+        &mut self.account
     }
 }
 

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::domain::{Tokens, Usage};
 
 use super::reader::{Account, Counted, Reader, count, is_present, text_bytes};
-use super::tally::{Details, Tally};
+use super::tally::Details;
 
 /// One response, as far as it has come.
 #[derive(Debug, Default)]
@@ -43,11 +43,11 @@ impl Reader for Ollama {
 
     fn field(&mut self, _key: &str, _raw: &[u8]) {}
 
-    fn body_bytes(&mut self, _bytes: u64) {}
+    fn account(&self) -> &Account {
+        &self.account
+    }
 
-    fn close(&mut self) {}
-
-    fn tally(&self) -> Tally {
-        self.account.tally()
+    fn account_mut(&mut self) -> &mut Account {
+        &mut self.account
     }
 }

@@ -13,7 +13,7 @@ use crate::domain::{Tokens, Usage};
 
 use super::glimpse::strings_after;
 use super::reader::{Account, Counted, Reader, count, is_present, text_bytes};
-use super::tally::{Details, Tally};
+use super::tally::Details;
 
 /// Keys of what a delta writes.
 const WRITTEN: [&[u8]; 6] = [
@@ -59,10 +59,6 @@ impl Reader for Chat {
         }
     }
 
-    fn failure(&mut self) {
-        self.account.fail();
-    }
-
     fn body_keys(&self) -> &'static [&'static str] {
         &["usage", "x_groq", "model", "error"]
     }
@@ -81,16 +77,12 @@ impl Reader for Chat {
         }
     }
 
-    fn body_bytes(&mut self, bytes: u64) {
-        self.account.body_bytes(bytes);
+    fn account(&self) -> &Account {
+        &self.account
     }
 
-    fn close(&mut self) {
-        self.account.close();
-    }
-
-    fn tally(&self) -> Tally {
-        self.account.tally()
+    fn account_mut(&mut self) -> &mut Account {
+        &mut self.account
     }
 }
 

@@ -59,10 +59,6 @@ impl Reader for Responses {
         }
     }
 
-    fn failure(&mut self) {
-        self.account.fail();
-    }
-
     fn body_keys(&self) -> &'static [&'static str] {
         &["usage", "model", "error", "background"]
     }
@@ -82,12 +78,12 @@ impl Reader for Responses {
         }
     }
 
-    fn body_bytes(&mut self, bytes: u64) {
-        self.account.body_bytes(bytes);
+    fn account(&self) -> &Account {
+        &self.account
     }
 
-    fn close(&mut self) {
-        self.account.close();
+    fn account_mut(&mut self) -> &mut Account {
+        &mut self.account
     }
 
     fn tally(&self) -> Tally {

@@ -1,4 +1,4 @@
-//! What every dialect's reader does, and the account that most of them keep.
+//! What every dialect's reader does, and the account it keeps.
 
 use std::fmt::Debug;
 
@@ -18,23 +18,37 @@ pub(super) trait Reader: Debug + Send + Sync {
     /// Takes the data of one event.
     fn event(&mut self, data: &[u8]);
 
-    /// The framing says that the provider reports an error.
-    fn failure(&mut self) {}
-
     /// Top-level keys of a JSON body that matter.
     fn body_keys(&self) -> &'static [&'static str];
 
     /// Takes one top-level field of a JSON body.
     fn field(&mut self, key: &str, raw: &[u8]);
 
+    /// Where the response stands.
+    fn account(&self) -> &Account;
+
+    /// Where the response stands, to go on.
+    fn account_mut(&mut self) -> &mut Account;
+
+    /// The framing says that the provider reports an error.
+    fn failure(&mut self) {
+        self.account_mut().fail();
+    }
+
     /// The JSON body has this many bytes so far.
-    fn body_bytes(&mut self, bytes: u64);
+    fn body_bytes(&mut self, bytes: u64) {
+        self.account_mut().body_bytes = bytes;
+    }
 
     /// The JSON body's object has ended.
-    fn close(&mut self);
+    fn close(&mut self) {
+        self.account_mut().close();
+    }
 
     /// What has been understood.
-    fn tally(&self) -> Tally;
+    fn tally(&self) -> Tally {
+        self.account().tally()
+    }
 }
 
 /// A reader for this dialect.
@@ -77,19 +91,48 @@ pub(super) struct Account {
 struct Seen {
     pieces: u64,
     bytes: u64,
+    thinking_bytes: u64,
+    /// What the provider says of thinking it does not show.
+    thinking_tokens: u64,
+}
+
+impl Seen {
+    /// What is written by its bytes, thinking by its bytes or the provider's estimate, and at least one token a piece.
+    fn tokens(self) -> Tokens {
+        let thinking = estimate::output(self.thinking_bytes).max(Tokens(self.thinking_tokens));
+        (estimate::output(self.bytes) + thinking).max(Tokens(self.pieces))
+    }
 }
 
 impl Account {
     /// A piece of output of so many bytes has passed.
     pub(super) fn see(&mut self, bytes: usize) {
-        if bytes == 0 {
-            return;
-        }
-        self.seen.pieces = self.seen.pieces.saturating_add(1);
         self.seen.bytes = self.seen.bytes.saturating_add(bytes as u64);
-        if self.progress == Progress::Told {
-            self.progress = Progress::Counted;
+        self.see_piece(bytes > 0);
+    }
+
+    /// A piece of thinking of so many bytes has passed, and the provider estimates so many tokens of it.
+    pub(super) fn see_thinking(&mut self, bytes: usize, tokens: u64) {
+        self.seen.thinking_bytes = self.seen.thinking_bytes.saturating_add(bytes as u64);
+        self.seen.thinking_tokens = self.seen.thinking_tokens.saturating_add(tokens);
+        self.see_piece(bytes > 0 || tokens > 0);
+    }
+
+    fn see_piece(&mut self, is_something: bool) {
+        if is_something {
+            self.seen.pieces = self.seen.pieces.saturating_add(1);
+            self.progress = if self.progress == Progress::Told { Progress::Counted } else { self.progress };
         }
+    }
+
+    /// What the provider has counted so far, whatever of the output that covers.
+    pub(super) fn recount(&mut self, counted: Counted) {
+        self.counted = counted;
+    }
+
+    /// Something is counted, early: what follows is not in it.
+    pub(super) fn begin(&mut self) {
+        self.progress = self.progress.max(Progress::Begun);
     }
 
     /// The provider counts: this replaces what it counted before and covers all that has passed. `has_stopped` when the model
@@ -121,11 +164,6 @@ impl Account {
         self.is_error = true;
     }
 
-    /// The JSON body has this many bytes so far.
-    pub(super) fn body_bytes(&mut self, bytes: u64) {
-        self.body_bytes = bytes;
-    }
-
     /// A field that names the model.
     pub(super) fn name(&mut self, value: Option<&Value>) {
         let name = value.and_then(Value::as_str).filter(|name| !name.is_empty() && name.len() <= MODEL_BYTES_MAX);
@@ -148,13 +186,12 @@ impl Account {
     pub(super) fn tally(&self) -> Tally {
         // An error's own words are no output.
         let body_bytes = if self.is_error { 0 } else { self.body_bytes };
-        let seen = estimate::output(self.seen.bytes.max(body_bytes)).max(Tokens(self.seen.pieces));
         Tally {
             usage: self.counted.usage,
             details: self.counted.details,
             has_input: self.counted.has_input,
             output_covered: self.covered,
-            output_seen: seen,
+            output_seen: self.seen.tokens().max(estimate::output(body_bytes)),
             progress: self.progress,
             is_error: self.is_error,
             model: self.model.clone(),
