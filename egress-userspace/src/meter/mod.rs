@@ -34,6 +34,7 @@ mod usage_withheld;
 mod values;
 
 pub use ask::{Ask, ask, dialect_of_path};
+pub use estimate::prepare as prepare_estimates;
 pub use guess::guess;
 pub use response::ResponseMeter;
 pub use surface::{Dialect, DialectError};
