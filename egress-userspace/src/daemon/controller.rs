@@ -16,8 +16,8 @@ use tracing::{error, info};
 use crate::bottle::Signaller;
 use crate::broker::{BottleView, FromController, Phase, Snapshot};
 use crate::domain::{
-    AgentName, AuditKind, BottleId, BottleName, BudgetView, Crossing, CutCause, ProviderName, Refusal, RefusalReason,
-    Scope, Tokens, with_causes,
+    AgentName, AuditKind, BottleId, BottleName, BudgetView, Crossing, CutCause, Preflight, ProviderName, Refusal,
+    RefusalReason, Scope, Tokens, with_causes,
 };
 use crate::kernel::{Enforcer, GateStatus, IfIndex};
 use crate::ledger::{GateChange, Ledger, LedgerError, Settled};
@@ -151,6 +151,7 @@ pub(super) struct Controller {
     ledger: Ledger,
     enforcer: Arc<dyn Enforcer>,
     routes: Routes,
+    preflight: Preflight,
     bounds: Bounds,
     born: Instant,
     running: BTreeMap<BottleId, Running>,
@@ -167,12 +168,19 @@ enum Record {
 }
 
 /// Starts the controller's task.
-pub(super) fn spawn(ledger: Ledger, enforcer: Arc<dyn Enforcer>, routes: Routes, bounds: Bounds) -> ControllerHandle {
+pub(super) fn spawn(
+    ledger: Ledger,
+    enforcer: Arc<dyn Enforcer>,
+    routes: Routes,
+    preflight: Preflight,
+    bounds: Bounds,
+) -> ControllerHandle {
     let (orders, queue) = mpsc::unbounded_channel();
     let controller = Controller {
         ledger,
         enforcer,
         routes,
+        preflight,
         bounds,
         born: Instant::now(),
         running: BTreeMap::new(),
@@ -367,7 +375,8 @@ impl Controller {
         let Some(proxy) = &self.proxy else { return };
         let bottles = self.running.values().map(view).collect();
         let drain_ms = u64::try_from(self.bounds.drain.as_millis()).unwrap_or(u64::MAX);
-        let _ = proxy.send(FromController::Snapshot(Snapshot { bottles, routes: self.routes.clone(), drain_ms }));
+        let snapshot = Snapshot { bottles, routes: self.routes.clone(), preflight: self.preflight, drain_ms };
+        let _ = proxy.send(FromController::Snapshot(snapshot));
     }
 
     /// Writes what the ledger does not know yet, in the order in which it happened; stops at the first failure.

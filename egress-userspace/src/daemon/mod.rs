@@ -132,7 +132,8 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
 
     let routes = Routes::new(&settings.providers, &settings.upstream_resolve);
     let bounds = Bounds { drain: settings.drain, last_word: settings.last_word };
-    let controller = controller::spawn(ledger.clone(), Arc::clone(&enforcer), routes.clone(), bounds);
+    let controller =
+        controller::spawn(ledger.clone(), Arc::clone(&enforcer), routes.clone(), settings.preflight, bounds);
     let drops = drops::log_drops(Arc::clone(&enforcer));
     let pool = AddressPool { gateway: options.gateway, prefix: options.prefix };
     let launcher = Launcher { ledger: ledger.clone(), enforcer, runtime, controller: controller.clone(), pool };
@@ -164,7 +165,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
 }
 
 fn open_ledger(options: &Options, settings: &Settings) -> Result<Ledger, LedgerError> {
-    let limits = Limits { host: settings.budget.clone() };
+    let limits = Limits { host: settings.budget.clone(), preflight: settings.preflight };
     Ledger::open(&options.home.join("bot-bottle.db"), limits, clock::now)
 }
 

@@ -9,6 +9,7 @@ mod event;
 mod exchange;
 mod host_pattern;
 mod name;
+mod preflight;
 mod provider;
 mod report;
 mod usage;
@@ -20,6 +21,7 @@ pub use event::{AuditKind, CutCause, CutoffPolicy, Ending, GateView, Refusal, Re
 pub use exchange::{Settlement, SpendRequest};
 pub use host_pattern::{HostPattern, HostPatternError};
 pub use name::{AgentName, BottleName, Host, HostError, NameError, ProviderName};
+pub use preflight::Preflight;
 pub use provider::Provider;
 pub use report::{AuditRow, BudgetView, Crossing, ScopeState, UsageRow, UsageSum};
 pub use usage::{Known, Usage};

@@ -3,7 +3,9 @@
 //! Takes any split of the bytes and an end anywhere, so it serves request prefixes and response bodies of any size.
 //! It trusts nothing: what is not JSON yields no fields.
 
-use memchr::{memchr, memchr2};
+use memchr::memchr;
+
+use super::glimpse::plain_bytes;
 
 /// Longest captured value, in bytes; a longer one is not reported. An envelope around a whole response is one value.
 const VALUE_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -123,8 +125,7 @@ impl TopLevel {
 
     /// A run inside a string, up to its end or an escape.
     fn in_string<'a>(&mut self, rest: &'a [u8]) -> &'a [u8] {
-        let end = memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
-        let (run, tail) = rest.split_at(end);
+        let (run, tail) = rest.split_at(plain_bytes(rest));
         self.keep(run);
         let Some((stop, tail)) = tail.split_first() else { return tail };
         self.keep(&[*stop]);

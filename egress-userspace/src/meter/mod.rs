@@ -11,6 +11,7 @@ mod anthropic;
 mod ask;
 mod bedrock;
 mod body;
+mod counter;
 mod decode;
 mod estimate;
 mod eventstream;
@@ -34,6 +35,7 @@ mod usage_withheld;
 mod values;
 
 pub use ask::{Ask, ask, dialect_of_path};
+pub use counter::{CountQuestion, Counter};
 pub use estimate::prepare as prepare_estimates;
 pub use guess::guess;
 pub use response::ResponseMeter;

@@ -15,10 +15,13 @@ use thiserror::Error;
 use tokio::time::timeout;
 
 use crate::broker::{FromProxy, Phase};
-use crate::domain::{Api, Ending, Host, ProviderName, RefusalReason, SpendRequest, StreamUsage, with_causes};
+use crate::domain::{
+    Api, Ending, Host, Preflight, ProviderName, RefusalReason, SpendRequest, StreamUsage, Tokens, with_causes,
+};
 use crate::meter;
 
 use super::account::Account;
+use super::count::{self, Asked, Endpoint};
 use super::delivery::Delivery;
 use super::headers;
 use super::limits::{REFUSAL_DELIVERY_TIME_MAX, RESPONSE_HEAD_TIME_MAX};
@@ -119,7 +122,7 @@ impl Run<'_> {
         mut head: Parts,
         body: Incoming,
     ) -> Result<Response<ResponseBody>, Severed> {
-        let (ask, mut body) = match read_ask(allowed.api, &head, body).await {
+        let (mut ask, mut body) = match read_ask(allowed.api, &head, body).await {
             Ok(asked) => asked,
             Err(error) => {
                 tracing::debug!(%error, bottle = %self.bottle.view.name, "request not read");
@@ -131,6 +134,9 @@ impl Run<'_> {
                 format!("no response would tell what {} {} uses, so it is not sent", head.method, head.uri.path());
             return Ok(self.refuse_unsent(refusal::plain(RefusalReason::NotMeterable, message), body).await);
         }
+        if ask.is_metered && self.policy.preflight == Preflight::Exact {
+            ask.input_estimate = self.count(&allowed, &head, &body, &ask).await;
+        }
         let permit = match self.admit(&allowed, &head, &ask).await {
             Ok(permit) => permit,
             Err(answer) => return Ok(self.refuse_unsent(answer, body).await),
@@ -141,6 +147,22 @@ impl Run<'_> {
             Ok(response) => self.respond(response, account, withholds_usage).await,
             Err(answer) => self.answer(&answer),
         })
+    }
+
+    /// How many tokens of input the request is, by whoever says it best.
+    async fn count(&self, allowed: &Allowed, head: &Parts, body: &RequestBody, ask: &meter::Ask) -> Tokens {
+        let endpoint = Asked::about(allowed.api, head, body).map(|asked| Endpoint {
+            exchange: self.exchange,
+            passage: &self.origin.passage,
+            bottle: self.bottle.view.id,
+            provider: &allowed.provider,
+            host: &allowed.host,
+            api: allowed.api,
+            version: self.version,
+            model: ask.model.as_deref(),
+            asked,
+        });
+        count::input(endpoint, ask).await
     }
 
     /// Answers a request of which some may still be on its way.
@@ -256,7 +278,11 @@ async fn read_ask(api: Api, head: &Parts, body: Incoming) -> Result<(meter::Ask,
 }
 
 /// The request as the provider gets it: the same, but for what belongs to the connection.
-fn outgoing(host: &Host, mut head: Parts, body: RequestBody) -> Result<Request<RequestBody>, hyper::http::Error> {
+pub(super) fn outgoing(
+    host: &Host,
+    mut head: Parts,
+    body: RequestBody,
+) -> Result<Request<RequestBody>, hyper::http::Error> {
     let path = head.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
     head.uri = Uri::builder().scheme("https").authority(host.as_str()).path_and_query(path).build()?;
     headers::strip_request(&mut head.headers);

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::broker::{BottleView, Phase, Snapshot};
+use crate::domain::Preflight;
 use crate::policy::Routes;
 
 use super::limits::CONNECTIONS_PER_BOTTLE_MAX;
@@ -17,6 +18,7 @@ use super::limits::CONNECTIONS_PER_BOTTLE_MAX;
 #[derive(Debug, Default)]
 pub(super) struct PolicyView {
     pub(super) routes: Routes,
+    pub(super) preflight: Preflight,
     pub(super) drain: Duration,
     bottles: HashMap<Ipv4Addr, Bottle>,
 }
@@ -86,7 +88,8 @@ impl PolicyView {
                 before.passage.severed.send_replace(true);
             }
         }
-        Self { routes: snapshot.routes, drain: Duration::from_millis(snapshot.drain_ms), bottles }
+        let drain = Duration::from_millis(snapshot.drain_ms);
+        Self { routes: snapshot.routes, preflight: snapshot.preflight, drain, bottles }
     }
 
     /// Severs everyone: the controller is gone.

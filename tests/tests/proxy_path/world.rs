@@ -175,7 +175,7 @@ impl World {
     fn publish(&self, phase: Phase, routes: Routes) {
         let bottle =
             BottleView { id: BOTTLE, name: "web".parse().unwrap(), agent: None, address: Ipv4Addr::LOCALHOST, phase };
-        let snapshot = Snapshot { bottles: vec![bottle], routes, drain_ms: 1_000 };
+        let snapshot = Snapshot { bottles: vec![bottle], routes, drain_ms: 1_000, ..Snapshot::default() };
         self.to_proxy.send(FromController::Snapshot(snapshot)).unwrap();
     }
 

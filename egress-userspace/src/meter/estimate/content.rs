@@ -2,7 +2,7 @@
 //!
 //! One pass over bytes that may be cut anywhere. Trusts nothing: what is not JSON is text as far as it looks like it.
 
-use memchr::memchr2;
+use crate::meter::glimpse::plain_bytes;
 
 use super::field::{Field, Media};
 use super::sample::Sample;
@@ -154,8 +154,7 @@ impl Content {
     }
 
     fn in_string<'a>(&mut self, rest: &'a [u8]) -> &'a [u8] {
-        let end = memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
-        let (run, tail) = rest.split_at(end);
+        let (run, tail) = rest.split_at(plain_bytes(rest));
         self.words(run);
         match tail.split_first() {
             Some((b'"', tail)) => {
