@@ -1,5 +1,6 @@
 //! Worlds to test egress in.
 
+pub mod clients;
 pub mod gate;
 pub mod load;
 pub mod netns;

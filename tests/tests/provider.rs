@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use egress_userspace::domain::{Api, Ending, Known, Tokens};
 use egress_userspace::meter::{Reading, ResponseHead, ResponseMeter, ask};
-use harness::provider::{Counts, HOST, Provider, Served};
+use harness::provider::{Counts, HOST, OPENAI_HOST, Provider, Served};
 use http_body_util::{BodyExt, Full};
 use hyper::Request;
 use hyper::client::conn::{http1, http2};
@@ -50,7 +50,9 @@ async fn connect(provider: &Provider, protocol: &[u8]) -> TlsStream<TcpStream> {
 async fn exchange(provider: &Provider, request: Request<Full<Bytes>>, body: &str, leave_after: Option<usize>) -> Seen {
     let (mut sender, connection) = http1::handshake(TokioIo::new(connect(provider, b"http/1.1").await)).await.unwrap();
     tokio::spawn(connection);
-    let ask = ask(Api::Anthropic, request.method().as_str(), request.uri().path(), body.as_bytes(), None);
+    let is_openai = request.headers().get("host").is_some_and(|host| host == OPENAI_HOST);
+    let api = if is_openai { Api::OpenAi } else { Api::Anthropic };
+    let ask = ask(api, request.method().as_str(), request.uri().path(), body.as_bytes(), None);
     let response = sender.send_request(request).await.unwrap();
     let (head, mut body) = response.into_parts();
     let text = |name: &str| head.headers.get(name).map(|value| value.to_str().unwrap());
@@ -58,6 +60,7 @@ async fn exchange(provider: &Provider, request: Request<Full<Bytes>>, body: &str
         status: head.status.as_u16(),
         content_type: text("content-type"),
         content_encoding: text("content-encoding"),
+        ..ResponseHead::default()
     };
     let mut meter = ResponseMeter::new(&ask, &meter_head);
     let mut frames = 0;
@@ -72,13 +75,17 @@ async fn exchange(provider: &Provider, request: Request<Full<Bytes>>, body: &str
             Some(Ok(frame)) => meter.push(frame.data_ref().unwrap()),
         }
     };
-    let id = text("request-id").unwrap().to_owned();
+    let id = text(if is_openai { "x-request-id" } else { "request-id" }).unwrap().to_owned();
     Seen { status: head.status.as_u16(), id, reading: meter.finish(ending), is_whole: ending == Ending::Complete }
 }
 
 fn post(body: &str, encoding: &str) -> Request<Full<Bytes>> {
-    Request::post("/v1/messages?beta=true")
-        .header("host", HOST)
+    post_to(HOST, "/v1/messages?beta=true", body, encoding)
+}
+
+fn post_to(host: &str, path: &str, body: &str, encoding: &str) -> Request<Full<Bytes>> {
+    Request::post(path)
+        .header("host", host)
         .header("accept-encoding", encoding)
         .header("x-test-bottle", "web")
         .body(Full::new(Bytes::copy_from_slice(body.as_bytes())))
@@ -129,6 +136,59 @@ async fn whole_responses_meter_to_what_was_served() {
 }
 
 #[tokio::test]
+async fn thinking_tools_and_lifetimes_are_parts_of_the_usage() {
+    let provider = start().await;
+    for stream in [true, false] {
+        let model = "claude-test+cache-write-70+cache-write-1h-50+output-300+reasoning-200+tool-use";
+        let body = format!(r#"{{"model":"{model}","stream":{stream}}}"#);
+        let seen = exchange(&provider, post(&body, "gzip"), &body, None).await;
+        assert_eq!(counts(&seen.reading), Counts { input: 25, cache_write: 70, cache_read: 0, output: 300 }, "{body}");
+        let details = seen.reading.details;
+        assert_eq!((details.cache_write_1h, details.reasoning), (Tokens(50), Tokens(200)), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn openais_answers_meter_to_what_was_served() {
+    let provider = start().await;
+    let all = Counts { input: 40, cache_write: 70, cache_read: 900, output: 300 };
+    let asking = r#","stream":true,"stream_options":{"include_usage":true}"#;
+    for (path, options, expected) in [
+        ("/v1/chat/completions", "", all),
+        ("/v1/chat/completions", asking, all),
+        ("/v1/completions", "", all),
+        ("/v1/completions", asking, all),
+        ("/v1/responses", "", all),
+        ("/v1/responses", r#","stream":true"#, all),
+        ("/v1/embeddings", "", Counts { input: 1010, ..Counts::default() }),
+    ] {
+        for encoding in ["identity", "gzip"] {
+            let model = "gpt-test+input-40+cache-read-900+cache-write-70+output-300+reasoning-200";
+            let body = format!(r#"{{"model":"{model}"{options}}}"#);
+            let request = post_to(OPENAI_HOST, path, &body, encoding);
+            let seen = exchange(&provider, request, &body, None).await;
+            assert_eq!((counts(&seen.reading), seen.reading.known), (expected, Known::Reported), "{path} {options}");
+            assert!(seen.is_whole && seen.reading.model.as_deref() == Some(model), "{path} {options}");
+            let served = logged(&provider, &seen.id).await;
+            assert_eq!(served.reported, served.usage, "{path} {options}");
+            assert_eq!(served.usage.total(), expected.total(), "{path} {options}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn openai_tells_no_usage_in_a_stream_unasked() {
+    let provider = start().await;
+    for path in ["/v1/chat/completions", "/v1/completions"] {
+        let body = r#"{"model":"gpt-test+output-300","stream":true}"#;
+        let seen = exchange(&provider, post_to(OPENAI_HOST, path, body, "gzip"), body, None).await;
+        assert_eq!((seen.reading.known, seen.is_whole), (Known::Estimated, true), "{path}");
+        let served = logged(&provider, &seen.id).await;
+        assert_eq!((served.usage.output, served.reported), (300, Counts::default()), "{path}");
+    }
+}
+
+#[tokio::test]
 async fn broken_responses_are_metered_for_at_least_what_was_sent() {
     let provider = start().await;
     for (script, leave_after) in [
@@ -167,10 +227,13 @@ async fn errors_and_free_paths_spend_nothing() {
         assert_eq!((seen.status, counts(&seen.reading)), (status, Counts::default()), "{script}");
         assert_eq!(logged(&provider, &seen.id).await.usage, Counts::default());
     }
-    for (method, path, status) in
-        [("POST", "/v1/messages/count_tokens", 200), ("GET", "/v1/models", 200), ("GET", "/x", 404)]
-    {
-        let request = Request::builder().method(method).uri(path).header("host", HOST).body(Full::default()).unwrap();
+    for (method, host, path, status) in [
+        ("POST", HOST, "/v1/messages/count_tokens", 200),
+        ("POST", OPENAI_HOST, "/v1/responses/input_tokens", 200),
+        ("GET", HOST, "/v1/models", 200),
+        ("GET", HOST, "/x", 404),
+    ] {
+        let request = Request::builder().method(method).uri(path).header("host", host).body(Full::default()).unwrap();
         let seen = exchange(&provider, request, "", None).await;
         assert_eq!((seen.status, seen.reading.known), (status, Known::Unmetered), "{path}");
     }

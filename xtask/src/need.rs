@@ -32,6 +32,8 @@ enum Probe {
     Program(&'static str),
     /// Debian's package database knows it.
     Package,
+    /// `python3` can import a module of this name.
+    PythonModule(&'static str),
 }
 
 /// One Debian package.
@@ -59,6 +61,10 @@ const NEEDS: &[Need] = &[
     program(&[Test, Demo, Bench], "curl", "curl"),
     program(&[Test, Demo], "util-linux", "nsenter"),
     program(&[Test, Demo], "python3", "python3"),
+    // What the SDKs that tests use run on, and are installed with.
+    Need { groups: &[Test], package: "python3-venv", probe: Probe::PythonModule("ensurepip") },
+    program(&[Test], "nodejs", "node"),
+    program(&[Test], "npm", "npm"),
     package(&[Test, Demo], "ca-certificates"),
     program(&[Bench], "nginx-light", "nginx"),
     package(&[Ebpf], "rustc-web"),
@@ -173,6 +179,7 @@ fn missing(groups: &[Group]) -> Missing {
         .filter(|need| match need.probe {
             Probe::Program(program) => command::find(program).is_none(),
             Probe::Package => !is_installed(need.package),
+            Probe::PythonModule(module) => !has_python_module(module),
         })
         .map(|need| need.package)
         .collect();
@@ -189,6 +196,12 @@ fn is_installed(package: &str) -> bool {
         let name = name.to_string_lossy();
         name.strip_suffix(".list").and_then(|stem| stem.split(':').next()) == Some(package)
     })
+}
+
+fn has_python_module(module: &str) -> bool {
+    let mut python = Command::new("python3");
+    let output = python.args(["-c", &format!("import {module}")]).output();
+    output.is_ok_and(|output| output.status.success())
 }
 
 fn has_nightly_with_sources() -> bool {

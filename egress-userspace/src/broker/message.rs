@@ -23,6 +23,8 @@ pub struct Snapshot {
     pub preflight: Preflight,
     /// How long the response that crosses a budget may take to reach the client, milliseconds.
     pub drain_ms: u64,
+    /// Longest silence of a provider inside a response, milliseconds.
+    pub idle_ms: u64,
 }
 
 /// One running bottle.
@@ -70,7 +72,7 @@ pub enum FromProxy {
         /// Pairs question and answer.
         number: RequestNumber,
         /// What it used.
-        settlement: Settlement,
+        settlement: Box<Settlement>,
     },
     /// The response of a settled exchange has left for the client entirely.
     Delivered {
@@ -81,6 +83,15 @@ pub enum FromProxy {
     RefusalDelivered {
         /// Whose.
         bottle: BottleId,
+    },
+    /// A request is about to go where nobody knows whether tokens are spent; it will not be counted.
+    PathUnknown {
+        /// Whose.
+        bottle: BottleId,
+        /// To which host.
+        host: Host,
+        /// Method and path, without what tells requests of its kind apart.
+        target: String,
     },
     /// A certificate for this name, please.
     MintLeaf {

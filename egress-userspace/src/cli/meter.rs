@@ -61,6 +61,7 @@ fn read(arguments: &MeterArguments, mut source: impl Read) -> std::io::Result<Op
         status: STATUS_ASSUMED,
         content_type: arguments.content_type.as_deref(),
         content_encoding: encoding,
+        ..ResponseHead::default()
     };
     let mut meter = ResponseMeter::new(&Ask::unseen(dialect), &head);
     while !piece.is_empty() {

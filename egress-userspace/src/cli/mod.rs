@@ -2,6 +2,7 @@
 
 mod arguments;
 mod meter;
+mod plan;
 mod run;
 mod show;
 mod terminal;

@@ -9,6 +9,8 @@ use serde::Serialize;
 use crate::control::{AuditReply, BottleInfo, BottlesReply, GateReply, StatusReply, UsageReply};
 use crate::domain::{AuditKind, CutCause, GateView, UnixMillis};
 
+use super::plan;
+
 pub(super) fn error(error: &anyhow::Error) {
     eprintln!("egress: {error:#}");
 }
@@ -109,6 +111,10 @@ pub(super) fn usage(reply: &UsageReply, as_json: bool) -> Result<()> {
         let held = if sum.held.0 > 0 { format!(", {} held for requests in flight", sum.held) } else { String::new() };
         println!("{} {}: {} tokens in {} requests{held}", sum.bottle, sum.provider, sum.usage.total(), sum.requests);
     }
+    let now = UnixMillis(Timestamp::now().as_millisecond());
+    for line in plan::lines(&reply.rows, now, &TimeZone::system()) {
+        println!("{line}");
+    }
     Ok(())
 }
 
@@ -137,6 +143,9 @@ fn audit_text(kind: &AuditKind) -> String {
         AuditKind::GateCut { cause } => gate_text(GateView::Cut(*cause)),
         AuditKind::GateRestored => "restored".to_owned(),
         AuditKind::Repaired { what } => format!("repaired: {what}"),
+        AuditKind::PathUnknown { host, target } => {
+            format!("{target} at {host} is unknown: passed, tokens spent there are not counted")
+        }
         AuditKind::ProxyRestarted { permits_settled } => {
             format!("proxy restarted, {permits_settled} open permits settled conservatively")
         }

@@ -16,12 +16,11 @@ use tracing::{error, info};
 use crate::bottle::Signaller;
 use crate::broker::{BottleView, FromController, Phase, Snapshot};
 use crate::domain::{
-    AgentName, AuditKind, BottleId, BottleName, BudgetView, Crossing, CutCause, Preflight, ProviderName, Refusal,
-    RefusalReason, Scope, Tokens, with_causes,
+    AgentName, AuditKind, BottleId, BottleName, BudgetView, Crossing, CutCause, ProviderName, Refusal, RefusalReason,
+    Scope, Tokens, with_causes,
 };
 use crate::kernel::{Enforcer, GateStatus, IfIndex};
 use crate::ledger::{GateChange, Ledger, LedgerError, Settled};
-use crate::policy::Routes;
 
 use super::cutting::{Bounds, Moment, Stage};
 use super::lifeline::Lifeline;
@@ -150,8 +149,8 @@ impl ControllerHandle {
 pub(super) struct Controller {
     ledger: Ledger,
     enforcer: Arc<dyn Enforcer>,
-    routes: Routes,
-    preflight: Preflight,
+    /// What the proxy may know, but for the bottles.
+    policy: Snapshot,
     bounds: Bounds,
     born: Instant,
     running: BTreeMap<BottleId, Running>,
@@ -168,19 +167,12 @@ enum Record {
 }
 
 /// Starts the controller's task.
-pub(super) fn spawn(
-    ledger: Ledger,
-    enforcer: Arc<dyn Enforcer>,
-    routes: Routes,
-    preflight: Preflight,
-    bounds: Bounds,
-) -> ControllerHandle {
+pub(super) fn spawn(ledger: Ledger, enforcer: Arc<dyn Enforcer>, policy: Snapshot, bounds: Bounds) -> ControllerHandle {
     let (orders, queue) = mpsc::unbounded_channel();
     let controller = Controller {
         ledger,
         enforcer,
-        routes,
-        preflight,
+        policy,
         bounds,
         born: Instant::now(),
         running: BTreeMap::new(),
@@ -374,9 +366,7 @@ impl Controller {
     fn tell_proxy(&self) {
         let Some(proxy) = &self.proxy else { return };
         let bottles = self.running.values().map(view).collect();
-        let drain_ms = u64::try_from(self.bounds.drain.as_millis()).unwrap_or(u64::MAX);
-        let snapshot = Snapshot { bottles, routes: self.routes.clone(), preflight: self.preflight, drain_ms };
-        let _ = proxy.send(FromController::Snapshot(snapshot));
+        let _ = proxy.send(FromController::Snapshot(Snapshot { bottles, ..self.policy.clone() }));
     }
 
     /// Writes what the ledger does not know yet, in the order in which it happened; stops at the first failure.

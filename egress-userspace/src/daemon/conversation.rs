@@ -20,7 +20,7 @@ use crate::broker::{
     Admission, BrokerError, FrameReader, FromController, FromProxy, LeafReply, Permit, RequestNumber,
     write_frames_blocking,
 };
-use crate::domain::{BottleId, Host, PermitId, Refusal, RefusalReason, Settlement, with_causes};
+use crate::domain::{AuditKind, BottleId, Host, PermitId, Refusal, RefusalReason, Settlement, with_causes};
 use crate::ledger::{Command, Done, Ledger, LedgerError, Settled};
 use crate::policy::Routes;
 
@@ -28,6 +28,9 @@ use super::authority::Authority;
 use super::clock::now;
 use super::controller::ControllerHandle;
 use super::proxy_link::{SETTLE_RETRY_EVERY, announce};
+
+/// Longest method and path of an unknown kind that is noted, in characters.
+const UNKNOWN_TARGET_CHARACTERS_MAX: usize = 512;
 
 /// Everything answers are made of.
 pub(super) struct Conversation {
@@ -47,7 +50,7 @@ pub(super) struct Conversation {
 /// A question that the ledger answers.
 enum Question {
     Admit(RequestNumber, BottleId),
-    Settle(RequestNumber, Settlement),
+    Settle(RequestNumber, Box<Settlement>),
 }
 
 impl Conversation {
@@ -97,10 +100,11 @@ impl Conversation {
                 }
                 FromProxy::Settle { number, settlement } => {
                     questions.push(Question::Settle(number, settlement.clone()));
-                    commands.push(Command::Settle(settlement));
+                    commands.push(Command::Settle(*settlement));
                 }
                 FromProxy::Delivered { bottle } => self.controller.delivered(bottle),
                 FromProxy::RefusalDelivered { bottle } => self.controller.refusal_delivered(bottle),
+                FromProxy::PathUnknown { bottle, host, target } => self.note_unknown_path(bottle, host, &target),
                 FromProxy::MintLeaf { number, host } => {
                     answers.push(FromController::Leaf { number, leaf: self.mint(&host) });
                 }
@@ -155,7 +159,7 @@ impl Conversation {
     fn settled(
         &mut self,
         number: RequestNumber,
-        settlement: Settlement,
+        settlement: Box<Settlement>,
         settled: Result<Settled, LedgerError>,
     ) -> Option<FromController> {
         if settled.as_ref().is_ok_and(|settled| settled.crossing.is_none()) {
@@ -163,13 +167,23 @@ impl Conversation {
         }
         let (ledger, controller, outgoing) = (self.ledger.clone(), self.controller.clone(), self.outgoing.clone());
         self.later(async move {
-            let crossed = match settle_for_sure(&ledger, settlement, settled).await {
+            let crossed = match settle_for_sure(&ledger, *settlement, settled).await {
                 Some(settled) => announce(&controller, settled).await,
                 None => false,
             };
             let _ = outgoing.send(FromController::Settled { number, crossed });
         });
         None
+    }
+
+    fn note_unknown_path(&mut self, bottle: BottleId, host: Host, target: &str) {
+        let target = target.chars().take(UNKNOWN_TARGET_CHARACTERS_MAX).collect();
+        let (ledger, kind) = (self.ledger.clone(), AuditKind::PathUnknown { host, target });
+        self.later(async move {
+            if let Err(error) = ledger.audit(Some(bottle), kind).await {
+                warn!(error = with_causes(&error), "an unknown path is not in the audit");
+            }
+        });
     }
 
     fn later(&mut self, answering: impl Future<Output = ()> + Send + 'static) {

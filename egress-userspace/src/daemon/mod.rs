@@ -18,13 +18,14 @@ mod reconcile;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
 use crate::bottle::{BottleError, HostWiring, NativeRuntime};
-use crate::broker::Configuration;
+use crate::broker::{Configuration, Snapshot};
 use crate::control;
 use crate::domain::AuditKind;
 use crate::kernel::{EbpfEnforcer, Enforcer, KernelError, TcAttachment};
@@ -130,10 +131,10 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
         source,
     })?;
 
-    let routes = Routes::new(&settings.providers, &settings.upstream_resolve);
+    let policy = policy(&settings);
+    let routes = policy.routes.clone();
     let bounds = Bounds { drain: settings.drain, last_word: settings.last_word };
-    let controller =
-        controller::spawn(ledger.clone(), Arc::clone(&enforcer), routes.clone(), settings.preflight, bounds);
+    let controller = controller::spawn(ledger.clone(), Arc::clone(&enforcer), policy, bounds);
     let drops = drops::log_drops(Arc::clone(&enforcer));
     let pool = AddressPool { gateway: options.gateway, prefix: options.prefix };
     let launcher = Launcher { ledger: ledger.clone(), enforcer, runtime, controller: controller.clone(), pool };
@@ -176,6 +177,18 @@ fn wiring(options: &Options, authority: &Authority) -> HostWiring {
         run_directory: options.run_directory.join("bottles"),
         hidden: vec![options.home.clone(), options.run_directory.clone(), options.pins.clone()],
         ca_pem: authority.ca_pem().to_owned(),
+    }
+}
+
+/// What the proxy may know while no bottle runs.
+fn policy(settings: &Settings) -> Snapshot {
+    let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    Snapshot {
+        bottles: Vec::new(),
+        routes: Routes::new(&settings.providers, &settings.upstream_resolve),
+        preflight: settings.preflight,
+        drain_ms: milliseconds(settings.drain),
+        idle_ms: milliseconds(settings.upstream_idle),
     }
 }
 

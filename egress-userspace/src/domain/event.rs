@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AgentName, ProviderName, Scope, Tokens};
+use super::{AgentName, Host, ProviderName, Scope, Tokens};
 
 /// How an exchange ended. Named once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -10,8 +10,12 @@ use super::{AgentName, ProviderName, Scope, Tokens};
 pub enum Ending {
     /// The response arrived whole.
     Complete,
-    /// The provider answered with an error, hung up, or never answered.
+    /// The provider answered with an error, also in the middle of a stream, or could not be reached.
     Error,
+    /// The provider broke off.
+    HungUp,
+    /// The provider fell silent, or never answered.
+    TimedOut,
     /// The client went away.
     Cancelled,
     /// The bottle was cut.
@@ -21,12 +25,18 @@ pub enum Ending {
 }
 
 impl Ending {
+    /// Every ending.
+    pub const ALL: [Self; 7] =
+        [Self::Complete, Self::Error, Self::HungUp, Self::TimedOut, Self::Cancelled, Self::Cut, Self::ProxyLost];
+
     /// As it stands in the ledger.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Complete => "complete",
             Self::Error => "error",
+            Self::HungUp => "hung_up",
+            Self::TimedOut => "timed_out",
             Self::Cancelled => "cancelled",
             Self::Cut => "cut",
             Self::ProxyLost => "proxy_lost",
@@ -168,6 +178,13 @@ pub enum AuditKind {
         /// What was found and done.
         what: String,
     },
+    /// A request went where nobody knows whether tokens are spent, and was not counted. Noted once for all of a kind.
+    PathUnknown {
+        /// To which host.
+        host: Host,
+        /// Method and path, `*` in place of identifiers.
+        target: String,
+    },
     /// The proxy died and was replaced.
     ProxyRestarted {
         /// Permits that were settled conservatively.
@@ -181,7 +198,7 @@ mod tests {
 
     #[test]
     fn the_ledgers_words_are_the_wires() {
-        for ending in [Ending::Complete, Ending::Error, Ending::Cancelled, Ending::Cut, Ending::ProxyLost] {
+        for ending in Ending::ALL {
             assert_eq!(serde_json::to_value(ending).unwrap(), ending.as_str());
         }
         for cause in [CutCause::Budget, CutCause::Operator] {

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{BottleId, Ending, Host, Known, PermitId, ProviderName, Tokens, Usage};
+use super::{BottleId, Ending, Host, Known, PermitId, ProviderName, RateLimits, Tokens, Usage, UsageDetails};
+
+/// Longest class of service that is kept, in bytes.
+const SERVICE_TIER_BYTES_MAX: usize = 64;
 
 /// A request that wants a permit: everything a budget and a record need of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +35,8 @@ pub struct Settlement {
     pub permit: PermitId,
     /// Tokens.
     pub usage: Usage,
+    /// What they are made of.
+    pub details: UsageDetails,
     /// How they are known.
     pub known: Known,
     /// How the exchange ended.
@@ -42,4 +47,25 @@ pub struct Settlement {
     pub model: Option<String>,
     /// The provider's id of the request.
     pub provider_request_id: Option<String>,
+    /// What else the provider tells.
+    pub notes: ProviderNotes,
+}
+
+/// What a provider tells of a request beside its usage. Nothing is decided by it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProviderNotes {
+    /// The class of service it was given: `standard`, `priority`, `flex` …
+    pub service_tier: Option<String>,
+    /// What is left of rate limits and plans.
+    pub limits: RateLimits,
+}
+
+impl ProviderNotes {
+    /// A class of service as a provider writes it, if it is one word.
+    #[must_use]
+    pub fn tier(text: &str) -> Option<String> {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        let is_tier = (1..=SERVICE_TIER_BYTES_MAX).contains(&text.len()) && text.bytes().all(is_plain);
+        is_tier.then(|| text.to_owned())
+    }
 }

@@ -11,6 +11,7 @@ mod host_pattern;
 mod name;
 mod preflight;
 mod provider;
+mod rate_limits;
 mod report;
 mod usage;
 
@@ -18,13 +19,14 @@ pub use amount::{AmountError, Tokens};
 pub use api::{Api, StreamUsage};
 pub use cause::with_causes;
 pub use event::{AuditKind, CutCause, CutoffPolicy, Ending, GateView, Refusal, RefusalReason};
-pub use exchange::{Settlement, SpendRequest};
+pub use exchange::{ProviderNotes, Settlement, SpendRequest};
 pub use host_pattern::{HostPattern, HostPatternError};
 pub use name::{AgentName, BottleName, Host, HostError, NameError, ProviderName};
 pub use preflight::Preflight;
 pub use provider::Provider;
+pub use rate_limits::{PlanWindow, RateLimits};
 pub use report::{AuditRow, BudgetView, Crossing, ScopeState, UsageRow, UsageSum};
-pub use usage::{Known, Usage};
+pub use usage::{Known, Usage, UsageDetails};
 
 use serde::{Deserialize, Serialize};
 

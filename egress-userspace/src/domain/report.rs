@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AgentName, AuditKind, BottleName, Ending, Host, Known, ProviderName, Scope, Tokens, UnixMillis, Usage};
+use super::{
+    AgentName, AuditKind, BottleName, Ending, Host, Known, ProviderName, ProviderNotes, Scope, Tokens, UnixMillis,
+    Usage, UsageDetails,
+};
 
 /// One scope of a chain with what it has used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,10 +63,16 @@ pub struct UsageRow {
     /// Tokens.
     #[serde(flatten)]
     pub usage: Usage,
+    /// What they are made of.
+    #[serde(flatten)]
+    pub details: UsageDetails,
     /// How they are known.
     pub known: Known,
     /// How the exchange ended.
     pub ending: Ending,
+    /// What else the provider told.
+    #[serde(flatten)]
+    pub notes: ProviderNotes,
     /// When it was admitted.
     pub admitted: UnixMillis,
     /// When it was settled.
@@ -103,7 +112,7 @@ pub struct AuditRow {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::CutCause;
+    use crate::domain::{CutCause, RateLimits};
 
     /// Flattened into one object, so a field that hides another is lost on the way.
     fn round_trip<T: Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug>(value: &T) {
@@ -117,6 +126,28 @@ mod tests {
         for (scope, limit) in scopes.into_iter().zip([None, Some(Tokens(0)), Some(Tokens(5))]) {
             round_trip(&ScopeState { scope, limit, used: Tokens(1), held: Tokens(2) });
         }
+    }
+
+    #[test]
+    fn usage_rows_survive_the_wire() {
+        let limits = RateLimits::among([("retry-after", &b"7"[..])].into_iter());
+        round_trip(&UsageRow {
+            bottle: "web".parse().unwrap(),
+            agent: None,
+            provider: "claude".parse().unwrap(),
+            host: "api.anthropic.com".parse().unwrap(),
+            target: "POST /v1/messages".to_owned(),
+            model: Some("m".to_owned()),
+            request_id: None,
+            status: Some(200),
+            usage: Usage { input: Tokens(1), cache_write: Tokens(2), cache_read: Tokens(3), output: Tokens(4) },
+            details: UsageDetails { cache_write_1h: Tokens(1), reasoning: Tokens(2) },
+            known: Known::Reported,
+            ending: Ending::Complete,
+            notes: ProviderNotes { service_tier: Some("standard".to_owned()), limits },
+            admitted: UnixMillis(1),
+            settled: UnixMillis(2),
+        });
     }
 
     #[test]
@@ -136,6 +167,7 @@ mod tests {
             AuditKind::GateCut { cause: CutCause::Operator },
             AuditKind::GateRestored,
             AuditKind::Repaired { what: "a gate".to_owned() },
+            AuditKind::PathUnknown { host: "a.example".parse().unwrap(), target: "POST /x".to_owned() },
             AuditKind::ProxyRestarted { permits_settled: 3 },
         ];
         for kind in kinds {

@@ -43,6 +43,23 @@ impl std::ops::Add for Usage {
     }
 }
 
+/// What a usage is made of; budgets count none of it twice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsageDetails {
+    /// Of the cache writes, those that live for an hour.
+    pub cache_write_1h: Tokens,
+    /// Of the output, what was reasoning.
+    pub reasoning: Tokens,
+}
+
+impl UsageDetails {
+    /// Parts are never larger than the whole, whatever a provider says.
+    #[must_use]
+    pub fn within(self, usage: &Usage) -> Self {
+        Self { cache_write_1h: self.cache_write_1h.min(usage.cache_write), reasoning: self.reasoning.min(usage.output) }
+    }
+}
+
 /// How a usage is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

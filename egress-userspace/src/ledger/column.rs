@@ -34,6 +34,14 @@ pub(super) fn word_or_null<T: DeserializeOwned>(row: &Row<'_>, index: usize) -> 
     text.map(|text| word_from(text, index)).transpose()
 }
 
+/// A column of JSON that may be NULL.
+pub(super) fn json_or_default<T: DeserializeOwned + Default>(row: &Row<'_>, index: usize) -> rusqlite::Result<T> {
+    let text = row.get_ref(index)?.as_str_or_null().map_err(|error| unreadable(index, error))?;
+    let value = text.map(serde_json::from_str).transpose();
+    let unreadable = |error| rusqlite::Error::FromSqlConversionFailure(index, Type::Text, Box::new(error));
+    Ok(value.map_err(unreadable)?.unwrap_or_default())
+}
+
 /// The beginning of a text that came from outside.
 pub(super) fn bounded(text: &str) -> &str {
     let end = (0..=text.len().min(TEXT_BYTES_MAX)).rev().find(|end| text.is_char_boundary(*end));

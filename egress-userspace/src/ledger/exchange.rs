@@ -12,8 +12,8 @@ use super::error::{Fault, LedgerError};
 use super::writer::Desk;
 use crate::budget::{self, Decision, Want};
 use crate::domain::{
-    AgentName, BottleId, Ending, Known, PermitId, Preflight, ProviderName, Refusal, RefusalReason, Settlement,
-    SpendRequest, Tokens, Usage,
+    AgentName, BottleId, Ending, Known, PermitId, Preflight, ProviderName, ProviderNotes, RateLimits, Refusal,
+    RefusalReason, Settlement, SpendRequest, Tokens, Usage, UsageDetails,
 };
 
 const RESERVE: &str = "INSERT INTO reservation
@@ -23,8 +23,10 @@ const RESERVE: &str = "INSERT INTO reservation
 /// Everything that admission wrote is kept; the response's model stands in for the request's when it names one.
 const RECORD: &str = "INSERT INTO usage
     (permit, bottle, agent, provider, host, target, model, request_id, status,
-     input, cache_write, cache_read, output, known, ending, admitted, settled)
-    SELECT permit, bottle, agent, provider, host, target, ifnull(?2, model), ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, admitted, ?11
+     input, cache_write, cache_read, output, known, ending, admitted, settled,
+     cache_write_1h, reasoning, service_tier, limits)
+    SELECT permit, bottle, agent, provider, host, target, ifnull(?2, model), ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, admitted, ?11,
+     ?12, ?13, ?14, ?15
     FROM reservation WHERE permit = ?1";
 
 const RELEASE: &str =
@@ -86,6 +88,8 @@ impl Desk {
             cache_read: capped(settlement.usage.cache_read),
             output: capped(settlement.usage.output),
         };
+        let details = settlement.details.within(&usage);
+        let notes = &settlement.notes;
         let recorded = self.connection.prepare_cached(RECORD)?.execute(params![
             settlement.permit.0,
             settlement.model.as_deref().map(bounded),
@@ -98,6 +102,10 @@ impl Desk {
             settlement.known.as_str(),
             settlement.ending.as_str(),
             self.now.0,
+            amount(details.cache_write_1h),
+            amount(details.reasoning),
+            notes.service_tier.as_deref().map(bounded),
+            json_or_null(&notes.limits)?,
         ])?;
         if recorded == 0 {
             return Err(LedgerError::NoReservation(settlement.permit).into());
@@ -129,8 +137,10 @@ impl Desk {
                 known,
                 ending,
                 status: None,
+                details: UsageDetails::default(),
                 model: None,
                 provider_request_id: None,
+                notes: ProviderNotes::default(),
             })?);
         }
         Ok(settled)
@@ -148,6 +158,12 @@ impl Desk {
         let entry = self.book.bottle(&self.connection, id)?;
         entry.ok_or_else(|| LedgerError::NoBottle(format!("number {}", id.0)).into())
     }
+}
+
+/// One object, or NULL when nothing was told.
+fn json_or_null(limits: &RateLimits) -> rusqlite::Result<Option<String>> {
+    let json = (!limits.is_empty()).then(|| serde_json::to_string(limits)).transpose();
+    json.map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
 }
 
 fn capped(tokens: Tokens) -> Tokens {

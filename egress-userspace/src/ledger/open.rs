@@ -14,7 +14,11 @@ use super::error::LedgerError;
 use crate::domain::UnixMillis;
 
 /// Every schema there has been, in order; the first is version 1.
-const MIGRATIONS: &[&str] = &[include_str!("../../../migrations/0001_first.sql")];
+pub(super) const MIGRATIONS: &[&str] = &[
+    include_str!("../../../migrations/0001_first.sql"),
+    include_str!("../../../migrations/0002_endings.sql"),
+    include_str!("../../../migrations/0003_notes.sql"),
+];
 /// How long to wait for another process that reads or copies the database.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Distinct statements there are, with room.

@@ -7,10 +7,11 @@ use rusqlite::{Connection, Row, params};
 
 use super::account::AccountKey;
 use super::book::{limit_of, read_account};
-use super::column::{tokens, word, word_or_null};
+use super::column::{json_or_default, tokens, word, word_or_null};
 use super::{BottleRow, Limits, UsageFilter};
 use crate::domain::{
-    BottleId, BottleName, BudgetView, GateView, ProviderName, Scope, Tokens, UnixMillis, Usage, UsageRow, UsageSum,
+    BottleId, BottleName, BudgetView, GateView, ProviderName, ProviderNotes, Scope, Tokens, UnixMillis, Usage,
+    UsageDetails, UsageRow, UsageSum,
 };
 
 const BOTTLE: &str = "SELECT id, name, agent, address, cut, started, ended FROM bottle";
@@ -61,7 +62,8 @@ pub(super) fn usage_rows(
     filter: &UsageFilter,
 ) -> rusqlite::Result<Vec<UsageRow>> {
     const COLUMNS: &str = "SELECT bottle.name, usage.agent, provider, host, target, model, request_id, status, input,
-            cache_write, cache_read, output, known, ending, admitted, settled
+            cache_write, cache_read, output, known, ending, admitted, settled, cache_write_1h, reasoning, service_tier,
+            limits
         FROM usage JOIN bottle ON bottle.id = usage.bottle";
     let mut rows: Vec<UsageRow> = match bottle {
         Some(bottle) => connection
@@ -151,8 +153,10 @@ fn usage_row(row: &Row<'_>) -> rusqlite::Result<UsageRow> {
         request_id: row.get(6)?,
         status: row.get(7)?,
         usage: usage(row, 8)?,
+        details: UsageDetails { cache_write_1h: tokens(row, 16)?, reasoning: tokens(row, 17)? },
         known: word(row, 12)?,
         ending: word(row, 13)?,
+        notes: ProviderNotes { service_tier: row.get(18)?, limits: json_or_default(row, 19)? },
         admitted: UnixMillis(row.get(14)?),
         settled: UnixMillis(row.get(15)?),
     })

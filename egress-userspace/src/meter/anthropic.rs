@@ -131,6 +131,7 @@ impl Messages {
             self.iterations = sum;
         }
         self.explain(usage);
+        self.account.serve_as(usage.get("service_tier"));
         let usage = self.usage();
         let has_input = self.counts.input.is_some() || self.iterations.input_total() > Tokens::ZERO;
         let counted = Counted { usage, details: self.details, has_input };

@@ -13,7 +13,7 @@ use super::reader::count;
 use super::surface::{Dialect, Surface, target};
 use super::usage_asked::UsageAsked;
 
-/// Keys of the request that matter.
+/// Keys of the request that matter, whatever the dialect or in some.
 const KEYS: &[&str] = &[
     "model",
     "stream",
@@ -22,12 +22,21 @@ const KEYS: &[&str] = &[
     "max_tokens",
     "max_completion_tokens",
     "max_output_tokens",
+    "max_gen_len",
+    "max_tokens_to_sample",
+    "maxTokens",
     "generationConfig",
+    "generation_config",
     "inferenceConfig",
+    "textGenerationConfig",
+    "options",
+    "request",
     "n",
+    "best_of",
 ];
 /// Where the objects among them say how much output is allowed.
-const OUTPUT_CAPS: &[&str] = &["/maxOutputTokens", "/maxTokens", "/max_new_tokens"];
+const OUTPUT_CAPS: &[&str] =
+    &["/maxOutputTokens", "/max_output_tokens", "/maxTokens", "/max_new_tokens", "/maxTokenCount", "/num_predict"];
 /// Longest model name kept, in characters; a longer one is cut.
 const MODEL_CHARS_MAX: usize = 128;
 /// Most bytes a compressed prefix is decoded to.
@@ -38,6 +47,8 @@ const DECODED_PREFIX_BYTES_MAX: u64 = 4 * 1024 * 1024;
 pub struct Ask {
     /// The request spends tokens.
     pub is_metered: bool,
+    /// No table names its path: it passes unmetered, and nobody knows whether it spends.
+    pub is_unknown: bool,
     /// How its response tells of them. `None` on a metered request: no response ever does (a batch, an agent session), so
     /// nothing can be settled; see [`Ask::is_meterable`].
     pub dialect: Option<Dialect>,
@@ -80,6 +91,7 @@ impl Ask {
     fn free() -> Self {
         Self {
             is_metered: false,
+            is_unknown: false,
             dialect: None,
             model: None,
             family: Family::default(),
@@ -96,7 +108,7 @@ impl Ask {
 pub fn dialect_of_path(path: &str) -> Option<Dialect> {
     Api::ALL.into_iter().find_map(|api| match target(api, "POST", path).surface {
         Surface::Metered(dialect) => Some(dialect),
-        Surface::Free | Surface::Blind => None,
+        Surface::Free | Surface::Blind | Surface::Unknown => None,
     })
 }
 
@@ -107,10 +119,11 @@ pub fn ask(api: Api, method: &str, path: &str, body_prefix: &[u8], body_bytes: O
     let target = target(api, method, path);
     let dialect = match target.surface {
         Surface::Free => return Ask::free(),
+        Surface::Unknown => return Ask { is_unknown: true, ..Ask::free() },
         Surface::Blind => None,
         Surface::Metered(dialect) => Some(dialect),
     };
-    let prefix = Prefix::read(body_prefix);
+    let prefix = Prefix::read(body_prefix, dialect);
     // What works in the background tells its usage to whoever asks later, which may be nobody.
     let dialect = dialect.filter(|dialect| !(prefix.is_in_background && *dialect == Dialect::OpenAiResponses));
     let sent = body_prefix.len() as u64;
@@ -121,6 +134,7 @@ pub fn ask(api: Api, method: &str, path: &str, body_prefix: &[u8], body_bytes: O
     let family = Family::of(api, model.as_deref());
     Ask {
         is_metered: true,
+        is_unknown: false,
         dialect,
         model,
         family,
@@ -137,9 +151,34 @@ pub fn ask(api: Api, method: &str, path: &str, body_prefix: &[u8], body_bytes: O
     }
 }
 
+/// Keys that say how much output a request in this dialect allows, and of how many answers. A server passes over what it
+/// does not know, so that a key of another dialect would promise what nobody keeps.
+fn output_keys(dialect: Dialect) -> &'static [&'static str] {
+    match dialect {
+        Dialect::AnthropicMessages => &["max_tokens"],
+        Dialect::OpenAiChat => &["max_tokens", "max_completion_tokens", "n", "best_of"],
+        Dialect::OpenAiEmbeddings => &[],
+        Dialect::OpenAiResponses => &["max_output_tokens"],
+        // The request of Code Assist holds Gemini's.
+        Dialect::Gemini => &["generationConfig", "generation_config", "request"],
+        // Each maker's models have their own under `invoke`.
+        Dialect::Bedrock => &[
+            "inferenceConfig",
+            "textGenerationConfig",
+            "max_tokens",
+            "max_completion_tokens",
+            "max_gen_len",
+            "max_tokens_to_sample",
+            "maxTokens",
+        ],
+        Dialect::Ollama => &["options"],
+    }
+}
+
 /// What the first bytes of a body say.
 #[derive(Debug)]
 struct Prefix {
+    output_keys: &'static [&'static str],
     object: TopLevel,
     input: Input,
     bytes: u64,
@@ -154,6 +193,7 @@ struct Prefix {
 impl Default for Prefix {
     fn default() -> Self {
         Self {
+            output_keys: &[],
             object: TopLevel::new(KEYS),
             input: Input::default(),
             bytes: 0,
@@ -168,8 +208,9 @@ impl Default for Prefix {
 }
 
 impl Prefix {
-    fn read(bytes: &[u8]) -> Self {
-        let Some(mut pipe) = Pipe::new(None, Self::default()) else { return Self::default() };
+    fn read(bytes: &[u8], dialect: Option<Dialect>) -> Self {
+        let unread = Self { output_keys: dialect.map_or(&[], output_keys), ..Self::default() };
+        let Some(mut pipe) = Pipe::new(None, unread) else { return Self::default() };
         // A body cut inside its encoding, or larger than the limit, says what it said so far.
         let _ = pipe.write_all(bytes).and_then(|()| pipe.finish());
         std::mem::take(pipe.writer_mut())
@@ -181,13 +222,23 @@ impl Prefix {
             "model" => self.model = text(value).or(self.model.take()),
             "stream" => self.is_streaming = value == b"true",
             "background" => self.is_in_background |= value == b"true",
-            "n" => self.choices = number(value).map_or(0, |choices| choices.0).max(self.choices),
             "stream_options" => {
                 let asks = object(value).get("include_usage") == Some(&Value::Bool(true));
                 self.usage_asked = if asks { UsageAsked::Yes } else { UsageAsked::Declined };
             }
-            "generationConfig" | "inferenceConfig" => {
-                self.output_cap = count(&object(value), OUTPUT_CAPS).map(Tokens).max(self.output_cap);
+            key if self.output_keys.contains(&key) => self.output(key, value),
+            _ => {}
+        }
+    }
+
+    fn output(&mut self, key: &str, value: &[u8]) {
+        match key {
+            "n" | "best_of" => self.choices = number(value).map_or(0, |choices| choices.0).max(self.choices),
+            "request" => TopLevel::new(&["generationConfig"]).push(value, &mut |key, value| self.output(key, value)),
+            "generationConfig" | "generation_config" | "inferenceConfig" | "textGenerationConfig" | "options" => {
+                let object = object(value);
+                self.output_cap = count(&object, OUTPUT_CAPS).map(Tokens).max(self.output_cap);
+                self.choices = count(&object, &["/candidateCount"]).unwrap_or(0).max(self.choices);
             }
             _ => self.output_cap = number(value).max(self.output_cap),
         }
@@ -274,7 +325,9 @@ mod tests {
         assert!(batch.is_metered && !batch.is_meterable());
         let free = ask(Api::Anthropic, "POST", "/v1/messages/count_tokens", REQUEST.as_bytes(), None);
         assert!(!free.is_metered && free.is_meterable());
-        assert_eq!(free.input_estimate, Tokens::ZERO);
+        assert_eq!((free.input_estimate, free.is_unknown), (Tokens::ZERO, false));
+        let unknown = ask(Api::Anthropic, "POST", "/v1/other", REQUEST.as_bytes(), None);
+        assert_eq!(unknown, Ask { is_unknown: true, ..free });
     }
 
     fn asked(api: Api, path: &str, body: &str) -> Ask {
@@ -294,9 +347,37 @@ mod tests {
             (Api::Bedrock, "/model/m/converse", r#"{"inferenceConfig":{"maxTokens":30}}"#, 30),
             (Api::Bedrock, "/model/m/invoke", r#"{"inferenceConfig":{"max_new_tokens":20}}"#, 20),
             (Api::Bedrock, "/model/m/invoke", r#"{"max_tokens":10}"#, 10),
+            (Api::Bedrock, "/model/m/invoke", r#"{"textGenerationConfig":{"maxTokenCount":15}}"#, 15),
+            (Api::Bedrock, "/model/m/invoke", r#"{"prompt":"a","max_gen_len":25}"#, 25),
+            (Api::Ollama, "/api/chat", r#"{"options":{"seed":1,"num_predict":35}}"#, 35),
+            (Api::Ollama, "/api/chat", r#"{"options":{"num_predict":-1}}"#, 128_000),
+            (
+                Api::CodeAssist,
+                "/v1internal:generateContent",
+                r#"{"model":"m","request":{"contents":[{"parts":[{"text":"{"}]}],"generationConfig":{"maxOutputTokens":45}}}"#,
+                45,
+            ),
+            (
+                Api::Gemini,
+                "/v1/models/m:generateContent",
+                r#"{"generationConfig":{"maxOutputTokens":5,"candidateCount":3}}"#,
+                15,
+            ),
+            (Api::Gemini, "/v1beta/interactions", r#"{"generation_config":{"max_output_tokens":55}}"#, 55),
+            (Api::OpenAiCompatible, "/v2/chat", r#"{"model":"command-a","max_tokens":65}"#, 65),
+            (Api::OpenAi, "/v1/completions", r#"{"max_tokens":50,"best_of":2}"#, 100),
         ] {
             assert_eq!(asked(api, path, body).output_cap, Tokens(expected), "{path} {body}");
         }
+    }
+
+    #[test]
+    fn a_cap_in_another_apis_words_is_none() {
+        let everyone =
+            r#"{"max_gen_len":1,"options":{"num_predict":1},"max_output_tokens":1,"inferenceConfig":{"maxTokens":1}}"#;
+        assert_eq!(asked(Api::OpenAi, "/v1/chat/completions", everyone).output_cap, Tokens(128_000));
+        assert_eq!(asked(Api::Anthropic, "/v1/messages", everyone).output_cap, Tokens(128_000));
+        assert_eq!(asked(Api::OpenAi, "/v1/responses", everyone).output_cap, Tokens(1));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::io::{Result, Write};
 
+use super::HeaderCounts;
 use super::estimate::Family;
 use super::eventstream::Messages;
 use super::json::TopLevel;
@@ -33,9 +34,9 @@ enum Framing {
 }
 
 impl Body {
-    /// A body in this dialect.
-    pub(super) fn new(dialect: Option<Dialect>) -> Self {
-        Self { dialect, reader: dialect.map(reader), ..Self::default() }
+    /// A body in this dialect, behind headers that count this.
+    pub(super) fn new(dialect: Option<Dialect>, counts: HeaderCounts) -> Self {
+        Self { dialect, reader: dialect.map(|dialect| reader(dialect, counts)), ..Self::default() }
     }
 
     /// What has been understood; `asked` is the family of the model that the request names.

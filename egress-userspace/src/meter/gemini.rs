@@ -31,7 +31,10 @@ impl Reader for Gemini {
     fn field(&mut self, key: &str, raw: &[u8]) {
         let Ok(value) = serde_json::from_slice::<Value>(raw) else { return };
         match key {
-            "usageMetadata" => self.count(metadata(&value), true),
+            "usageMetadata" => {
+                self.serve_as(&value);
+                self.count(metadata(&value), true);
+            }
             "usage" => self.count(interaction(&value), true),
             "modelVersion" | "model" => self.account.name(Some(&value)),
             "error" if is_present(Some(&value)) => self.account.fail(),
@@ -67,8 +70,16 @@ impl Gemini {
         if is_present(chunk.get("error")) {
             self.account.fail();
         }
-        self.count(chunk.get("usageMetadata").and_then(metadata), has_stopped);
+        if let Some(usage) = chunk.get("usageMetadata") {
+            self.serve_as(usage);
+            self.count(metadata(usage), has_stopped);
+        }
         self.count(interaction_part.get("usage").and_then(interaction), true);
+    }
+
+    /// Vertex calls it traffic.
+    fn serve_as(&mut self, usage: &Value) {
+        self.account.serve_as(usage.get("serviceTier").or_else(|| usage.get("trafficType")));
     }
 
     fn count(&mut self, counted: Option<Counted>, has_stopped: bool) {

@@ -35,6 +35,7 @@ mod usage_withheld;
 mod values;
 
 pub use ask::{Ask, ask, dialect_of_path};
+pub use bedrock::HeaderCounts;
 pub use counter::{CountQuestion, Counter};
 pub use estimate::prepare as prepare_estimates;
 pub use guess::guess;
@@ -59,8 +60,12 @@ pub struct Reading {
     pub has_report: bool,
     /// The provider's last word on usage has been seen: nothing more will be counted.
     pub is_final: bool,
+    /// The provider says that it failed, be it in the middle of a stream that began well.
+    pub failed: bool,
     /// The model the response names, or else the request.
     pub model: Option<String>,
+    /// The class of service the response names.
+    pub service_tier: Option<String>,
 }
 
 /// What the head of a response says to the meter.
@@ -72,4 +77,6 @@ pub struct ResponseHead<'a> {
     pub content_type: Option<&'a str>,
     /// `content-encoding`, if any.
     pub content_encoding: Option<&'a str>,
+    /// What its other headers count.
+    pub counts: HeaderCounts,
 }

@@ -4,7 +4,8 @@
 //! Facts that decide (observed in recorded responses): a stream tells its usage in an extra chunk without choices, in the last
 //! chunk with some, or as a running total in each, so the last one counts; Groq tells it in `x_groq`, and there as well as at
 //! the top when asked; an empty list of choices alone means nothing (Azure begins with one); a chunk may bring an error
-//! and usage together.
+//! and usage together. Cohere's own API is close enough: its last event tells usage in `delta`, under `tokens`; what it bills
+//! by other rules (`billed_units`) is less.
 
 use memchr::memmem;
 use serde_json::Value;
@@ -29,6 +30,9 @@ const WRITTEN: [&[u8]; 6] = [
 #[derive(Debug, Default)]
 pub(super) struct Chat {
     account: Account,
+    /// The last usage that was told, and how it is split by kind where that is told apart.
+    told: Option<Counted>,
+    split: Option<Usage>,
     /// A running total reached the last word of each choice.
     has_finished: bool,
 }
@@ -45,36 +49,46 @@ impl Reader for Chat {
         }
         let Ok(chunk) = serde_json::from_slice::<Value>(data) else { return };
         self.account.name(chunk.get("model"));
+        self.account.serve_as(chunk.get("service_tier"));
+        let kind = chunk.get("type").and_then(Value::as_str).unwrap_or("");
         let choices = chunk.get("choices").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
         for choice in choices {
             self.account.see(written(choice));
             self.has_finished |= is_present(choice.get("finish_reason"));
         }
-        let is_error = is_present(chunk.get("error"));
+        // Cohere's events bring their delta beside their type.
+        self.account.see(chunk.get("delta").map_or(0, text_bytes));
+        let is_error = is_present(chunk.get("error")) || kind == "error" || is_error_object(chunk.get("object"));
         if is_error {
             self.account.fail();
         }
+        self.split = chunk.get("copilot_usage").and_then(split).or(self.split);
         if let Some(counted) = chunk_usage(&chunk) {
-            self.account.count(counted, choices.is_empty() || self.has_finished || is_error);
+            self.told = Some(counted);
+            self.count(choices.is_empty() || self.has_finished || is_error);
+        }
+        if kind == "message-end" {
+            self.account.close();
         }
     }
 
     fn body_keys(&self) -> &'static [&'static str] {
-        &["usage", "x_groq", "model", "error"]
+        &["usage", "x_groq", "copilot_usage", "model", "service_tier", "error", "object"]
     }
 
     fn field(&mut self, key: &str, raw: &[u8]) {
         let Ok(value) = serde_json::from_slice::<Value>(raw) else { return };
-        let usage = match key {
-            "model" => return self.account.name(Some(&value)),
-            "error" if is_present(Some(&value)) => return self.account.fail(),
-            "usage" => usage(&value),
-            "x_groq" if !self.account.has_counted() => value.get("usage").and_then(usage),
-            _ => None,
-        };
-        if let Some(counted) = usage {
-            self.account.count(counted, true);
+        match key {
+            "model" => self.account.name(Some(&value)),
+            "service_tier" => self.account.serve_as(Some(&value)),
+            "error" if is_present(Some(&value)) => self.account.fail(),
+            "object" if is_error_object(Some(&value)) => self.account.fail(),
+            "usage" => self.told = usage(&value).or(self.told),
+            "x_groq" => self.told = self.told.or_else(|| value.get("usage").and_then(usage)),
+            "copilot_usage" => self.split = split(&value),
+            _ => {}
         }
+        self.count(true);
     }
 
     fn account(&self) -> &Account {
@@ -86,13 +100,25 @@ impl Reader for Chat {
     }
 }
 
+impl Chat {
+    /// What has been told, by kind where that is told apart.
+    fn count(&mut self, has_stopped: bool) {
+        let Some(counted) = self.told else { return };
+        let usage = self.split.map_or(counted.usage, |split| Usage {
+            output: if split.output == Tokens::ZERO { counted.usage.output } else { split.output },
+            ..split
+        });
+        self.account.count(Counted { usage, ..counted }, has_stopped);
+    }
+}
+
 /// A `usage` object in chat's spelling or in that of Responses; `None` when it counts nothing.
 ///
 /// Its input includes what was cached; clamped, as servers have reported more cached than there was. Some leave reasoning out of
 /// chat's output, where only the total shows it.
 pub(super) fn usage(usage: &Value) -> Option<Counted> {
-    let prompt = count(usage, &["/prompt_tokens", "/input_tokens"]);
-    let completion = count(usage, &["/completion_tokens", "/output_tokens"]);
+    let prompt = count(usage, &["/prompt_tokens", "/input_tokens", "/tokens/input_tokens"]);
+    let completion = count(usage, &["/completion_tokens", "/output_tokens", "/tokens/output_tokens"]);
     let total = count(usage, &["/total_tokens"]);
     prompt.or(completion).or(total)?;
     let is_chat = usage.get("output_tokens").is_none();
@@ -135,7 +161,26 @@ pub(super) fn usage(usage: &Value) -> Option<Counted> {
 
 /// Wherever a chunk tells its usage, once.
 fn chunk_usage(chunk: &Value) -> Option<Counted> {
-    ["/usage", "/x_groq/usage", "/choices/0/usage"].iter().find_map(|pointer| usage(chunk.pointer(pointer)?))
+    ["/usage", "/x_groq/usage", "/choices/0/usage", "/delta/usage"]
+        .iter()
+        .find_map(|pointer| usage(chunk.pointer(pointer)?))
+}
+
+/// GitHub Copilot's tokens by kind: beside it, `prompt_tokens` takes cache writes for plain input.
+fn split(copilot: &Value) -> Option<Usage> {
+    let details = copilot.get("token_details")?.as_array()?;
+    let sum = |kind: &str| {
+        let of_kind = details.iter().filter(|entry| entry.get("token_type").and_then(Value::as_str) == Some(kind));
+        Tokens(of_kind.filter_map(|entry| count(entry, &["/token_count"])).fold(0, u64::saturating_add))
+    };
+    let (input, output) = (sum("input"), sum("output"));
+    let usage = Usage { input, cache_write: sum("cache_write"), cache_read: sum("cache_read"), output };
+    (usage.input_total() > Tokens::ZERO).then_some(usage)
+}
+
+/// Some servers say `"object":"error"` in place of an `error`.
+fn is_error_object(object: Option<&Value>) -> bool {
+    object.and_then(Value::as_str) == Some("error")
 }
 
 fn written(choice: &Value) -> usize {

@@ -61,7 +61,7 @@ impl Reader for Responses {
     }
 
     fn body_keys(&self) -> &'static [&'static str] {
-        &["usage", "model", "error", "background"]
+        &["usage", "model", "service_tier", "error", "background"]
     }
 
     fn field(&mut self, key: &str, raw: &[u8]) {
@@ -73,6 +73,7 @@ impl Reader for Responses {
                 }
             }
             "model" => self.account.name(Some(&value)),
+            "service_tier" => self.account.serve_as(Some(&value)),
             "error" if is_present(Some(&value)) => self.account.fail(),
             "background" => self.is_in_background = value == Value::Bool(true),
             _ => {}
@@ -98,6 +99,7 @@ impl Reader for Responses {
 impl Responses {
     fn begin(&mut self, response: &Value) {
         self.account.name(response.get("model"));
+        self.account.serve_as(response.get("service_tier"));
         self.is_in_background |= response.get("background") == Some(&Value::Bool(true));
         let id = id(response);
         if !self.open.contains(&id) && !self.ended.contains_key(&id) && self.open.len() < RESPONSES_MAX {
@@ -108,6 +110,7 @@ impl Responses {
 
     fn end(&mut self, kind: &str, response: &Value) {
         self.account.name(response.get("model"));
+        self.account.serve_as(response.get("service_tier"));
         if kind == "response.failed" {
             self.account.fail();
         }

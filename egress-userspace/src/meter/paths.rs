@@ -1,7 +1,8 @@
 //! What `POST` targets do, by family of API. Data only.
 //!
 //! In a pattern `*` stands for any characters, slashes too, and `/**` at the end for the path itself and all below it. The first
-//! row that matches decides; what no row names is free: telemetry, settings, files, counting tokens.
+//! row that matches decides. Free is what is known to spend nothing: telemetry, settings, files, counting tokens. What no row
+//! names passes as if it were free, and the operator is told.
 //!
 //! Blind is what spends tokens that no answer to it ever reports, or reports in a dialect nobody reads here: batches run
 //! after their request is answered, sessions and agents work on between requests, pictures and sound are billed by other
@@ -42,10 +43,25 @@ const ANTHROPIC: &[Row] = &[
     ("/v1/agents/**", Blind),
     ("/v1/sessions/**", Blind),
     ("/v1/dreams/**", Blind),
+    ("/v1/files/**", Free),
+    ("/v1/skills/**", Free),
+    ("/v1/organizations/**", Free),
+    ("/v1/oauth/**", Free),
+    ("/api/claude_cli/**", Free),
+    ("/api/claude_cli_feedback", Free),
+    ("/api/claude_code/**", Free),
+    ("/api/claude_code_*", Free),
+    ("/api/directory/**", Free),
+    ("/api/eval/**", Free),
+    ("/api/event_logging/**", Free),
+    ("/api/hello", Free),
+    ("/api/oauth/**", Free),
+    ("/mcp-registry/**", Free),
 ];
 
 const OPENAI: &[Row] = &[
     ("/v1/chat/completions", Metered(OpenAiChat)),
+    ("/v1/chat/completions/**", Free),
     ("/v1/completions", Metered(OpenAiChat)),
     ("/v1/embeddings", Metered(OpenAiEmbeddings)),
     ("/v1/responses", Metered(OpenAiResponses)),
@@ -67,15 +83,35 @@ const OPENAI: &[Row] = &[
     ("/v1/edits", Blind),
     ("/v1/fine_tuning/**", Blind),
     ("/v1/evals/**", Blind),
+    ("/v1/memories/**", Blind),
+    ("/v1/assistants/**", Free),
+    ("/v1/containers/**", Free),
+    ("/v1/conversations/**", Free),
+    ("/v1/files/**", Free),
+    ("/v1/moderations", Free),
+    ("/v1/organization/**", Free),
+    ("/v1/threads/**", Free),
+    ("/v1/traces/**", Free),
+    ("/v1/uploads/**", Free),
+    ("/v1/vector_stores/**", Free),
 ];
 
 const CHATGPT: &[Row] = &[
     ("/backend-api/codex/responses", Metered(OpenAiResponses)),
     ("/backend-api/codex/responses/compact", Metered(OpenAiResponses)),
     ("/backend-api/codex/responses/**", Blind),
+    ("/backend-api/codex/images/**", Blind),
+    ("/backend-api/codex/memories/**", Blind),
+    ("/backend-api/codex/realtime/**", Blind),
+    ("/backend-api/codex/analytics-events/**", Free),
     ("/backend-api/conversation/**", Blind),
     ("/backend-api/f/conversation/**", Blind),
     ("/backend-api/wham/tasks/**", Blind),
+    ("/backend-api/wham/**", Free),
+    ("/backend-api/connectors/**", Free),
+    ("/backend-api/files/**", Free),
+    ("/backend-api/plugins/**", Free),
+    ("/backend-api/ps/**", Free),
 ];
 
 /// Google's verbs stand after a colon. Its servers also take calls in the shape of gRPC and in batches.
@@ -109,6 +145,19 @@ const GOOGLE: &[Row] = &[
     ("/batch/**", Blind),
     ("/$rpc/**", Blind),
     ("/google.*", Blind),
+    ("/v*/files/**", Free),
+    ("/upload/**", Free),
+    ("*/operations/*:cancel", Free),
+    ("*/operations/*:wait", Free),
+    ("/v1internal:fetchadmincontrols", Free),
+    ("/v1internal:fetchavailablemodels", Free),
+    ("/v1internal:listexperiments", Free),
+    ("/v1internal:loadcodeassist", Free),
+    ("/v1internal:onboarduser", Free),
+    ("/v1internal:recordclientevent", Free),
+    ("/v1internal:recordcodeassistmetrics", Free),
+    ("/v1internal:retrieveuserquota", Free),
+    ("/v1internal:*codeassistglobalusersetting", Free),
 ];
 
 const AZURE: &[Row] = &[
@@ -141,6 +190,12 @@ const AZURE: &[Row] = &[
     ("/anthropic/**", Blind),
     ("/providers/**", Blind),
     ("/api/projects/**", Blind),
+    ("/openai*/assistants/**", Free),
+    ("/openai*/batches/**", Free),
+    ("/openai*/files/**", Free),
+    ("/openai*/threads/**", Free),
+    ("/openai*/uploads/**", Free),
+    ("/openai*/vector_stores/**", Free),
 ];
 
 const BEDROCK: &[Row] = &[
@@ -152,11 +207,17 @@ const BEDROCK: &[Row] = &[
     ("/model/**", Blind),
     ("/async-invoke/**", Blind),
     ("/model-invocation-job/**", Blind),
+    ("/guardrail/**", Free),
 ];
 
 /// OpenAI's paths, and Anthropic's, below any prefix.
 const COMPATIBLE: &[Row] = &[
     ("*/chat/completions", Metered(OpenAiChat)),
+    // Cohere's own.
+    ("*/v2/chat", Metered(OpenAiChat)),
+    ("*/v1/chat", Blind),
+    ("*/v2/embed", Blind),
+    ("*/v1/embed", Blind),
     ("*/fim/completions", Metered(OpenAiChat)),
     ("*/agents/completions", Metered(OpenAiChat)),
     ("*/completions", Metered(OpenAiChat)),
@@ -183,6 +244,9 @@ const COMPATIBLE: &[Row] = &[
     ("*/rerank", Blind),
     ("*/realtime/**", Blind),
     ("*/fine_tuning/**", Blind),
+    ("*/files/**", Free),
+    ("*/tokenize", Free),
+    ("*/detokenize", Free),
 ];
 
 const OLLAMA: &[Row] = &[
@@ -190,4 +254,10 @@ const OLLAMA: &[Row] = &[
     ("/api/generate", Metered(Ollama)),
     ("/api/embed", Metered(Ollama)),
     ("/api/embeddings", Blind),
+    ("/api/blobs/**", Free),
+    ("/api/copy", Free),
+    ("/api/create", Free),
+    ("/api/pull", Free),
+    ("/api/push", Free),
+    ("/api/show", Free),
 ];

@@ -4,8 +4,9 @@ use std::fmt::Debug;
 
 use serde_json::Value;
 
-use crate::domain::{Tokens, Usage};
+use crate::domain::{ProviderNotes, Tokens, Usage};
 
+use super::HeaderCounts;
 use super::estimate::Family;
 use super::surface::Dialect;
 use super::tally::{Details, Progress, Tally};
@@ -52,14 +53,14 @@ pub(super) trait Reader: Debug + Send + Sync {
     }
 }
 
-/// A reader for this dialect.
-pub(super) fn reader(dialect: Dialect) -> Box<dyn Reader> {
+/// A reader for a response in this dialect, behind headers that count this.
+pub(super) fn reader(dialect: Dialect, counts: HeaderCounts) -> Box<dyn Reader> {
     match dialect {
         Dialect::AnthropicMessages => Box::<anthropic::Messages>::default(),
         Dialect::OpenAiChat | Dialect::OpenAiEmbeddings => Box::<openai_chat::Chat>::default(),
         Dialect::OpenAiResponses => Box::<openai_responses::Responses>::default(),
         Dialect::Gemini => Box::<gemini::Gemini>::default(),
-        Dialect::Bedrock => Box::<bedrock::Bedrock>::default(),
+        Dialect::Bedrock => Box::new(bedrock::Bedrock::new(counts)),
         Dialect::Ollama => Box::<ollama::Ollama>::default(),
     }
 }
@@ -86,6 +87,7 @@ pub(super) struct Account {
     is_error: bool,
     model: Option<String>,
     family: Option<Family>,
+    service_tier: Option<String>,
 }
 
 /// Output seen on the wire that no total covers.
@@ -175,6 +177,12 @@ impl Account {
         }
     }
 
+    /// A field that names the class of service. The first word is what was asked for, the last what was given.
+    pub(super) fn serve_as(&mut self, value: Option<&Value>) {
+        let tier = value.and_then(Value::as_str).and_then(ProviderNotes::tier);
+        self.service_tier = tier.or(self.service_tier.take());
+    }
+
     /// The model has been named.
     pub(super) fn has_model(&self) -> bool {
         self.model.is_some()
@@ -200,6 +208,7 @@ impl Account {
             is_error: self.is_error,
             family,
             model: self.model.clone(),
+            service_tier: self.service_tier.clone(),
         }
     }
 }

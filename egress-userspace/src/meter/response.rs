@@ -31,7 +31,7 @@ impl ResponseMeter {
     /// settles a request that was sent and never answered.
     #[must_use]
     pub fn new(ask: &Ask, head: &ResponseHead<'_>) -> Self {
-        let body = Body::new(ask.dialect);
+        let body = Body::new(ask.dialect, head.counts);
         let eyes = Pipe::new(head.content_encoding, body).map_or_else(
             || Eyes::Blind(Box::new(Tally { family: ask.family, ..Tally::default() })),
             |pipe| Eyes::Reading(Box::new(pipe)),

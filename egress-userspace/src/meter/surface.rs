@@ -82,6 +82,8 @@ pub(super) enum Surface {
     Metered(Dialect),
     /// Spends tokens that no response to it ever reports.
     Blind,
+    /// In no table: nobody has said that it spends nothing.
+    Unknown,
 }
 
 /// A request's target.
@@ -98,12 +100,14 @@ pub(super) fn target(api: Api, method: &str, path: &str) -> Target {
     let path = normalised(path);
     // Google's servers may take another method from a header; a verb in the path is a call whatever the method.
     let has_verb = path.rsplit('/').next().is_some_and(|segment| segment.contains(':'));
-    if !method.eq_ignore_ascii_case("POST") && !has_verb {
+    let is_post = method.eq_ignore_ascii_case("POST");
+    if !is_post && !has_verb {
         return Target { surface: Surface::Free, model: None };
     }
     let rows = paths::tables(api).iter().copied().flatten();
-    let surface =
-        rows.copied().find(|(pattern, _)| matches(pattern, &path)).map_or(Surface::Free, |(_, surface)| surface);
+    let row = rows.copied().find(|(pattern, _)| matches(pattern, &path));
+    let unnamed = if is_post { Surface::Unknown } else { Surface::Free };
+    let surface = row.map_or(unnamed, |(_, surface)| surface);
     Target { surface, model: model(&path).map(str::to_owned) }
 }
 
@@ -198,7 +202,7 @@ mod tests {
         let expected = Target { surface, model: model.map(str::to_owned) };
         assert_eq!(target(api, "POST", path), expected, "{api:?} {path}");
         let is_call = path.rsplit('/').next().unwrap().contains(':');
-        let by_get = if is_call { surface } else { Surface::Free };
+        let by_get = if is_call && surface != Surface::Unknown { surface } else { Surface::Free };
         assert_eq!(target(api, "GET", path).surface, by_get, "{api:?} {path}");
     }
 
@@ -218,16 +222,16 @@ mod tests {
         for path in ["/v1/messages/count_tokens", "/v1/messages/batches/b1/cancel", "/api/event_logging/v2/batch"] {
             check(Api::Anthropic, path, Surface::Free, None);
         }
-        for path in ["/v1/sessionsx", "/v1/files", "/", "", "/%", "/%zz/v1"] {
-            check(Api::Anthropic, path, Surface::Free, None);
+        for path in ["/v1/sessionsx", "/v1", "/", "", "/%", "/%zz/v1"] {
+            check(Api::Anthropic, path, Surface::Unknown, None);
         }
     }
 
     #[test]
     fn the_same_path_means_what_its_host_means() {
         check(Api::OpenAi, "/v1/responses", RESPONSES, None);
-        check(Api::Anthropic, "/v1/responses", Surface::Free, None);
-        check(Api::OpenAi, "/v1/messages", Surface::Free, None);
+        check(Api::Anthropic, "/v1/responses", Surface::Unknown, None);
+        check(Api::OpenAi, "/v1/messages", Surface::Unknown, None);
         check(Api::OpenRouter, "/api/v1/messages", MESSAGES, None);
         check(Api::OpenRouter, "/api/v1/chat/completions", CHAT, None);
         check(Api::OpenAiCompatible, "/openai/v1/chat/completions", CHAT, None);
@@ -242,6 +246,44 @@ mod tests {
         check(Api::ChatGpt, "/backend-api/codex/analytics-events/events", Surface::Free, None);
         check(Api::Ollama, "/api/chat", Surface::Metered(Dialect::Ollama), None);
         check(Api::Ollama, "/v1/chat/completions", CHAT, None);
+    }
+
+    #[test]
+    fn what_clients_send_beside_model_calls_is_known_to_be_free() {
+        for (api, paths) in [
+            (
+                Api::Anthropic,
+                &[
+                    "/api/event_logging/v2/batch",
+                    "/api/eval/sdk-x",
+                    "/api/claude_code/metrics",
+                    "/api/claude_code_penguin_mode",
+                    "/api/claude_cli/bootstrap",
+                    "/api/oauth/claude_cli/create_api_key",
+                    "/mcp-registry/v0/servers",
+                    "/v1/messages/count_tokens?beta=true",
+                    "/v1/files",
+                ][..],
+            ),
+            (Api::ChatGpt, &["/backend-api/codex/analytics-events/events", "/backend-api/ps/mcp"]),
+            (Api::OpenAi, &["/v1/files", "/v1/threads", "/v1/threads/t/messages", "/v1/chat/completions/c1"]),
+            (Api::CodeAssist, &["/v1internal:loadCodeAssist", "/v1internal:recordCodeAssistMetrics"]),
+            (Api::Gemini, &["/upload/v1beta/files", "/v1beta/models/gemini-x:countTokens"]),
+            (Api::Ollama, &["/api/show", "/api/pull"]),
+        ] {
+            for path in paths {
+                assert_eq!(target(api, "POST", path).surface, Surface::Free, "{api:?} {path}");
+            }
+        }
+        for (api, path) in [
+            (Api::OpenAiCompatible, "/completion"),
+            (Api::Gemini, "/v1beta/cachedContents"),
+            (Api::CodeAssist, "/v1internal:thinkAloud"),
+            (Api::ChatGpt, "/backend-api/other"),
+            (Api::Anthropic, "/api/generate"),
+        ] {
+            assert_eq!(target(api, "POST", path).surface, Surface::Unknown, "{api:?} {path}");
+        }
     }
 
     #[test]

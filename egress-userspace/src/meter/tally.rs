@@ -6,6 +6,8 @@ use super::Reading;
 use super::ask::Ask;
 use super::estimate::Family;
 
+pub use crate::domain::UsageDetails as Details;
+
 /// How far the report of usage has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Progress {
@@ -20,22 +22,6 @@ pub(super) enum Progress {
     Told,
     /// The provider closed the message.
     Closed,
-}
-
-/// What a usage is made of; budgets count none of it twice.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Details {
-    /// Of the cache writes, those that live for an hour.
-    pub cache_write_1h: Tokens,
-    /// Of the output, what was reasoning.
-    pub reasoning: Tokens,
-}
-
-impl Details {
-    /// Parts are never larger than the whole, whatever a provider says.
-    fn within(self, usage: &Usage) -> Self {
-        Self { cache_write_1h: self.cache_write_1h.min(usage.cache_write), reasoning: self.reasoning.min(usage.output) }
-    }
 }
 
 /// What a response has shown, whatever its dialect.
@@ -59,6 +45,8 @@ pub(super) struct Tally {
     pub(super) family: Family,
     /// The model the response names.
     pub(super) model: Option<String>,
+    /// The class of service it names.
+    pub(super) service_tier: Option<String>,
 }
 
 /// What is known of a response beside what its dialect made of it.
@@ -89,7 +77,9 @@ pub(super) fn reading(ask: &Ask, tally: &Tally, circumstances: Circumstances) ->
         known,
         has_report,
         is_final,
+        failed: ask.is_metered && tally.is_error,
         model: model(),
+        service_tier: tally.service_tier.clone(),
     };
     if !ask.is_metered {
         return answer(Usage::default(), Known::Unmetered);

@@ -2,20 +2,16 @@
 
 use std::sync::Arc;
 
-use hyper::http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName};
+use hyper::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use hyper::http::response::Parts;
 
-use crate::domain::{Ending, Known, Settlement, Tokens, Usage};
-use crate::meter::{Ask, Details, Reading, ResponseHead, ResponseMeter};
+use crate::domain::{Ending, Known, ProviderNotes, Settlement, Tokens, Usage};
+use crate::meter::{Ask, Details, HeaderCounts, Reading, ResponseHead, ResponseMeter};
 
 use super::headers::text;
 use super::link::{Committed, LivePermit, NoAnswer};
+use super::provider_notes;
 use super::view::Passage;
-
-/// Where providers put their id of a request.
-const REQUEST_ID_HEADERS: [&str; 2] = ["request-id", "x-request-id"];
-/// Longest id that is kept, in bytes.
-const REQUEST_ID_BYTES_MAX: usize = 128;
 
 /// Settles exactly once: when told how the exchange ended, or else when dropped.
 #[derive(Debug)]
@@ -27,15 +23,24 @@ pub(super) struct Account {
     meter: Option<ResponseMeter>,
     status: Option<u16>,
     request_id: Option<String>,
+    notes: ProviderNotes,
     settled_total: Tokens,
 }
 
 impl Account {
     /// For a request that has been admitted and not yet sent.
     pub(super) fn new(permit: LivePermit, ask: Ask, passage: Arc<Passage>) -> Self {
-        let settled_total = Tokens::ZERO;
-        let permit = Some(permit);
-        Self { permit, passage, ask, is_sent: false, meter: None, status: None, request_id: None, settled_total }
+        Self {
+            permit: Some(permit),
+            passage,
+            ask,
+            is_sent: false,
+            meter: None,
+            status: None,
+            request_id: None,
+            notes: ProviderNotes::default(),
+            settled_total: Tokens::ZERO,
+        }
     }
 
     /// Does its response carry usage?
@@ -51,16 +56,14 @@ impl Account {
     /// The provider's head is there.
     pub(super) fn take_head(&mut self, head: &Parts) {
         self.status = Some(head.status.as_u16());
-        self.request_id = REQUEST_ID_HEADERS
-            .iter()
-            .find_map(|name| text(&head.headers, &HeaderName::from_static(name)))
-            .filter(|id| id.len() <= REQUEST_ID_BYTES_MAX)
-            .map(str::to_owned);
+        self.request_id = provider_notes::request_id(&head.headers);
+        self.notes = provider_notes::notes(&head.headers);
         if self.ask.is_metered {
             let response = ResponseHead {
                 status: head.status.as_u16(),
                 content_type: text(&head.headers, &CONTENT_TYPE),
                 content_encoding: text(&head.headers, &CONTENT_ENCODING),
+                counts: HeaderCounts::read(|name| head.headers.get(name)?.to_str().ok()),
             };
             self.meter = Some(ResponseMeter::new(&self.ask, &response));
         }
@@ -98,16 +101,22 @@ impl Account {
         let is_error = self.status.is_some_and(|status| status >= 400);
         let ending = if is_error && ending == Ending::Complete { Ending::Error } else { ending };
         let reading = self.reading(ending, is_error);
+        // A stream that began well may end in an error, and end whole.
+        let ending = if reading.failed && ending == Ending::Complete { Ending::Error } else { ending };
         self.settled_total = reading.usage.total();
         let (status, provider_request_id) = (self.status, self.request_id.take());
+        let mut notes = std::mem::take(&mut self.notes);
+        notes.service_tier = reading.service_tier.or(notes.service_tier);
         Some(permit.settle(move |permit| Settlement {
             permit,
             usage: reading.usage,
+            details: reading.details,
             known: reading.known,
             ending,
             status,
             model: reading.model,
             provider_request_id,
+            notes,
         }))
     }
 
@@ -150,6 +159,8 @@ fn nothing(known: Known) -> Reading {
         known,
         has_report: false,
         is_final: true,
+        failed: false,
         model: None,
+        service_tier: None,
     }
 }

@@ -31,7 +31,8 @@ use super::request_body::{BodyBroken, RequestBody, discard};
 use super::socket::ClientSocket;
 use super::stream_usage;
 use super::target::agree;
-use super::tee::{Tee, TeeError};
+use super::tee::{Tee, TeeError, Terms};
+use super::unknown_paths::UnknownPaths;
 use super::upstream::Upstream;
 use super::view::{Bottle, Passage, PolicyView};
 
@@ -56,6 +57,7 @@ pub(super) struct Origin {
 pub(super) struct Exchange {
     pub(super) link: Arc<Link>,
     pub(super) upstream: Upstream,
+    pub(super) unknown_paths: UnknownPaths,
 }
 
 /// One request on its way.
@@ -141,6 +143,9 @@ impl Run<'_> {
             Ok(permit) => permit,
             Err(answer) => return Ok(self.refuse_unsent(answer, body).await),
         };
+        if ask.is_unknown {
+            self.tell_unknown(&allowed.host, &head);
+        }
         let withholds_usage = stream_usage::ask_for(allowed.stream_usage, &ask, &mut head.headers, &mut body);
         let mut account = Account::new(permit, ask, Arc::clone(&self.origin.passage));
         Ok(match self.forward(&allowed.host, head, body, &mut account).await? {
@@ -163,6 +168,21 @@ impl Run<'_> {
             asked,
         });
         count::input(endpoint, ask).await
+    }
+
+    /// The operator hears of what is passed without being counted.
+    fn tell_unknown(&self, host: &Host, head: &Parts) {
+        let Some(news) = self.exchange.unknown_paths.note(host, head.uri.path()) else { return };
+        let bottle = &self.bottle.view;
+        tracing::warn!(
+            bottle = %bottle.name, %host, method = %head.method, path = news.shape,
+            "a path that egress does not know is passed: tokens spent there are not counted; if it spends any, report it"
+        );
+        if news.is_last {
+            tracing::warn!("no further unknown paths are told of until the proxy starts again");
+        }
+        let target = format!("{} {}", head.method, news.shape);
+        self.exchange.link.say(FromProxy::PathUnknown { bottle: bottle.id, host: host.clone(), target });
     }
 
     /// Answers a request of which some may still be on its way.
@@ -209,16 +229,23 @@ impl Run<'_> {
             () = self.origin.passage.severed() => return Err(Severed),
             response = timeout(RESPONSE_HEAD_TIME_MAX, sending) => response,
         };
-        match response {
+        let ending = match response {
             Ok(Ok(response)) if response.status() != StatusCode::SWITCHING_PROTOCOLS => return Ok(Ok(response)),
-            Ok(Ok(_)) => tracing::warn!(%host, "the provider switches protocols unasked"),
+            Ok(Ok(_)) => {
+                tracing::warn!(%host, "the provider switches protocols unasked");
+                Ending::Error
+            }
             Ok(Err(error)) => {
                 account.set_sent(!error.is_connect());
                 tracing::warn!(%host, error = with_causes(&error), "the provider did not answer");
+                if error.is_connect() { Ending::Error } else { Ending::HungUp }
             }
-            Err(_) => tracing::warn!(%host, "the provider did not answer in time"),
-        }
-        drop(account.settle(Ending::Error));
+            Err(_) => {
+                tracing::warn!(%host, "the provider did not answer in time");
+                Ending::TimedOut
+            }
+        };
+        drop(account.settle(ending));
         Ok(Err(Answer::UpstreamFailed))
     }
 
@@ -243,7 +270,8 @@ impl Run<'_> {
         }
         let delivery = self.delivery(FromProxy::Delivered { bottle: self.bottle.view.id }, self.policy.drain);
         let withheld = if withholds_usage { stream_usage::withhold(&mut head) } else { None };
-        let tee = Tee::new(body, account, &self.origin.passage, delivery, withheld);
+        let terms = Terms { passage: &self.origin.passage, idle_max: self.policy.idle, delivery, withheld };
+        let tee = Tee::new(body, account, terms);
         Response::from_parts(head, ResponseBody::Tee(Box::new(tee)))
     }
 

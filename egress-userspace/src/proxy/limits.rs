@@ -45,6 +45,9 @@ pub(super) const SETTLED_TIME_MAX: Duration = Duration::from_secs(30);
 /// Certificates kept ready.
 pub(super) const LEAVES_MAX: usize = 1_024;
 
+/// Kinds of unknown paths that one proxy tells of.
+pub(super) const UNKNOWN_PATHS_MAX: usize = 256;
+
 /// To find the addresses of a name.
 pub(super) const RESOLVE_TIME_MAX: Duration = Duration::from_secs(10);
 /// Addresses of one name that are tried.
@@ -55,8 +58,6 @@ pub(super) const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
 pub(super) const UPSTREAM_HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
 /// A provider may think this long before its head: models that do not stream take minutes.
 pub(super) const RESPONSE_HEAD_TIME_MAX: Duration = Duration::from_secs(900);
-/// Longest silence inside a response.
-pub(super) const RESPONSE_IDLE_TIME_MAX: Duration = Duration::from_secs(300);
 /// An unused connection to a provider is kept this long.
 pub(super) const POOL_IDLE_TIME_MAX: Duration = Duration::from_secs(60);
 /// Unused connections kept per provider: a burst of streams that ends need not be dialled again.

@@ -13,7 +13,9 @@ use tokio::time::timeout;
 use crate::broker::{
     Admission, BrokerError, FrameReader, FrameWriter, FromController, FromProxy, LeafReply, Permit, RequestNumber,
 };
-use crate::domain::{Ending, Host, Known, PermitId, Refusal, Settlement, SpendRequest, Usage};
+use crate::domain::{
+    Ending, Host, Known, PermitId, ProviderNotes, Refusal, Settlement, SpendRequest, Usage, UsageDetails,
+};
 
 use super::limits::{CONTROLLER_TIME_MAX, SETTLED_TIME_MAX};
 use super::view::PolicyView;
@@ -205,7 +207,7 @@ impl LivePermit {
 
     fn send(&mut self, settlement: impl FnOnce(PermitId) -> Settlement) -> Option<oneshot::Receiver<Committed>> {
         let permit = self.permit.take()?.id;
-        let settlement = settlement(permit);
+        let settlement = Box::new(settlement(permit));
         Some(self.link.ask(Waiter::Settle, |number| FromProxy::Settle { number, settlement }))
     }
 }
@@ -215,11 +217,13 @@ impl Drop for LivePermit {
         let never_sent = |permit| Settlement {
             permit,
             usage: Usage::default(),
+            details: UsageDetails::default(),
             known: Known::Reported,
             ending: Ending::Cancelled,
             status: None,
             model: None,
             provider_request_id: None,
+            notes: ProviderNotes::default(),
         };
         drop(self.send(never_sent));
     }

@@ -21,6 +21,7 @@ mod limits;
 mod link;
 mod listen;
 mod process;
+mod provider_notes;
 mod refusal;
 mod request_body;
 mod sandbox;
@@ -30,6 +31,7 @@ mod target;
 mod tee;
 mod tls;
 mod trust;
+mod unknown_paths;
 mod upstream;
 mod view;
 

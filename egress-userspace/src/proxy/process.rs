@@ -25,6 +25,7 @@ use super::listen::{Entrance, Server, accept_all};
 use super::sandbox::{self, SandboxError};
 use super::tls::TlsEnd;
 use super::trust::{self, TrustError};
+use super::unknown_paths::UnknownPaths;
 use super::upstream::Upstream;
 
 /// Why the proxy did not start, or ended.
@@ -116,8 +117,8 @@ impl Prepared {
         self.broker.set_nonblocking(true)?;
         let (reader, writer) = tokio::net::UnixStream::from_std(self.broker)?.into_split();
         let (link, outgoing) = Link::new();
-        let exchange =
-            Exchange { upstream: Upstream::new(&link, self.resolver.as_ref(), &self.tls), link: Arc::clone(&link) };
+        let upstream = Upstream::new(&link, self.resolver.as_ref(), &self.tls);
+        let exchange = Exchange { upstream, link: Arc::clone(&link), unknown_paths: UnknownPaths::default() };
         let tls = TlsEnd::new(Arc::clone(&link), self.crypto)?;
         let server = Arc::new(Server { exchange, tls });
         let resolver = Arc::new(Resolver { link: Arc::clone(&link), gateway: self.gateway });

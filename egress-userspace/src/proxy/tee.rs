@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
@@ -19,7 +20,6 @@ use crate::meter::UsageWithheld;
 
 use super::account::Account;
 use super::delivery::Delivery;
-use super::limits::RESPONSE_IDLE_TIME_MAX;
 use super::link::{Committed, NoAnswer};
 use super::request_body::longer;
 use super::view::Passage;
@@ -47,6 +47,18 @@ pub(super) enum TeeError {
     NotSettled(#[from] NoAnswer),
 }
 
+impl TeeError {
+    /// How it is recorded.
+    fn ending(&self) -> Ending {
+        match self {
+            Self::Severed => Ending::Cut,
+            Self::Upstream(_) => Ending::HungUp,
+            Self::Idle => Ending::TimedOut,
+            Self::Exceeded | Self::Undecodable(_) | Self::NotSettled(_) => Ending::Error,
+        }
+    }
+}
+
 type Settling = Pin<Box<dyn Future<Output = Result<Committed, NoAnswer>> + Send>>;
 
 /// What the provider's side has come to.
@@ -68,31 +80,39 @@ pub(super) struct Tee {
     held: VecDeque<Frame<Bytes>>,
     settling: Option<Settling>,
     severed: Pin<Box<dyn Future<Output = ()> + Send>>,
+    idle_max: Duration,
     idle: Pin<Box<Sleep>>,
     latest: Instant,
     delivery: Option<Delivery>,
     crossed: bool,
 }
 
+/// What a body passes on.
+pub(super) struct Terms<'a> {
+    /// It ends when this does.
+    pub(super) passage: &'a Arc<Passage>,
+    /// Longest silence of the provider.
+    pub(super) idle_max: Duration,
+    /// Started when the response that crossed a budget has left.
+    pub(super) delivery: Delivery,
+    /// What is taken out.
+    pub(super) withheld: Option<UsageWithheld>,
+}
+
 impl Tee {
-    /// Passes `body` on. `delivery` is started when the response that crossed a budget has left.
-    pub(super) fn new(
-        body: Incoming,
-        account: Account,
-        passage: &Arc<Passage>,
-        delivery: Delivery,
-        withheld: Option<UsageWithheld>,
-    ) -> Self {
+    /// Passes `body` on.
+    pub(super) fn new(body: Incoming, account: Account, terms: Terms<'_>) -> Self {
         Self {
             source: Source::Flowing(body),
             account,
-            withheld,
+            withheld: terms.withheld,
             held: VecDeque::new(),
             settling: None,
-            severed: Box::pin(passage.severed()),
-            idle: Box::pin(sleep(RESPONSE_IDLE_TIME_MAX)),
+            severed: Box::pin(terms.passage.severed()),
+            idle_max: terms.idle_max,
+            idle: Box::pin(sleep(terms.idle_max)),
             latest: Instant::now(),
-            delivery: Some(delivery),
+            delivery: Some(terms.delivery),
             crossed: false,
         }
     }
@@ -108,13 +128,13 @@ impl Tee {
 
     fn fail(&mut self, error: TeeError) {
         self.release();
-        self.settle(Ending::Error);
+        self.settle(error.ending());
         self.source = Source::Failed(error);
     }
 
     /// The bottle is cut: nothing more passes, not even what is held.
     fn sever(&mut self) -> TeeError {
-        drop(self.account.settle(Ending::Cut));
+        drop(self.account.settle(TeeError::Severed.ending()));
         self.settling = None;
         self.held.clear();
         self.source = Source::Over;
@@ -201,7 +221,7 @@ impl Tee {
         let polled = Pin::new(body).poll_frame(cx);
         if polled.is_pending() {
             while self.idle.as_mut().poll(cx).is_ready() {
-                let limit = self.latest + RESPONSE_IDLE_TIME_MAX;
+                let limit = self.latest + self.idle_max;
                 if limit <= Instant::now() {
                     self.fail(TeeError::Idle);
                     return Poll::Ready(None);

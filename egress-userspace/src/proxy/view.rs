@@ -20,6 +20,8 @@ pub(super) struct PolicyView {
     pub(super) routes: Routes,
     pub(super) preflight: Preflight,
     pub(super) drain: Duration,
+    /// Longest silence inside a response.
+    pub(super) idle: Duration,
     bottles: HashMap<Ipv4Addr, Bottle>,
 }
 
@@ -88,8 +90,8 @@ impl PolicyView {
                 before.passage.severed.send_replace(true);
             }
         }
-        let drain = Duration::from_millis(snapshot.drain_ms);
-        Self { routes: snapshot.routes, preflight: snapshot.preflight, drain, bottles }
+        let [drain, idle] = [snapshot.drain_ms, snapshot.idle_ms].map(Duration::from_millis);
+        Self { routes: snapshot.routes, preflight: snapshot.preflight, drain, idle, bottles }
     }
 
     /// Severs everyone: the controller is gone.

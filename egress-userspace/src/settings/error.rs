@@ -96,6 +96,9 @@ pub enum Problem {
     /// No duration.
     #[error("{0:?} is not a duration: write 0, 500ms, 2s or 1m")]
     Duration(String),
+    /// An `idle` that would end every response.
+    #[error("{0:?} is too short: at least 1s, or every response ends while the model thinks")]
+    IdleTooShort(String),
     /// Longer than makes sense.
     #[error("{text:?} is too long: at most {max_seconds}s")]
     DurationTooLong {

@@ -39,6 +39,8 @@ pub struct Settings {
     pub providers: Vec<Provider>,
     /// `upstream.ca:` extra roots, relative to the settings file.
     pub upstream_ca: Option<PathBuf>,
+    /// `upstream.idle:` longest silence of a provider inside a response.
+    pub upstream_idle: Duration,
     /// `upstream.resolve:` where these hosts are instead.
     pub upstream_resolve: Vec<(Host, SocketAddr)>,
 }
@@ -53,6 +55,8 @@ impl Default for Settings {
             last_word: Duration::from_secs(2),
             providers: Vec::new(),
             upstream_ca: None,
+            // What the SDKs of most providers wait at least.
+            upstream_idle: Duration::from_secs(300),
             upstream_resolve: Vec::new(),
         }
     }

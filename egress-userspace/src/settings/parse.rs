@@ -11,9 +11,11 @@ use super::{BuiltIn, Settings};
 use crate::domain::{CutoffPolicy, Host, Preflight, ProviderName, Tokens};
 
 const KEYS: &[&str] = &["budget", "preflight", "shutdown", "drain", "last_word", "providers", "upstream"];
-const UPSTREAM_KEYS: &[&str] = &["ca", "resolve"];
+const UPSTREAM_KEYS: &[&str] = &["ca", "idle", "resolve"];
 /// Longest `drain` and `last_word`: a used-up budget is enforced by the kernel after that at the latest.
 const DURATION_SECONDS_MAX: u64 = 600;
+/// Shortest `idle`: models think for seconds between two words.
+const IDLE_MIN: Duration = Duration::from_secs(1);
 /// Most edits between a key and the one it is taken for.
 const TYPOS_MAX: usize = 2;
 
@@ -41,7 +43,7 @@ fn settings(text: &str, built_in: &BuiltIn) -> Result<Settings, Misplaced> {
             "drain" => settings.drain = read(&key, value, duration)?,
             "last_word" => settings.last_word = read(&key, value, duration)?,
             "providers" => settings.providers = providers(value, built_in)?,
-            "upstream" => (settings.upstream_ca, resolved) = upstream(value)?,
+            "upstream" => resolved = upstream(value, &mut settings)?,
             _ => return Err(unknown(key, KEYS)),
         }
     }
@@ -64,16 +66,17 @@ struct Resolved {
     address: SocketAddr,
 }
 
-fn upstream(node: Node) -> Result<(Option<PathBuf>, Vec<Resolved>), Misplaced> {
-    let (mut ca, mut resolved) = (None, Vec::new());
+fn upstream(node: Node, settings: &mut Settings) -> Result<Vec<Resolved>, Misplaced> {
+    let mut resolved = Vec::new();
     for (key, value) in entries(node)? {
         match key.text.as_str() {
-            "ca" => ca = Some(read(&key, value, path)?),
+            "ca" => settings.upstream_ca = Some(read(&key, value, path)?),
+            "idle" => settings.upstream_idle = read(&key, value, idle)?,
             "resolve" => resolved = resolve(value)?,
             _ => return Err(unknown(key, UPSTREAM_KEYS)),
         }
     }
-    Ok((ca, resolved))
+    Ok(resolved)
 }
 
 fn budget(node: Node) -> Result<Vec<(ProviderName, Tokens)>, Misplaced> {
@@ -144,6 +147,11 @@ fn duration(text: &str) -> Result<Duration, Problem> {
         return Err(Problem::DurationTooLong { text: text.to_owned(), max_seconds: DURATION_SECONDS_MAX });
     }
     Ok(duration)
+}
+
+fn idle(text: &str) -> Result<Duration, Problem> {
+    let idle = duration(text)?;
+    if idle < IDLE_MIN { Err(Problem::IdleTooShort(text.to_owned())) } else { Ok(idle) }
 }
 
 fn path(text: &str) -> Result<PathBuf, Problem> {

@@ -37,6 +37,7 @@ drain: 500ms
 last_word: 0
 upstream:
   ca: extra-roots.pem
+  idle: 90s
   resolve:
     api.anthropic.com: 127.0.0.1:9443
     API.OpenAI.com: \"[::1]:443\"
@@ -69,6 +70,7 @@ providers:
             Provider { name: "codex".parse().unwrap(), hosts: Vec::new(), stream_usage: Some(StreamUsage::OnRequest) },
         ],
         upstream_ca: Some("extra-roots.pem".into()),
+        upstream_idle: Duration::from_secs(90),
         upstream_resolve: vec![
             ("api.anthropic.com".parse().unwrap(), "127.0.0.1:9443".parse().unwrap()),
             ("api.openai.com".parse().unwrap(), "[::1]:443".parse().unwrap()),
@@ -98,6 +100,10 @@ fn durations() {
     for text in ["1", "s", "-1s", "1.5s", "1 s", "1h", "1S", "1sms", "+1s", "1_000ms"] {
         bad(&format!("drain: {text}"), &format!("1:8: {text:?} is not a duration: write 0, 500ms, 2s or 1m"));
     }
+    bad(
+        "upstream:\n  idle: 999ms",
+        "2:9: \"999ms\" is too short: at least 1s, or every response ends while the model thinks",
+    );
     bad("drain: 601s", "1:8: \"601s\" is too long: at most 600s");
     bad("last_word: 99999999999999999999m", "1:12: \"99999999999999999999m\" is too long: at most 600s");
 }
@@ -147,7 +153,7 @@ fn a_bad_key_is_shown_where_it_stands() {
     bad("agents:\n  reviewer:\n    budget:\n      claude: 200k", &format!("1:1: unknown key \"agents\": {all}"));
     bad("bottles:", &format!("1:1: unknown key \"bottles\": {all}"));
     bad("upstream:\n  resolv:", "2:3: unknown key \"resolv\": did you mean \"resolve\"?");
-    bad("upstream:\n  xy: 1", "2:3: unknown key \"xy\": known here are ca, resolve");
+    bad("upstream:\n  xy: 1", "2:3: unknown key \"xy\": known here are ca, idle, resolve");
     bad(
         "budget:\n  Claude: 1",
         "2:3: \"Claude\" is not a provider name: use 1 to 48 of a-z, 0-9, '-' and '_', beginning with a letter or digit",

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-/// Tokens in the provider's own columns.
+/// Tokens, each kind once: Anthropic's columns. OpenAI's input is the sum of the first three.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// `input_tokens`.
@@ -25,14 +25,20 @@ impl Counts {
     /// All of them together.
     #[must_use]
     pub fn total(self) -> u64 {
-        self.input + self.cache_write + self.cache_read + self.output
+        self.input_total() + self.output
+    }
+
+    /// All of the input, however it was cached.
+    #[must_use]
+    pub fn input_total(self) -> u64 {
+        self.input + self.cache_write + self.cache_read
     }
 }
 
 /// One exchange.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Served {
-    /// Also the `request-id` header of the response.
+    /// Also the `request-id` header of the response, or `x-request-id` where OpenAI answers.
     pub id: String,
     /// What `x-test-bottle` said.
     pub bottle: Option<String>,
@@ -44,6 +50,8 @@ pub struct Served {
     pub model: Option<String>,
     /// Of the response.
     pub status: u16,
+    /// What the client accepts: `accept-encoding`.
+    pub accepts: Option<String>,
     /// `content-encoding`.
     pub encoding: String,
     /// What a whole response says was used.

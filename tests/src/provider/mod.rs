@@ -1,11 +1,14 @@
-//! A provider on this machine: speaks the Anthropic API over TLS (h1 and h2), does what requests ask of it (see
-//! [`script`]), and logs what it served, so that tests can hold the ledger against it.
+//! A provider on this machine: speaks the APIs of Anthropic and OpenAI over TLS (h1 and h2), does what requests ask of it
+//! (see [`script`]), and logs what it served, so that tests can hold the ledger against it.
 
+mod anthropic;
 mod authority;
 mod delivery;
 mod encode;
 mod log;
+mod openai;
 mod render;
+mod responses;
 pub mod script;
 
 use std::convert::Infallible;
@@ -19,6 +22,7 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::header::HeaderValue;
+use hyper::http::request::Parts;
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -34,18 +38,20 @@ pub use log::{Counts, Served};
 
 use delivery::Delivery;
 use log::Log;
-use render::Piece;
+use render::{Form, Piece};
 use script::{Fault, Script};
 
-/// The name the certificate is for unless told otherwise.
+/// Whom it is taken for unless told otherwise.
 pub const HOST: &str = "api.anthropic.com";
+/// The other name that its certificate is for.
+pub const OPENAI_HOST: &str = "api.openai.com";
 
 /// How to start a provider.
 #[derive(Default)]
 pub struct Options {
     /// Signs its certificate; a fresh one when absent.
     pub authority: Option<Arc<Authority>>,
-    /// Names of its certificate; [`HOST`] when empty.
+    /// Names of its certificate; [`HOST`] and [`OPENAI_HOST`] when empty.
     pub names: Vec<String>,
     /// Where to write the log as JSON lines, too.
     pub log_file: Option<PathBuf>,
@@ -78,7 +84,8 @@ impl Provider {
     /// Starts one.
     pub async fn start_with(address: SocketAddr, options: Options) -> Result<Self> {
         let authority = options.authority.map_or_else(|| Authority::generate().map(Arc::new), Ok)?;
-        let names = if options.names.is_empty() { vec![HOST.to_owned()] } else { options.names };
+        let names =
+            if options.names.is_empty() { [HOST, OPENAI_HOST].map(str::to_owned).to_vec() } else { options.names };
         let tls = TlsAcceptor::from(Arc::new(authority.server_config(&names)?));
         let log = Arc::new(Log::new(options.log_file.as_deref())?);
         let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
@@ -132,19 +139,26 @@ async fn answer(request: Request<Incoming>, world: &World) -> Response<Delivery>
     let (head, body) = request.into_parts();
     let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     let number = world.requests.fetch_add(1, Ordering::Relaxed);
-    let script = Script::read(&head.headers, &body);
+    let mut script = Script::read(&head.headers, &body);
+    let form = Form::of(&head.method, head.uri.path());
+    if form == Some(Form::Embeddings) {
+        script.usage.output = 0;
+    }
     let mut served = Served {
         id: format!("req_test_{number:08}"),
         bottle: text_header(&head.headers, "x-test-bottle"),
         method: head.method.to_string(),
         path: head.uri.path().to_owned(),
         model: (!script.model.is_empty()).then(|| script.model.clone()),
+        accepts: text_header(&head.headers, "accept-encoding"),
         encoding: script.encoding.name().to_owned(),
         status: script.status,
         ..Served::default()
     };
-    let is_messages = head.method == Method::POST && served.path == "/v1/messages";
-    if is_messages && let Ok(pieces) = render::response(&script, &served.id) {
+    let id_header = if is_for_openai(&head) { "x-request-id" } else { "request-id" };
+    if let Some(form) = form
+        && let Ok(pieces) = render::response(form, &script, &served.id)
+    {
         let is_success = script.status == 200;
         if is_success {
             served.usage = script.usage;
@@ -152,19 +166,30 @@ async fn answer(request: Request<Incoming>, world: &World) -> Response<Delivery>
         let is_event_stream = script.is_streaming && is_success;
         let fault = if is_success { script.fault } else { Fault::None };
         let is_sized = !is_event_stream && fault == Fault::None;
-        return respond(Delivery::new(pieces, fault, is_sized, served, Arc::clone(&world.log)), is_event_stream);
+        let delivery = Delivery::new(pieces, fault, is_sized, served, Arc::clone(&world.log));
+        return respond(delivery, is_event_stream, id_header, script.headers);
     }
     let (status, bytes) = other(&head.method, &served.path, &script);
     served.status = status;
     served.encoding = Encoding::Identity.name().to_owned();
     let pieces = vec![Piece { bytes, ..Piece::default() }];
-    respond(Delivery::new(pieces, Fault::None, true, served, Arc::clone(&world.log)), false)
+    respond(Delivery::new(pieces, Fault::None, true, served, Arc::clone(&world.log)), false, id_header, script.headers)
+}
+
+/// Which of its names the client called it by.
+fn is_for_openai(head: &Parts) -> bool {
+    let host = head.uri.host().map(str::to_owned).or_else(|| text_header(&head.headers, "host"));
+    host.as_deref() == Some(OPENAI_HOST)
 }
 
 /// Everything that spends nothing.
 fn other(method: &Method, path: &str, script: &Script) -> (u16, Bytes) {
     match (method.as_str(), path) {
         ("POST", "/v1/messages/count_tokens") => (200, format!("{{\"input_tokens\":{}}}", script.usage.input).into()),
+        ("POST", "/v1/responses/input_tokens") => {
+            let count = script.usage.input_total();
+            (200, format!("{{\"object\":\"response.input_tokens\",\"input_tokens\":{count}}}").into())
+        }
         ("GET", "/v1/models") => {
             let list = r#"{"data":[{"type":"model","id":"claude-test","display_name":"Test","created_at":"2026-01-01T00:00:00Z"}],"has_more":false,"first_id":"claude-test","last_id":"claude-test"}"#;
             (200, Bytes::from_static(list.as_bytes()))
@@ -173,14 +198,17 @@ fn other(method: &Method, path: &str, script: &Script) -> (u16, Bytes) {
     }
 }
 
-fn respond(delivery: Delivery, is_event_stream: bool) -> Response<Delivery> {
+fn respond(
+    delivery: Delivery,
+    is_event_stream: bool,
+    id_header: &'static str,
+    mut headers: HeaderMap,
+) -> Response<Delivery> {
     let served = delivery.served();
     let content_type = if is_event_stream { "text/event-stream; charset=utf-8" } else { "application/json" };
     let status = StatusCode::from_u16(served.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let encoding = (served.encoding != Encoding::Identity.name()).then_some(served.encoding.as_str());
-    let fields =
-        [("content-type", Some(content_type)), ("content-encoding", encoding), ("request-id", Some(&served.id))];
-    let mut headers = HeaderMap::new();
+    let fields = [("content-type", Some(content_type)), ("content-encoding", encoding), (id_header, Some(&served.id))];
     for (name, value) in fields {
         if let Some(Ok(value)) = value.map(HeaderValue::from_str) {
             headers.insert(name, value);

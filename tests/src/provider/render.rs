@@ -3,12 +3,59 @@
 use std::io::Result;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use hyper::Method;
 use serde_json::{Value, json};
 
 use super::encode::Encoder;
 use super::log::Counts;
 use super::script::{Fault, Report, Script};
+use super::{anthropic, openai, responses};
+
+/// The shape of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// Anthropic's messages.
+    Messages,
+    /// OpenAI's chat completions.
+    Chat,
+    /// OpenAI's legacy completions.
+    Completions,
+    /// OpenAI's embeddings.
+    Embeddings,
+    /// OpenAI's Responses.
+    Responses,
+}
+
+impl Form {
+    /// What such a request is answered with; `None` when it spends nothing.
+    pub(super) fn of(method: &Method, path: &str) -> Option<Self> {
+        match (method.as_str(), path) {
+            ("POST", "/v1/messages") => Some(Self::Messages),
+            ("POST", "/v1/chat/completions") => Some(Self::Chat),
+            ("POST", "/v1/completions") => Some(Self::Completions),
+            ("POST", "/v1/embeddings") => Some(Self::Embeddings),
+            ("POST", "/v1/responses") => Some(Self::Responses),
+            _ => None,
+        }
+    }
+}
+
+/// An event stream, before it is cut into pieces.
+pub(super) struct Events {
+    /// Before the first delta.
+    pub(super) opening: Bytes,
+    /// The usage it tells.
+    pub(super) begun: Counts,
+    /// Each delta.
+    pub(super) delta: Vec<u8>,
+    /// In place of the end, where the script says so.
+    pub(super) failing: Bytes,
+    /// After the last delta.
+    pub(super) closing: Bytes,
+    /// The usage that has been told by then.
+    pub(super) told: Counts,
+}
 
 /// Deltas that need not be apart are sent together, up to so many bytes.
 const PIECE_BYTES: usize = 16 * 1024;
@@ -43,10 +90,10 @@ impl Piece {
 }
 
 /// The response to a script.
-pub(super) fn response(script: &Script, id: &str) -> Result<Vec<Piece>> {
-    let plain = match (script.status, script.is_streaming) {
-        (200, true) => events(script, id),
-        (200, false) => vec![message(script, id)],
+pub(super) fn response(form: Form, script: &Script, id: &str) -> Result<Vec<Piece>> {
+    let plain = match (script.status, script.is_streaming && form != Form::Embeddings) {
+        (200, true) => pieces(script, events(form, script, id)),
+        (200, false) => vec![whole_body(script, &body(form, script, id))],
         (status, _) => vec![whole(error(status), Counts::default(), 0)],
     };
     let mut encoder = Encoder::new(script.encoding)?;
@@ -77,16 +124,28 @@ fn whole(bytes: Bytes, reported: Counts, output_sent: u64) -> Piece {
     Piece { bytes, reported, output_sent, ..Piece::default() }
 }
 
-/// A JSON body; cut in half when the script breaks off.
-fn message(script: &Script, id: &str) -> Piece {
-    let text = text(script).repeat(usize::try_from(script.deltas).unwrap_or(0));
-    let mut body = json!({
-        "id": format!("msg_{id}"), "type": "message", "role": "assistant", "model": script.model,
-        "content": [{"type": "text", "text": text}], "stop_reason": "end_turn", "stop_sequence": null,
-    });
-    if let (Some(usage), Some(fields)) = (final_usage(script), body.as_object_mut()) {
-        fields.insert("usage".to_owned(), usage);
+fn body(form: Form, script: &Script, id: &str) -> Value {
+    match form {
+        Form::Messages => anthropic::message(script, id),
+        Form::Chat => openai::chat(script, id),
+        Form::Completions => openai::completion(script, id),
+        Form::Embeddings => openai::embedding(script),
+        Form::Responses => responses::response(script, id),
     }
+}
+
+fn events(form: Form, script: &Script, id: &str) -> Events {
+    match form {
+        Form::Messages => anthropic::events(script, id),
+        Form::Chat => openai::chat_events(script, id),
+        // `response` has seen to it that embeddings are not streamed.
+        Form::Completions | Form::Embeddings => openai::completion_events(script, id),
+        Form::Responses => responses::events(script, id),
+    }
+}
+
+/// A JSON body; cut in half when the script breaks off.
+fn whole_body(script: &Script, body: &Value) -> Piece {
     let bytes = Bytes::from(body.to_string());
     let delay = script.delay;
     match script.fault {
@@ -102,20 +161,10 @@ fn message(script: &Script, id: &str) -> Piece {
     }
 }
 
-/// An event stream.
-fn events(script: &Script, id: &str) -> Vec<Piece> {
-    let begun = match script.report {
-        Report::Nothing => Counts::default(),
-        Report::Plain | Report::Iterations => Counts { output: 1, ..script.usage },
-    };
-    let mut pieces = vec![whole(opening(script, id, begun), begun, 0)];
-    let mut delta = json!({
-        "type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text(script)},
-    });
-    if let (true, Some(fields)) = (script.is_stamped, delta.as_object_mut()) {
-        fields.insert("sent_ns".to_owned(), 0.into());
-    }
-    let delta = event(&delta);
+/// An event stream, as far as the script lets it come.
+fn pieces(script: &Script, events: Events) -> Vec<Piece> {
+    let Events { opening, begun, delta, failing, closing, told } = events;
+    let mut pieces = vec![whole(opening, begun, 0)];
     let last = script.deltas_sent();
     let per_piece = if script.delay.is_zero() { (PIECE_BYTES / delta.len()).max(1) as u64 } else { 1 };
     let mut sent = 0;
@@ -127,93 +176,32 @@ fn events(script: &Script, id: &str) -> Vec<Piece> {
         pieces.push(Piece { bytes, delay: script.delay, output_sent, reported: begun, is_stamped: script.is_stamped });
     }
     match script.fault {
-        Fault::None => {
-            let reported = if script.report == Report::Nothing { begun } else { script.usage };
-            pieces.push(whole(closing(script), reported, script.usage.output));
-        }
-        Fault::Error(_) => {
-            let mut overloaded = BytesMut::from("event: error\ndata: ");
-            overloaded.extend_from_slice(&error(529));
-            overloaded.extend_from_slice(b"\n\n");
-            pieces.push(whole(overloaded.freeze(), begun, script.tokens_in(sent)));
-        }
+        Fault::None => pieces.push(whole(closing, told, script.usage.output)),
+        Fault::Error(_) => pieces.push(whole(failing, begun, script.tokens_in(sent))),
         Fault::Abort(_) | Fault::Stall(_) => {}
     }
     pieces
 }
 
-fn opening(script: &Script, id: &str, begun: Counts) -> Bytes {
-    let mut message = json!({
-        "id": format!("msg_{id}"), "type": "message", "role": "assistant", "model": script.model,
-        "content": [], "stop_reason": null, "stop_sequence": null,
-    });
-    if let (true, Some(fields)) = (script.report != Report::Nothing, message.as_object_mut()) {
-        fields.insert("usage".to_owned(), usage(begun));
-    }
-    let start = event(&json!({"type": "message_start", "message": message}));
-    let block = event(&json!({
-        "type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""},
-    }));
-    [start, block, event(&json!({"type": "ping"}))].concat().into()
-}
-
-fn closing(script: &Script) -> Bytes {
-    let mut delta = json!({"type": "message_delta", "delta": {"stop_reason": "end_turn", "stop_sequence": null}});
-    if let (Some(usage), Some(fields)) = (final_usage(script), delta.as_object_mut()) {
-        fields.insert("usage".to_owned(), usage);
-    }
-    let stop = event(&json!({"type": "content_block_stop", "index": 0}));
-    [stop, event(&delta), event(&json!({"type": "message_stop"}))].concat().into()
-}
-
-fn final_usage(script: &Script) -> Option<Value> {
-    match script.report {
-        Report::Nothing => None,
-        Report::Plain => Some(usage(script.usage)),
-        Report::Iterations => {
-            // The compaction took everything but one token of input and one of output.
-            let shown =
-                Counts { input: script.usage.input.min(1), output: script.usage.output.min(1), ..Counts::default() };
-            let compaction = Counts {
-                input: script.usage.input - shown.input,
-                output: script.usage.output - shown.output,
-                ..script.usage
-            };
-            let mut top = usage(shown);
-            if let Some(fields) = top.as_object_mut() {
-                fields.insert(
-                    "iterations".to_owned(),
-                    json!([iteration("compaction", compaction), iteration("message", shown)]),
-                );
-            }
-            Some(top)
-        }
-    }
-}
-
-fn iteration(kind: &str, counts: Counts) -> Value {
-    let mut entry = usage(counts);
-    if let Some(fields) = entry.as_object_mut() {
-        fields.insert("type".to_owned(), kind.into());
-    }
-    entry
-}
-
-fn usage(counts: Counts) -> Value {
-    json!({
-        "input_tokens": counts.input,
-        "cache_creation_input_tokens": counts.cache_write,
-        "cache_read_input_tokens": counts.cache_read,
-        "output_tokens": counts.output,
-    })
-}
-
-fn text(script: &Script) -> String {
+/// The text of one delta.
+pub(super) fn text(script: &Script) -> String {
     "lorem ipsum dolor ".chars().cycle().take(script.delta_bytes).collect()
 }
 
-/// The real provider names the event and begins the data with its type.
-fn event(data: &Value) -> Vec<u8> {
+/// The text of all of them.
+pub(super) fn whole_text(script: &Script) -> String {
+    text(script).repeat(usize::try_from(script.deltas).unwrap_or(0))
+}
+
+/// Adds a field to an object.
+pub(super) fn set(object: &mut Value, name: &str, value: Value) {
+    if let Some(fields) = object.as_object_mut() {
+        fields.insert(name.to_owned(), value);
+    }
+}
+
+/// The real providers name the event and begin the data with its type.
+pub(super) fn event(data: &Value) -> Vec<u8> {
     let name = data.get("type").and_then(Value::as_str).unwrap_or_default();
     let rest = data.as_object().into_iter().flatten().filter(|(key, _)| *key != "type");
     let fields: String = rest.map(|(key, value)| format!(",{}:{value}", Value::from(key.as_str()))).collect();

@@ -5,15 +5,19 @@
 //! |---|---|
 //! | `deltas-N`, `delta-bytes-N`, `delay-N` (ms between deltas), `slow` | shape the stream |
 //! | `input-N`, `output-N`, `cache-read-N`, `cache-write-N` | the usage it reports |
+//! | `cache-write-1h-N`, `reasoning-N` | which part of it was written for an hour, and which of the output was thinking |
+//! | `tool-use` | answers with the call of a tool (Anthropic) |
 //! | `encoding-NAME` | `gzip`, `deflate`, `br`, `zstd`, `identity`, whatever the client accepts |
 //! | `abort-after-N`, `stall-after-N`, `error-after-N`, `error-event` | breaks after N deltas: hangs up, goes silent, error event |
 //! | `overloaded`, `rate-limited`, `status-N` | answers with an error |
 //! | `no-usage`, `compaction` | leaves usage out; reports it in `iterations` only |
 //! | `stamp` | each delta says when it left: `sent_ns`, of the clock that all processes of a host share |
+//! | `reply-NAME` (header only) | the response has this header, with this value |
 
 use std::time::Duration;
 
 use hyper::HeaderMap;
+use hyper::header::HeaderName;
 use serde::Deserialize;
 
 use super::encode::Encoding;
@@ -65,6 +69,16 @@ pub struct Script {
     pub delay: Duration,
     /// What a whole response reports.
     pub usage: Counts,
+    /// The part of the cache writes that lives for an hour.
+    pub cache_write_1h: u64,
+    /// The part of the output that is thinking.
+    pub reasoning: u64,
+    /// The text is the input of a tool.
+    pub is_tool_use: bool,
+    /// The client asked for usage in the stream (OpenAI).
+    pub wants_usage: bool,
+    /// The client asked for vectors in base64 (OpenAI).
+    pub wants_base64: bool,
     /// Of the body.
     pub encoding: Encoding,
     /// Where it breaks.
@@ -75,6 +89,8 @@ pub struct Script {
     pub status: u16,
     /// Deltas carry the time they left; in bodies without encoding only.
     pub is_stamped: bool,
+    /// Headers of the response.
+    pub headers: HeaderMap,
 }
 
 /// What of a request's body matters.
@@ -84,6 +100,14 @@ struct Body {
     model: String,
     #[serde(default)]
     stream: bool,
+    stream_options: Option<StreamOptions>,
+    encoding_format: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct StreamOptions {
+    #[serde(default)]
+    include_usage: bool,
 }
 
 impl Script {
@@ -99,16 +123,28 @@ impl Script {
             delta_bytes: DELTA_BYTES,
             delay: Duration::ZERO,
             usage: Counts { input: INPUT_TOKENS, ..Counts::default() },
+            cache_write_1h: 0,
+            reasoning: 0,
+            is_tool_use: false,
+            wants_usage: body.stream_options.is_some_and(|options| options.include_usage),
+            wants_base64: body.encoding_format.as_deref() == Some("base64"),
             encoding: Encoding::accepted(accepted),
             fault: Fault::None,
             report: Report::Plain,
             status: 200,
             is_stamped: false,
+            headers: HeaderMap::new(),
         };
         for directive in body.model.split('+') {
             script.follow(directive);
         }
         for (name, value) in headers {
+            if let Some(name) =
+                name.as_str().strip_prefix("x-test-reply-").and_then(|name| name.parse::<HeaderName>().ok())
+            {
+                script.headers.append(name, value.clone());
+                continue;
+            }
             let directive = name.as_str().strip_prefix("x-test-").zip(value.to_str().ok());
             if let Some((name, value)) = directive {
                 script.follow(format!("{name}-{value}").trim_end_matches('-'));
@@ -129,6 +165,7 @@ impl Script {
             "no-usage" => self.report = Report::Nothing,
             "compaction" => self.report = Report::Iterations,
             "stamp" => self.is_stamped = true,
+            "tool-use" => self.is_tool_use = true,
             _ => {
                 let Some((name, value)) = directive.rsplit_once('-') else { return };
                 match value.parse() {
@@ -149,6 +186,8 @@ impl Script {
             "output" => self.usage.output = number,
             "cache-read" => self.usage.cache_read = number,
             "cache-write" => self.usage.cache_write = number,
+            "cache-write-1h" => self.cache_write_1h = number,
+            "reasoning" => self.reasoning = number,
             "abort-after" => self.fault = Fault::Abort(number),
             "stall-after" => self.fault = Fault::Stall(number),
             "error-after" => self.fault = Fault::Error(number),

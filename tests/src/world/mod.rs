@@ -23,7 +23,7 @@ use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 
 use crate::netns::NetNs;
-use crate::provider::{Provider, Served};
+use crate::provider::{HOST, OPENAI_HOST, Provider, Served};
 
 pub use bottle::{Answer, Bottle, Done, Ended, curl};
 pub use names::{GATEWAY, Names};
@@ -83,10 +83,15 @@ impl World {
 
     /// Replaces the settings; the daemon reads them when it starts.
     pub fn write_settings(&self, settings: &str) -> Result<()> {
+        self.write_settings_for(settings, &[HOST, OPENAI_HOST])
+    }
+
+    /// The same with these hosts where the provider is.
+    pub fn write_settings_for(&self, settings: &str, hosts: &[&str]) -> Result<()> {
         let provider = self.provider();
         fs::write(self.names.home.join("provider-ca.pem"), &provider.ca_pem)?;
-        let upstream =
-            format!("upstream:\n  ca: provider-ca.pem\n  resolve:\n    api.anthropic.com: {}\n", provider.address);
+        let resolved: String = hosts.iter().map(|host| format!("    {host}: {}\n", provider.address)).collect();
+        let upstream = format!("upstream:\n  ca: provider-ca.pem\n  idle: 3s\n  resolve:\n{resolved}");
         fs::write(self.names.home.join("settings.yml"), format!("{settings}\n{upstream}"))?;
         Ok(())
     }

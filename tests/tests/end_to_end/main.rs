@@ -4,8 +4,11 @@
 mod bad_input;
 mod crash;
 mod cut;
+mod endings;
 mod full_disk;
 mod inside;
+mod own_hosts;
+mod plan;
 mod public;
 mod secrets;
 mod spend;

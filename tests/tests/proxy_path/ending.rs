@@ -81,7 +81,48 @@ async fn a_provider_that_breaks_off_is_an_error_for_all() {
         sender.send(Err(std::io::Error::other("broken"))).unwrap();
         assert!(next(&mut body).await.unwrap().is_err(), "a broken response looks whole");
         let settlement = world.only_settlement().await;
-        assert_eq!((settlement.ending, settlement.known, settlement.usage), (Ending::Error, Known::Partial, seen()));
+        assert_eq!((settlement.ending, settlement.known, settlement.usage), (Ending::HungUp, Known::Partial, seen()));
+    }
+}
+
+#[tokio::test]
+async fn a_provider_that_falls_silent_is_given_up() {
+    for version in VERSIONS {
+        let world = World::start().await;
+        let mut client = Client::open(&world, Way::Transparent, version).await;
+        let (mut body, sender) = in_the_middle(&world, &mut client).await;
+        assert!(next(&mut body).await.unwrap().is_err(), "a response that ended in silence looks whole");
+        closed(&sender).await;
+        let settlement = world.only_settlement().await;
+        assert_eq!((settlement.ending, settlement.known, settlement.usage), (Ending::TimedOut, Known::Partial, seen()));
+    }
+}
+
+#[tokio::test]
+async fn a_provider_that_takes_the_request_and_hangs_up_may_have_read_it() {
+    let (world, _serving) = World::start_with(false).await;
+    let mut client = Client::open(&world, Way::Transparent, Version::HTTP_11).await;
+    let (response, ()) = tokio::join!(client.message(), async { drop(world.provider.asked().await) });
+    assert_eq!(response.unwrap().status(), 502);
+    let settlement = world.only_settlement().await;
+    assert_eq!((settlement.ending, settlement.known), (Ending::HungUp, Known::Estimated));
+    assert!(settlement.usage.input > Tokens::ZERO);
+}
+
+#[tokio::test]
+async fn an_error_inside_a_whole_stream_is_an_error() {
+    const ERROR: &str = "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\"}}\n\n";
+    for version in VERSIONS {
+        let world = World::start().await;
+        let mut client = Client::open(&world, Way::Transparent, version).await;
+        let (mut body, sender) = in_the_middle(&world, &mut client).await;
+        sender.send(Ok(Bytes::from(ERROR))).unwrap();
+        drop(sender);
+        assert_eq!(next(&mut body).await.unwrap().unwrap(), ERROR);
+        assert!(next(&mut body).await.is_none(), "a whole response looks broken");
+        let settlement = world.only_settlement().await;
+        assert_eq!((settlement.ending, settlement.status), (Ending::Error, Some(200)));
+        assert_eq!((settlement.known, settlement.usage), (Known::Partial, seen()));
     }
 }
 

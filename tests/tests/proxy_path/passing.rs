@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use egress_userspace::domain::{Ending, Known, Tokens, Usage};
+use egress_userspace::domain::{Ending, Known, RateLimits, Tokens, Usage, UsageDetails};
 use hyper::http::response::Builder;
 use hyper::{Method, Request, Response, Version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -249,4 +249,42 @@ async fn an_error_without_usage_costs_nothing() {
     let settlement = world.only_settlement().await;
     assert_eq!((settlement.usage, settlement.known), (Usage::default(), Known::Reported));
     assert_eq!((settlement.ending, settlement.status), (Ending::Error, Some(529)));
+}
+
+#[tokio::test]
+async fn an_unknown_path_passes_unmetered_and_is_told_of_once() {
+    let world = World::start().await;
+    let mut client = Client::open(&world, Way::Transparent, Version::HTTP_11).await;
+    let paths = ["/v1/novel/12345678/x?key=secret", "/v1/novel/87654321/x", "/api/event_logging/v2/batch", "/v1/other"];
+    for path in paths {
+        let (response, ()) = tokio::join!(client.send_to(PROVIDER, Request::post("/"), path, "{}"), async {
+            world.provider.asked().await.whole(json(), ANSWER);
+        });
+        assert_eq!(whole(response.unwrap()).await, ANSWER);
+    }
+    let heard = world.wait("all settlements", |heard| heard.settlements.len() == paths.len()).await;
+    assert!(heard.settlements.iter().all(|settlement| settlement.known == Known::Unmetered));
+    assert_eq!(heard.unknown_paths, ["POST /v1/novel/*/x", "POST /v1/other"]);
+}
+
+#[tokio::test]
+async fn what_a_provider_tells_of_limits_is_settled_with_the_usage() {
+    const USED: &str = "anthropic-ratelimit-unified-5h-utilization";
+    let world = World::start().await;
+    let mut client = Client::open(&world, Way::Transparent, Version::HTTP_11).await;
+    let answer = r#"{"type":"message","usage":{"input_tokens":11,"output_tokens":5,"cache_creation_input_tokens":9,
+        "cache_creation":{"ephemeral_1h_input_tokens":7},"service_tier":"standard","output_tokens_details":{"thinking_tokens":3}}}"#;
+    let (response, ()) = tokio::join!(client.message(), async {
+        let head = json().header("request-id", "req_1").header(USED, "0.42").header("x-secret", "1");
+        let head = head.header("x-ratelimit-limit-tokens", "9".repeat(5_000)).header("retry-after", &b"\xff\xfe"[..]);
+        world.provider.asked().await.whole(head, answer);
+    });
+    let response = response.unwrap();
+    assert_eq!(response.headers()["retry-after"].as_bytes(), b"\xff\xfe", "the client gets all of it");
+    assert_eq!(whole(response).await, answer);
+    let settlement = world.only_settlement().await;
+    let limits = RateLimits::among([(USED, &b"0.42"[..])].into_iter());
+    assert_eq!((settlement.notes.limits, settlement.notes.service_tier.as_deref()), (limits, Some("standard")));
+    assert_eq!(settlement.details, UsageDetails { cache_write_1h: Tokens(7), reasoning: Tokens(3) });
+    assert_eq!(settlement.provider_request_id.as_deref(), Some("req_1"));
 }

@@ -9,7 +9,7 @@ use egress_userspace::broker::{
     Admission, BottleView, Configuration, FrameReader, FrameWriter, FromController, FromProxy, LeafReply, Listeners,
     Permit, Phase, Snapshot, send_listeners,
 };
-use egress_userspace::domain::{BottleId, Host, PermitId, Refusal, Settlement, SpendRequest};
+use egress_userspace::domain::{BottleId, Host, PermitId, Preflight, Refusal, Settlement, SpendRequest};
 use egress_userspace::policy::Routes;
 use egress_userspace::proxy::{Prepared, ProxyError};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
@@ -69,6 +69,7 @@ pub(crate) struct Heard {
     pub(crate) minted: Vec<Host>,
     pub(crate) delivered: usize,
     pub(crate) refusals_delivered: usize,
+    pub(crate) unknown_paths: Vec<String>,
 }
 
 /// What the controller will answer.
@@ -84,6 +85,7 @@ pub(crate) struct World {
     pub(crate) bottle_roots: CertificateDer<'static>,
     pub(crate) heard: watch::Receiver<Heard>,
     pub(crate) script: Arc<Mutex<Script>>,
+    preflight: Mutex<Preflight>,
     /// While `true`, settlements are not answered.
     pub(crate) holds_settlements: watch::Sender<bool>,
     to_proxy: mpsc::UnboundedSender<FromController>,
@@ -156,8 +158,18 @@ impl World {
         socket.set_nonblocking(true).unwrap();
         let socket = tokio::net::UnixStream::from_std(socket).unwrap();
         let controller = tokio::spawn(controller.run(socket, outgoing));
-        let world =
-            Self { doors, provider, bottle_roots, heard, script, holds_settlements, to_proxy, controller, routes };
+        let world = Self {
+            doors,
+            provider,
+            bottle_roots,
+            heard,
+            script,
+            preflight: Mutex::default(),
+            holds_settlements,
+            to_proxy,
+            controller,
+            routes,
+        };
         world.phase(Phase::Open);
         world
     }
@@ -165,6 +177,12 @@ impl World {
     /// Publishes a snapshot with the bottle in this phase.
     pub(crate) fn phase(&self, phase: Phase) {
         self.publish(phase, self.routes.clone());
+    }
+
+    /// Publishes a snapshot with this way to look at requests before they are sent; later ones keep it.
+    pub(crate) fn preflight(&self, preflight: Preflight) {
+        *self.preflight.lock().unwrap() = preflight;
+        self.phase(Phase::Open);
     }
 
     /// Publishes a snapshot in which the provider's name leads to `address`.
@@ -175,7 +193,8 @@ impl World {
     fn publish(&self, phase: Phase, routes: Routes) {
         let bottle =
             BottleView { id: BOTTLE, name: "web".parse().unwrap(), agent: None, address: Ipv4Addr::LOCALHOST, phase };
-        let snapshot = Snapshot { bottles: vec![bottle], routes, drain_ms: 1_000, ..Snapshot::default() };
+        let preflight = *self.preflight.lock().unwrap();
+        let snapshot = Snapshot { bottles: vec![bottle], routes, preflight, drain_ms: 1_000, idle_ms: 2_000 };
         self.to_proxy.send(FromController::Snapshot(snapshot)).unwrap();
     }
 
@@ -241,7 +260,7 @@ impl Controller {
                 self.say(FromController::Admitted { number, admission });
             }
             FromProxy::Settle { number, settlement } => {
-                self.heard.send_modify(|heard| heard.settlements.push(settlement));
+                self.heard.send_modify(|heard| heard.settlements.push(*settlement));
                 let crossed = self.script.lock().unwrap().crossed;
                 let (mut holds, to_proxy) = (self.holds_settlements.clone(), self.to_proxy.clone());
                 tokio::spawn(async move {
@@ -256,6 +275,10 @@ impl Controller {
             FromProxy::RefusalDelivered { bottle } => {
                 assert_eq!(bottle, BOTTLE);
                 self.heard.send_modify(|heard| heard.refusals_delivered += 1);
+            }
+            FromProxy::PathUnknown { bottle, host, target } => {
+                assert_eq!((bottle, host.as_str()), (BOTTLE, PROVIDER));
+                self.heard.send_modify(|heard| heard.unknown_paths.push(target));
             }
             FromProxy::MintLeaf { number, host } => {
                 let leaf = self.mint(&host);

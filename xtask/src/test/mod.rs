@@ -1,5 +1,6 @@
 //! `cargo xtask test`: builds once, runs every suite, and closes with one line of counts.
 
+mod clients;
 mod suite;
 mod tally;
 
@@ -16,6 +17,7 @@ use tally::Tally;
 pub(crate) fn run(install: bool, filter: &[String]) -> anyhow::Result<()> {
     need::ensure(&[Group::Test], install)?;
     prepare_privileges()?;
+    clients::ensure(install)?;
     let start = Instant::now();
     println!("building …");
     let mut suites = workspace_suites()?;

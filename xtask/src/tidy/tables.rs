@@ -153,10 +153,12 @@ pub(super) const WORDS: &[(&str, &str)] = &[
     ("sparse+http", "name no registry"),
     ("index-url", "name no registry"),
     ("replace-with", "name no registry"),
+    ("\"resolved\":", "name no registry; `.npmrc` beside the lock file keeps it out"),
 ];
 
 /// Text files by ending; others (fixtures, objects) may hold anything.
-pub(super) const TEXT: &[&str] = &["rs", "toml", "md", "yml", "yaml", "sql", "sh", "run"];
+pub(super) const TEXT: &[&str] =
+    &["rs", "toml", "md", "yml", "yaml", "sql", "sh", "run", "py", "mjs", "txt", "json", "npmrc"];
 
 /// Folders of recorded bytes.
 pub(super) const RECORDINGS: &[&str] = &["/testdata/", "/fixtures/", "/corpus/"];

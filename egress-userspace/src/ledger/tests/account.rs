@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::budget::{Decision, Want, decide};
-use crate::domain::{RefusalReason, Scope, ScopeState, Settlement, SpendRequest};
+use crate::domain::{RateLimits, RefusalReason, Scope, ScopeState, Settlement, SpendRequest};
 use crate::ledger::UsageFilter;
 use crate::ledger::column::{TEXT_BYTES_MAX, TOKENS_PER_EXCHANGE_MAX};
 
@@ -40,6 +40,33 @@ async fn what_was_admitted_is_held_and_what_was_settled_is_recorded() {
     assert_eq!(rows[0].agent.as_ref().map(ToString::to_string).as_deref(), Some("reviewer"));
     let sums = world.ledger().usage_sums(Some(web.name)).await.unwrap();
     assert_eq!((sums[0].requests, sums[0].usage.total(), sums[0].held), (1, used, Tokens::ZERO));
+    world.assert_totals_are_sums();
+}
+
+#[tokio::test]
+async fn what_a_provider_tells_besides_is_kept_and_counts_nothing() {
+    let world = World::new(&[]);
+    let web = world.run("web", &[]).await;
+    let headers = [("retry-after", &b"7"[..]), ("anthropic-ratelimit-unified-5h-utilization", b"0.4")];
+    let limits = RateLimits::among(headers.into_iter());
+    let notes = ProviderNotes { service_tier: Some("x".repeat(TEXT_BYTES_MAX + 1)), limits };
+    let details = UsageDetails { cache_write_1h: Tokens(3), reasoning: Tokens(u64::MAX) };
+    for said in [Some((details, notes.clone())), None] {
+        let permit = world.ledger().admit(reserve(&web, "claude", 1, 1)).await.unwrap().unwrap();
+        let mut settlement = settle(permit, 10, 20);
+        settlement.usage.cache_write = Tokens(5);
+        if let Some((details, notes)) = said {
+            (settlement.details, settlement.notes) = (details, notes);
+        }
+        world.ledger().settle(settlement).await.unwrap();
+    }
+    let rows = world.ledger().usage_rows(UsageFilter::default()).await.unwrap();
+    let within = UsageDetails { cache_write_1h: Tokens(3), reasoning: Tokens(20) };
+    assert_eq!((rows[0].details, &rows[0].notes.limits), (within, &notes.limits), "parts are no more than the whole");
+    assert_eq!(rows[0].notes.service_tier.as_ref().map(String::len), Some(TEXT_BYTES_MAX));
+    assert_eq!((rows[1].details, &rows[1].notes), (UsageDetails::default(), &ProviderNotes::default()));
+    let sums = world.ledger().usage_sums(None).await.unwrap();
+    assert_eq!(sums[0].usage.total(), Tokens(70));
     world.assert_totals_are_sums();
 }
 

@@ -12,7 +12,10 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::{AddressPool, BottleRow, Ledger, LedgerError, Limits, NewRun};
-use crate::domain::{Ending, Known, PermitId, ProviderName, Settlement, SpendRequest, Tokens, UnixMillis, Usage};
+use crate::domain::{
+    Ending, Known, PermitId, ProviderName, ProviderNotes, Settlement, SpendRequest, Tokens, UnixMillis, Usage,
+    UsageDetails,
+};
 
 /// A ledger in a directory of its own.
 struct World {
@@ -103,8 +106,10 @@ fn settle(permit: PermitId, input: u64, output: u64) -> Settlement {
         known: Known::Reported,
         ending: Ending::Complete,
         status: Some(200),
+        details: UsageDetails::default(),
         model: None,
         provider_request_id: Some(format!("req_{}", permit.0)),
+        notes: ProviderNotes::default(),
     }
 }
 

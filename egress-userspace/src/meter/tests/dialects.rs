@@ -9,10 +9,10 @@ use super::wire::{ENCODINGS, encoded};
 use super::*;
 
 /// A response and what it settles to: input, cache write, cache read, output; of that, 1 h cache write and reasoning.
-struct Spoken {
-    name: &'static str,
+pub(super) struct Spoken {
+    pub(super) name: &'static str,
     dialect: Dialect,
-    text: &'static str,
+    pub(super) text: &'static str,
     expected: [u64; 4],
     details: [u64; 2],
     known: Known,
@@ -33,13 +33,16 @@ macro_rules! spoken {
     };
 }
 
-const SPOKEN: [Spoken; 36] = [
+pub(super) const SPOKEN: [Spoken; 42] = [
     spoken!(OpenAiChat, "chat-usage-chunk.sse", [10, 30, 60, 40], [0, 25], Reported, true),
     spoken!(OpenAiChat, "chat-usage-with-last-choice.sse", [16, 0, 4, 12], [0, 0], Reported, true),
     spoken!(OpenAiChat, "chat-running-total.sse", [7, 0, 0, 3], [0, 0], Reported, true),
     spoken!(OpenAiChat, "chat-two-places.sse", [11, 0, 0, 5], [0, 0], Reported, true),
     spoken!(OpenAiChat, "chat-not-asked.sse", [500, 0, 0, 8], [0, 0], Estimated, false),
     spoken!(OpenAiChat, "chat-error.sse", [500, 0, 0, 6], [0, 0], Estimated, false),
+    spoken!(OpenAiChat, "chat-error-with-usage.sse", [43, 0, 0, 10], [0, 10], Reported, true),
+    spoken!(OpenAiChat, "chat-reasoning-beside.sse", [1, 0, 11, 291], [0, 290], Reported, true),
+    spoken!(OpenAiChat, "chat-usage-in-extension.sse", [5003, 0, 0, 359], [0, 0], Reported, true),
     spoken!(OpenAiChat, "chat-error-first.sse", [0, 0, 0, 0], [0, 0], Reported, false),
     spoken!(OpenAiChat, "chat-clamped.json", [0, 0, 12, 342], [0, 342], Reported, true),
     spoken!(OpenAiChat, "completion-legacy.json", [4, 0, 0, 1], [0, 0], Reported, true),
@@ -48,6 +51,9 @@ const SPOKEN: [Spoken; 36] = [
     spoken!(OpenAiResponses, "responses-completed.sse", [20, 6, 190, 63], [0, 37], Reported, true),
     spoken!(OpenAiResponses, "responses-incomplete.sse", [10, 0, 0, 1000], [0, 0], Reported, true),
     spoken!(OpenAiResponses, "responses-several.sse", [20, 0, 10, 12], [0, 2], Reported, true),
+    spoken!(OpenAiResponses, "responses-refusal.sse", [5, 0, 0, 3], [0, 0], Reported, true),
+    spoken!(OpenAiResponses, "responses-background.sse", [15, 0, 0, 9], [0, 0], Reported, true),
+    spoken!(OpenAiResponses, "responses-steered.sse", [10, 0, 0, 5], [0, 0], Reported, false),
     spoken!(OpenAiResponses, "responses-failed.sse", [0, 0, 0, 0], [0, 0], Reported, false),
     spoken!(OpenAiResponses, "responses-failed-late.sse", [500, 0, 0, 6], [0, 0], Estimated, false),
     spoken!(OpenAiResponses, "responses.json", [5, 0, 0, 3], [0, 0], Reported, true),
@@ -73,12 +79,12 @@ const SPOKEN: [Spoken; 36] = [
 ];
 
 impl Spoken {
-    fn ask(&self) -> Ask {
+    pub(super) fn ask(&self) -> Ask {
         let output_cap = Ask::unseen(self.dialect).output_cap.min(Tokens(1000));
         Ask { dialect: Some(self.dialect), output_cap, ..request() }
     }
 
-    fn body(&self) -> Vec<u8> {
+    pub(super) fn body(&self) -> Vec<u8> {
         if self.name.ends_with(".frames") {
             self.text.lines().flat_map(frame).collect()
         } else {
@@ -90,11 +96,13 @@ impl Spoken {
         let details = [found.details.cache_write_1h.0, found.details.reasoning.0];
         assert_eq!((found.usage, details), (usage(self.expected), self.details), "{}", self.name);
         assert_eq!((found.known, found.is_final), (self.known, self.is_final), "{}", self.name);
+        let failed = ["error", "failed", "exception"].iter().any(|word| self.name.contains(word));
+        assert_eq!(found.failed, failed, "{}", self.name);
     }
 }
 
 /// A line of a `.frames` file: the event's type, and its payload, which `invoke` wraps.
-fn frame(line: &str) -> Vec<u8> {
+pub(super) fn frame(line: &str) -> Vec<u8> {
     let (kind, payload) = line.split_once(' ').unwrap();
     let payload = match kind {
         "chunk" => {
@@ -150,7 +158,7 @@ fn the_last_word_is_known_before_the_stream_has_ended() {
 fn a_dialect_that_does_not_say_its_end_is_held_back() {
     let holds = |dialect, content_type| {
         let ask = Ask { dialect: Some(dialect), ..request() };
-        let head = ResponseHead { status: 200, content_type: Some(content_type), content_encoding: None };
+        let head = ResponseHead { status: 200, content_type: Some(content_type), ..ResponseHead::default() };
         ResponseMeter::new(&ask, &head).holds_back_last_frame()
     };
     assert!(holds(Dialect::Gemini, "text/event-stream"));

@@ -2,43 +2,94 @@
 
 use std::path::PathBuf;
 
+use proptest::prelude::*;
 use serde_json::Value;
 
 use super::super::guess;
+use super::properties::pieces;
 use super::wire::{ENCODINGS, encoded};
 use super::*;
 
-#[test]
-fn recorded_responses_settle_to_their_known_totals() {
+/// A recorded response and what it must come to.
+struct Recorded {
+    name: String,
+    case: Value,
+    body: Vec<u8>,
+}
+
+/// All there are; `None`, and said so, where there is no folder of them.
+fn recorded() -> Option<Vec<Recorded>> {
     let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/fixtures");
     let folder = std::env::var_os("EGRESS_FIXTURES").map_or_else(|| PathBuf::from(beside), PathBuf::from);
     let Ok(entries) = std::fs::read_dir(&folder) else {
         println!("skipped: no recorded responses in {}", folder.display());
-        return;
+        return None;
     };
     let folders = entries.map(|entry| entry.unwrap().path()).filter(|path| path.join("case.json").exists());
-    let mut names: Vec<PathBuf> = folders.collect();
-    names.sort();
-    for path in &names {
-        let body = std::fs::read(path.join("body")).unwrap();
-        let case: Value = serde_json::from_slice(&std::fs::read(path.join("case.json")).unwrap()).unwrap();
-        // A whole recording byte by byte in each of eight encodings would take minutes where it is long.
-        let smallest_bytes = if body.len() > 50_000 { 61 } else { 1 };
+    let mut paths: Vec<PathBuf> = folders.collect();
+    paths.sort();
+    let read = |path: PathBuf| Recorded {
+        name: path.file_name().unwrap().to_string_lossy().into_owned(),
+        case: serde_json::from_slice(&std::fs::read(path.join("case.json")).unwrap()).unwrap(),
+        body: std::fs::read(path.join("body")).unwrap(),
+    };
+    println!("{} recorded responses in {}", paths.len(), folder.display());
+    assert!(!paths.is_empty());
+    Some(paths.into_iter().map(read).collect())
+}
+
+#[test]
+fn recorded_responses_settle_to_their_known_totals() {
+    for Recorded { name, case, body } in recorded().unwrap_or_default() {
         for encodings in ENCODINGS {
-            for piece_bytes in [smallest_bytes, 13.max(smallest_bytes), 1021, usize::MAX] {
-                check(&path.display().to_string(), &case, encodings, &body, piece_bytes);
+            for piece_bytes in [13, 1021, usize::MAX] {
+                check(&name, &case, encodings, &body, piece_bytes);
             }
         }
-        println!("read {}", path.display());
     }
-    println!("{} recorded responses read", names.len());
+}
+
+#[test]
+fn recorded_responses_read_the_same_wherever_they_are_cut() {
+    for Recorded { name, case, body } in recorded().unwrap_or_default() {
+        let ask = Ask::unseen(case["dialect"].as_str().unwrap().parse().unwrap());
+        let content_type = case["content_type"].as_str();
+        let plain = ResponseHead { status: 200, content_type, ..ResponseHead::default() };
+        let expected = meter(&ask, &plain, [&body], Ending::Complete);
+        for encodings in ENCODINGS {
+            let (header, bytes) = encoded(encodings, &body);
+            let head =
+                ResponseHead { status: 200, content_type, content_encoding: Some(&header), ..ResponseHead::default() };
+            splits::check(&name, &ask, &head, (&bytes, body.len()), &expected);
+        }
+    }
+}
+
+#[test]
+fn recorded_responses_read_the_same_in_pieces_of_any_size() {
+    let all = recorded().unwrap_or_default();
+    let cuts = prop::collection::vec(any::<prop::sample::Index>(), 0..60);
+    let config = ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() };
+    let which = (any::<prop::sample::Index>(), prop::sample::select(ENCODINGS.to_vec()), cuts);
+    proptest!(config, |((recorded, encodings, cuts) in which)| {
+        let Some(Recorded { name, case, body }) = all.get(recorded.index(all.len().max(1))) else { return Ok(()) };
+        let ask = Ask::unseen(case["dialect"].as_str().unwrap().parse().unwrap());
+        let (header, bytes) = encoded(encodings, body);
+        let expected = meter(&ask, &head(Some(&header)), [&bytes], Ending::Complete);
+        let found = meter(&ask, &head(Some(&header)), pieces(&bytes, &cuts), Ending::Complete);
+        prop_assert_eq!(found, expected, "{} {}", name, encodings);
+    });
 }
 
 fn check(name: &str, case: &Value, encodings: &str, body: &[u8], piece_bytes: usize) {
     let dialect = case["dialect"].as_str().unwrap().parse().unwrap();
     let (header, bytes) = encoded(encodings, body);
-    let head =
-        ResponseHead { status: 200, content_type: case["content_type"].as_str(), content_encoding: Some(&header) };
+    let head = ResponseHead {
+        status: 200,
+        content_type: case["content_type"].as_str(),
+        content_encoding: Some(&header),
+        ..ResponseHead::default()
+    };
     let found = meter(&Ask::unseen(dialect), &head, bytes.chunks(piece_bytes), Ending::Complete);
     let label = format!("{name} {encodings} in pieces of {piece_bytes}");
     let guessed = guess(Some(&header), &bytes).unwrap();

@@ -2,7 +2,8 @@
 
 use super::*;
 
-const ENDINGS: [Ending; 4] = [Ending::Error, Ending::Cancelled, Ending::Cut, Ending::ProxyLost];
+const ENDINGS: [Ending; 6] =
+    [Ending::Error, Ending::HungUp, Ending::TimedOut, Ending::Cancelled, Ending::Cut, Ending::ProxyLost];
 
 fn check(status: u16, encoding: Option<&str>, body: &[u8], ending: Ending, expected: [u64; 4], known: Known) {
     let head = ResponseHead { status, ..head(encoding) };

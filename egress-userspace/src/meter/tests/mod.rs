@@ -1,9 +1,12 @@
 //! The meter as its callers see it: whole responses, interrupted ones, and every way the bytes may arrive.
 
+mod deviations;
 mod dialects;
 mod fixtures;
 mod interrupted;
 mod properties;
+mod splits;
+mod tiers;
 mod wire;
 
 use crate::domain::{Api, Ending, Known, Tokens, Usage};
@@ -33,7 +36,7 @@ macro_rules! case {
 }
 
 /// Input 500 and an output cap of 1,000 stand in the request.
-const CASES: [Case; 15] = [
+const CASES: [Case; 17] = [
     case!("stream-basic.sse", [25, 0, 0, 40], Reported, true),
     case!("stream-totals-grow.sse", [1200, 300, 4000, 75], Reported, true),
     case!("stream-iterations.sse", [304, 30, 50_000, 90], Reported, true),
@@ -44,6 +47,8 @@ const CASES: [Case; 15] = [
     case!("stream-error.sse", [25, 0, 0, 5], Partial, false),
     case!("stream-error-first.sse", [0, 0, 0, 0], Reported, false),
     case!("stream-hidden-thinking.sse", [25, 0, 0, 120], Partial, false),
+    case!("stream-advisor.sse", [4900, 0, 0, 163], Reported, true),
+    case!("stream-redacted-thinking.sse", [92, 0, 1165, 189], Reported, true),
     case!("stream-no-usage.sse", [500, 0, 0, 5], Estimated, false),
     case!("message.json", [15, 13, 12, 21], Reported, true),
     case!("message-iterations.json", [2700, 0, 0, 27], Reported, true),
@@ -54,6 +59,7 @@ const CASES: [Case; 15] = [
 fn request() -> Ask {
     Ask {
         is_metered: true,
+        is_unknown: false,
         dialect: Some(Dialect::AnthropicMessages),
         model: None,
         // Two bytes of output a token.
@@ -75,7 +81,12 @@ fn usage([input, cache_write, cache_read, output]: [u64; 4]) -> Usage {
 }
 
 fn head(encoding: Option<&str>) -> ResponseHead<'_> {
-    ResponseHead { status: 200, content_type: Some("text/event-stream; charset=utf-8"), content_encoding: encoding }
+    ResponseHead {
+        status: 200,
+        content_type: Some("text/event-stream; charset=utf-8"),
+        content_encoding: encoding,
+        ..ResponseHead::default()
+    }
 }
 
 /// Meters a response that arrives in these pieces.
@@ -98,6 +109,7 @@ fn whole_responses_settle_to_what_they_report() {
         let found = meter(&request(), &head(None), [case.body.as_bytes()], Ending::Complete);
         assert_eq!((found.usage, found.known), (usage(case.expected), case.known), "{}", case.name);
         assert_eq!(found.is_final, case.is_final, "{}", case.name);
+        assert_eq!(found.failed, case.name.contains("error"), "{}", case.name);
         let names_model = case.body.contains("claude-test-1");
         assert_eq!(found.model.as_deref(), names_model.then_some("claude-test-1"), "{}", case.name);
     }
@@ -116,7 +128,7 @@ fn the_last_word_is_known_before_the_last_byte_is_pushed_on() {
 #[test]
 fn only_an_event_stream_that_can_be_read_ends_itself() {
     let holds = |content_type, content_encoding| {
-        let head = ResponseHead { status: 200, content_type, content_encoding };
+        let head = ResponseHead { status: 200, content_type, content_encoding, ..ResponseHead::default() };
         ResponseMeter::new(&request(), &head).holds_back_last_frame()
     };
     assert!(!holds(Some("text/event-stream"), Some("gzip")));

@@ -1,0 +1,197 @@
+"""Asks OpenAI through its Python SDK, as any program would.
+
+The scenarios to run are its arguments. For each exchange it prints one line of JSON: scenario, way, the id of the request,
+and the usage as the SDK reports it. Where it asks and whom it trusts is left to the SDK.
+"""
+
+import asyncio
+import itertools
+import json
+import sys
+import time
+
+import openai
+
+# What the provider is to do: it stands in the model's name.
+SCENARIOS = {
+    "plain": "gpt-test+output-37",
+    "cache": "gpt-test+cache-write-310+cache-read-4200+output-52",
+    "reasoning": "gpt-test+output-640+reasoning-590",
+    "slow": "gpt-test+deltas-20+delay-5",
+    "long": "gpt-test+deltas-3000+delta-bytes-60",
+    "large": "gpt-test+output-6000",
+    "identity": "gpt-test+encoding-identity",
+    "gzip": "gpt-test+encoding-gzip",
+    "deflate": "gpt-test+encoding-deflate",
+    "br": "gpt-test+encoding-br",
+    "zstd": "gpt-test+encoding-zstd",
+}
+AT_ONCE = 20
+CHAT = {"messages": [{"role": "user", "content": "Say something."}]}
+PROMPT = {"prompt": "Say something."}
+INPUT = {"input": "Say something."}
+ASKING = {"stream": True, "stream_options": {"include_usage": True}}
+DECLINING = {"stream": True, "stream_options": {"include_usage": False}}
+
+blocking = openai.OpenAI()
+client = openai.AsyncOpenAI()
+# No two exchanges use the same.
+inputs = itertools.count(100)
+
+
+def model(scenario):
+    return f"{SCENARIOS[scenario]}+input-{next(inputs)}"
+
+
+def say(scenario, way, id, usage, text_length=None):
+    usage = usage and usage.model_dump()
+    line = {"scenario": scenario, "way": way, "id": id, "usage": usage, "text_length": text_length}
+    print(json.dumps(line), flush=True)
+
+
+def usage_of(chunk):
+    """Where an event or a chunk tells it, if it does."""
+    return getattr(chunk, "usage", None) or getattr(getattr(chunk, "response", None), "usage", None)
+
+
+def whole(scenario, way, create, **options):
+    answer = create(model=model(scenario), **options)
+    say(scenario, way, answer._request_id, answer.usage)
+
+
+def streamed(scenario, way, create, **options):
+    usage = None
+    with create(model=model(scenario), **options) as chunks:
+        for chunk in chunks:
+            usage = usage_of(chunk) or usage
+        say(scenario, way, chunks.response.headers["x-request-id"], usage)
+
+
+def followed(scenario):
+    """By the SDK's own reader of events, which tells the response's id alone."""
+    with blocking.responses.stream(model=model(scenario), **INPUT) as events:
+        response = events.get_final_response()
+    say(scenario, "responses_followed", response.id, response.usage)
+
+
+async def whole_async(scenario, way, create, **options):
+    answer = await create(model=model(scenario), **options)
+    say(scenario, way, answer._request_id, answer.usage)
+
+
+async def streamed_async(scenario, way, create, **options):
+    usage = None
+    async with await create(model=model(scenario), **options) as chunks:
+        async for chunk in chunks:
+            usage = usage_of(chunk) or usage
+        say(scenario, way, chunks.response.headers["x-request-id"], usage)
+
+
+async def followed_async(scenario):
+    async with client.responses.stream(model=model(scenario), **INPUT) as events:
+        response = await events.get_final_response()
+    say(scenario, "responses_followed_async", response.id, response.usage)
+
+
+def every_way(scenario):
+    whole(scenario, "chat", blocking.chat.completions.create, **CHAT)
+    streamed(scenario, "chat_streamed", blocking.chat.completions.create, **CHAT, **ASKING)
+    whole(scenario, "completions", blocking.completions.create, **PROMPT)
+    streamed(scenario, "completions_streamed", blocking.completions.create, **PROMPT, **ASKING)
+    whole(scenario, "responses", blocking.responses.create, **INPUT)
+    streamed(scenario, "responses_streamed", blocking.responses.create, stream=True, **INPUT)
+    followed(scenario)
+
+
+async def every_way_async(scenario):
+    await whole_async(scenario, "chat_async", client.chat.completions.create, **CHAT)
+    await streamed_async(scenario, "chat_streamed_async", client.chat.completions.create, **CHAT, **ASKING)
+    await whole_async(scenario, "completions_async", client.completions.create, **PROMPT)
+    await streamed_async(scenario, "completions_streamed_async", client.completions.create, **PROMPT, **ASKING)
+    await whole_async(scenario, "responses_async", client.responses.create, **INPUT)
+    await streamed_async(scenario, "responses_streamed_async", client.responses.create, stream=True, **INPUT)
+    await followed_async(scenario)
+
+
+async def embeddings():
+    whole("plain", "embeddings", blocking.embeddings.create, **INPUT)
+    await whole_async("plain", "embeddings_async", client.embeddings.create, **INPUT)
+
+
+async def count():
+    """Counting costs nothing."""
+    answer = blocking.responses.input_tokens.count(model="gpt-test+input-77", **INPUT)
+    say("count", "responses", answer._request_id, answer)
+    answer = await client.responses.input_tokens.count(model="gpt-test+input-77", **INPUT)
+    say("count", "responses_async", answer._request_id, answer)
+
+
+async def at_once():
+    chat, responses = client.chat.completions.create, client.responses.create
+    ways = itertools.cycle([
+        lambda: whole_async("slow", "chat_async", chat, **CHAT),
+        lambda: streamed_async("slow", "chat_streamed_async", chat, **CHAT, **ASKING),
+        lambda: streamed_async("slow", "responses_streamed_async", responses, stream=True, **INPUT),
+    ])
+    await asyncio.gather(*(way() for way in itertools.islice(ways, AT_ONCE)))
+
+
+def text_of(choice):
+    """What a chunk of a chat or of a completion says."""
+    return choice.text if hasattr(choice, "text") else choice.delta.content or ""
+
+
+def read_along(scenario, way, create, **options):
+    """As programs do that have asked for no usage: every chunk has a choice."""
+    text, usage = "", None
+    with create(model=model(scenario), **options) as chunks:
+        for chunk in chunks:
+            text += text_of(chunk.choices[0])
+            usage = usage_of(chunk) or usage
+        say(scenario, way, chunks.response.headers["x-request-id"], usage, len(text))
+
+
+async def read_along_async(scenario, way, create, **options):
+    text, usage = "", None
+    async with await create(model=model(scenario), **options) as chunks:
+        async for chunk in chunks:
+            text += text_of(chunk.choices[0])
+            usage = usage_of(chunk) or usage
+        say(scenario, way, chunks.response.headers["x-request-id"], usage, len(text))
+
+
+async def unasked():
+    for scenario in ("plain", "cache", "slow", "long"):
+        chat, completions = blocking.chat.completions.create, blocking.completions.create
+        read_along(scenario, "chat", chat, stream=True, **CHAT)
+        read_along(scenario, "chat_declined", chat, **DECLINING, **CHAT)
+        read_along(scenario, "completions", completions, stream=True, **PROMPT)
+        chat, completions = client.chat.completions.create, client.completions.create
+        await read_along_async(scenario, "chat_async", chat, stream=True, **CHAT)
+        await read_along_async(scenario, "chat_declined_async", chat, **DECLINING, **CHAT)
+        await read_along_async(scenario, "completions_async", completions, stream=True, **PROMPT)
+
+
+async def refused():
+    """The first request uses up the budget; the second is refused."""
+    whole("large", "chat", blocking.chat.completions.create, **CHAT)
+    begun = time.monotonic()
+    try:
+        whole("plain", "chat", blocking.chat.completions.create, **CHAT)
+    except openai.APIStatusError as error:
+        seconds = time.monotonic() - begun
+        said = {"status": error.status_code, "message": error.message, "body": error.body, "seconds": seconds}
+        print(json.dumps({"refused": type(error).__name__, **said}), flush=True)
+
+
+async def main():
+    special = {"embeddings": embeddings, "count": count, "at_once": at_once, "unasked": unasked, "refused": refused}
+    for name in sys.argv[1:]:
+        if name in special:
+            await special[name]()
+            continue
+        every_way(name)
+        await every_way_async(name)
+
+
+asyncio.run(main())
