@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::domain::{Tokens, Usage};
 
 use super::anthropic::Messages;
+use super::estimate::Family;
 use super::openai_chat;
 use super::reader::{Account, Counted, Reader, count, is_present, text_bytes};
 use super::tally::{Details, Progress, Tally};
@@ -118,8 +119,8 @@ impl Reader for Bedrock {
     }
 
     /// What the body tells; else what the headers do.
-    fn tally(&self) -> Tally {
-        let tally = self.account().tally();
+    fn tally(&self, asked: Family) -> Tally {
+        let tally = self.account().tally(asked);
         let counts = self.in_headers;
         if tally.progress >= Progress::Counted || counts.input.or(counts.output).is_none() {
             return tally;
@@ -164,7 +165,7 @@ impl Bedrock {
     }
 
     fn add(&mut self, input: Option<u64>, output: u64) {
-        let so_far = self.account().tally();
+        let so_far = self.account().tally(Family::default());
         let more = Usage { input: Tokens(input.unwrap_or(0)), output: Tokens(output), ..Usage::default() };
         let has_input = so_far.has_input || input.is_some();
         let counted = Counted { usage: so_far.usage + more, details: Details::default(), has_input };

@@ -3,6 +3,7 @@
 use std::io::{Result, Write};
 
 use super::HeaderCounts;
+use super::estimate::Family;
 use super::eventstream::Messages;
 use super::json::TopLevel;
 use super::reader::{Reader, reader};
@@ -38,9 +39,10 @@ impl Body {
         Self { dialect, reader: dialect.map(|dialect| reader(dialect, counts)), ..Self::default() }
     }
 
-    /// What has been understood.
-    pub(super) fn tally(&self) -> Tally {
-        self.reader.as_ref().map_or_else(Tally::default, |reader| reader.tally())
+    /// What has been understood; `asked` is the family of the model that the request names.
+    pub(super) fn tally(&self, asked: Family) -> Tally {
+        let nothing = || Tally { family: asked, ..Tally::default() };
+        self.reader.as_ref().map_or_else(nothing, |reader| reader.tally(asked))
     }
 
     /// No more bytes come: an event that nothing closed is taken as it is.

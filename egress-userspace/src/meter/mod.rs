@@ -14,6 +14,7 @@ mod anthropic;
 mod ask;
 mod bedrock;
 mod body;
+mod counter;
 mod decode;
 mod estimate;
 mod eventstream;
@@ -41,6 +42,8 @@ pub mod websocket;
 
 pub use ask::{Ask, ask, dialect_of_path};
 pub use bedrock::HeaderCounts;
+pub use counter::{CountQuestion, Counter};
+pub use estimate::prepare as prepare_estimates;
 pub use guess::guess;
 pub use lanes::{Lanes, Route};
 pub use response::ResponseMeter;

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::domain::Tokens;
 
+use super::estimate::Family;
 use super::glimpse::string_bytes;
 use super::openai_chat::usage;
 use super::reader::{Account, Counted, Reader, is_present, text_bytes};
@@ -87,8 +88,8 @@ impl Reader for Responses {
         &mut self.account
     }
 
-    fn tally(&self) -> Tally {
-        let tally = self.account.tally();
+    fn tally(&self, asked: Family) -> Tally {
+        let tally = self.account.tally(asked);
         // It writes on unseen: all that the request allows may be used.
         let is_unseen = self.is_in_background && tally.progress < Progress::Told && !tally.is_error;
         if is_unseen { Tally { output_seen: Tokens(u64::MAX), ..tally } } else { tally }

@@ -119,6 +119,7 @@ pub(super) const OWNERS: &[(&str, &[&str])] = &[
     ("serde_json", ANYONE),
     ("strsim", &["settings"]),
     ("thiserror", ANYONE),
+    ("tiktoken", &["meter"]),
     ("tokio", ANYONE),
     ("tokio_rustls", &["proxy"]),
     ("tower_service", &["proxy"]),
