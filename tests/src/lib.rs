@@ -1,6 +1,7 @@
 //! Worlds to test egress in.
 
 pub mod gate;
+pub mod heap;
 pub mod load;
 pub mod netns;
 pub mod packet;

@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::domain::{Tokens, Usage};
 
 use super::glimpse::strings_after;
+use super::parse::parse;
 use super::reader::{Account, Counted, Reader, count, is_present, text_bytes};
 use super::tally::Details;
 
@@ -47,7 +48,7 @@ impl Reader for Chat {
             self.account.see(bytes);
             return;
         }
-        let Ok(chunk) = serde_json::from_slice::<Value>(data) else { return };
+        let Some(chunk) = parse(data) else { return };
         self.account.name(chunk.get("model"));
         let kind = chunk.get("type").and_then(Value::as_str).unwrap_or("");
         let choices = chunk.get("choices").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
@@ -76,7 +77,7 @@ impl Reader for Chat {
     }
 
     fn field(&mut self, key: &str, raw: &[u8]) {
-        let Ok(value) = serde_json::from_slice::<Value>(raw) else { return };
+        let Some(value) = parse(raw) else { return };
         match key {
             "model" => self.account.name(Some(&value)),
             "error" if is_present(Some(&value)) => self.account.fail(),
