@@ -99,12 +99,14 @@ fn a_ledger_from_the_future_is_left_alone() -> Result<()> {
     let path = world.names.home.join("bot-bottle.db");
     let set = |version: u32| -> Result<()> {
         let ledger = rusqlite::Connection::open(&path)?;
-        ledger.execute("UPDATE schema_version SET version = ?1", [version])?;
+        let last = "UPDATE schema_version SET version = ?1 WHERE version = (SELECT max(version) FROM schema_version)";
+        ledger.execute(last, [version])?;
         ledger.close().map_err(|(_, error)| error)?;
         Ok(())
     };
     let known: u32 =
-        rusqlite::Connection::open(&path)?.query_row("SELECT version FROM schema_version", [], |row| row.get(0))?;
+        rusqlite::Connection::open(&path)?
+            .query_row("SELECT max(version) FROM schema_version", [], |row| row.get(0))?;
     set(known + 41)?;
     let before = fs::read(&path)?;
     let says = [&format!("has schema version {}", known + 41), "run the newer egress, or restore a backup"];
