@@ -51,6 +51,8 @@ pub struct Exchange {
     id: String,
     /// As the SDK reports it.
     pub usage: Value,
+    /// The model's name, where no id of a request tells the exchange.
+    pub model: Option<String>,
     /// Bytes of text that came, where the scenario is about it.
     pub text_length: Option<u64>,
 }
