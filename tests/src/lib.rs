@@ -2,6 +2,7 @@
 
 pub mod clients;
 pub mod gate;
+pub mod heap;
 pub mod load;
 pub mod netns;
 pub mod packet;

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{AgentName, BottleId, BottleName, Host, PermitId, Refusal, Settlement, SpendRequest};
+use crate::domain::{AgentName, BottleId, BottleName, Host, PermitId, Preflight, Refusal, Settlement, SpendRequest};
 use crate::policy::Routes;
 
 /// Pairs a question with its answer.
@@ -19,6 +19,8 @@ pub struct Snapshot {
     pub bottles: Vec<BottleView>,
     /// Where bottles may go.
     pub routes: Routes,
+    /// What is looked at before a request is sent.
+    pub preflight: Preflight,
     /// How long the response that crosses a budget may take to reach the client, milliseconds.
     pub drain_ms: u64,
     /// Longest silence of a provider inside a response, milliseconds.

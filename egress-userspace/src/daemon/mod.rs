@@ -166,7 +166,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
 }
 
 fn open_ledger(options: &Options, settings: &Settings) -> Result<Ledger, LedgerError> {
-    let limits = Limits { host: settings.budget.clone() };
+    let limits = Limits { host: settings.budget.clone(), preflight: settings.preflight };
     Ledger::open(&options.home.join("bot-bottle.db"), limits, clock::now)
 }
 
@@ -186,6 +186,7 @@ fn policy(settings: &Settings) -> Snapshot {
     Snapshot {
         bottles: Vec::new(),
         routes: Routes::new(&settings.providers, &settings.upstream_resolve),
+        preflight: settings.preflight,
         drain_ms: milliseconds(settings.drain),
         idle_ms: milliseconds(settings.upstream_idle),
     }

@@ -9,6 +9,7 @@ mod event;
 mod exchange;
 mod host_pattern;
 mod name;
+mod preflight;
 mod provider;
 mod rate_limits;
 mod report;
@@ -21,6 +22,7 @@ pub use event::{AuditKind, CutCause, CutoffPolicy, Ending, GateView, Refusal, Re
 pub use exchange::{ProviderNotes, Settlement, SpendRequest};
 pub use host_pattern::{HostPattern, HostPatternError};
 pub use name::{AgentName, BottleName, Host, HostError, NameError, ProviderName};
+pub use preflight::Preflight;
 pub use provider::Provider;
 pub use rate_limits::{PlanWindow, RateLimits};
 pub use report::{AuditRow, BudgetView, Crossing, ScopeState, UsageRow, UsageSum};

@@ -12,8 +12,8 @@ use super::error::{Fault, LedgerError};
 use super::writer::Desk;
 use crate::budget::{self, Decision, Want};
 use crate::domain::{
-    AgentName, BottleId, Ending, Known, PermitId, ProviderName, ProviderNotes, RateLimits, Refusal, RefusalReason,
-    Settlement, SpendRequest, Tokens, Usage, UsageDetails,
+    AgentName, BottleId, Ending, Known, PermitId, Preflight, ProviderName, ProviderNotes, RateLimits, Refusal,
+    RefusalReason, Settlement, SpendRequest, Tokens, Usage, UsageDetails,
 };
 
 const RESERVE: &str = "INSERT INTO reservation
@@ -52,7 +52,11 @@ impl Desk {
             true => (capped(request.input_estimate), capped(request.output_cap)),
             false => (Tokens::ZERO, Tokens::ZERO),
         };
-        if let Decision::Refuse(refusal) = budget::decide(&chain, Want { input_estimate }) {
+        let input_wanted = match self.limits.preflight {
+            Preflight::Estimate | Preflight::Exact => input_estimate,
+            Preflight::Off => Tokens::ZERO,
+        };
+        if let Decision::Refuse(refusal) = budget::decide(&chain, Want { input_estimate: input_wanted }) {
             return Ok(Err(refusal));
         }
         if let Some(refusal) = closed(&entry) {

@@ -21,8 +21,8 @@ mod tests;
 use std::net::Ipv4Addr;
 
 use crate::domain::{
-    AgentName, BottleId, BottleName, Crossing, CutCause, GateView, PermitId, ProviderName, Refusal, Settlement,
-    SpendRequest, Tokens, UnixMillis,
+    AgentName, BottleId, BottleName, Crossing, CutCause, GateView, PermitId, Preflight, ProviderName, Refusal,
+    Settlement, SpendRequest, Tokens, UnixMillis,
 };
 
 pub use address::AddressPool;
@@ -34,6 +34,8 @@ pub use handle::Ledger;
 pub struct Limits {
     /// `budget:` of settings.yml.
     pub host: Vec<(ProviderName, Tokens)>,
+    /// `preflight:` of settings.yml.
+    pub preflight: Preflight,
 }
 
 /// A bottle to launch.

@@ -7,8 +7,9 @@ use serde_json::Value;
 use crate::domain::{Api, Tokens};
 
 use super::decode::Pipe;
-use super::estimate::{self, BodySize, OUTPUT_TOKENS_ASSUMED};
+use super::estimate::{Family, Input, OUTPUT_TOKENS_ASSUMED};
 use super::json::TopLevel;
+use super::parse::parse;
 use super::reader::count;
 use super::surface::{Dialect, Surface, target};
 use super::usage_asked::UsageAsked;
@@ -54,6 +55,8 @@ pub struct Ask {
     pub dialect: Option<Dialect>,
     /// The model it names.
     pub model: Option<String>,
+    /// Whose tokenizer counts.
+    pub(super) family: Family,
     /// Conservative estimate of the input.
     pub input_estimate: Tokens,
     /// The most output it allows (`max_tokens`), or what is assumed when no cap was seen.
@@ -77,7 +80,13 @@ impl Ask {
     #[must_use]
     pub fn unseen(dialect: Dialect) -> Self {
         let output_cap = if dialect.has_output() { OUTPUT_TOKENS_ASSUMED } else { Tokens::ZERO };
-        Self { is_metered: true, dialect: Some(dialect), output_cap, ..Self::free() }
+        let family = match dialect {
+            Dialect::AnthropicMessages => Family::Claude,
+            Dialect::OpenAiResponses => Family::OpenAi,
+            Dialect::Gemini => Family::Gemini,
+            Dialect::OpenAiChat | Dialect::OpenAiEmbeddings | Dialect::Bedrock | Dialect::Ollama => Family::Unknown,
+        };
+        Self { is_metered: true, dialect: Some(dialect), family, output_cap, ..Self::free() }
     }
 
     fn free() -> Self {
@@ -86,6 +95,7 @@ impl Ask {
             is_unknown: false,
             dialect: None,
             model: None,
+            family: Family::default(),
             input_estimate: Tokens::ZERO,
             output_cap: Tokens::ZERO,
             is_streaming: false,
@@ -119,19 +129,17 @@ pub fn ask(api: Api, method: &str, path: &str, body_prefix: &[u8], body_bytes: O
     let dialect = dialect.filter(|dialect| !(prefix.is_in_background && *dialect == Dialect::OpenAiResponses));
     let sent = body_prefix.len() as u64;
     let unseen_sent = body_bytes.unwrap_or(sent).saturating_sub(sent);
-    let size = BodySize {
-        seen: prefix.bytes,
-        media: prefix.object.media_bytes(),
-        // What was not looked at is taken to expand as what was.
-        unseen: unseen_sent.saturating_mul(prefix.bytes.div_ceil(sent.max(1)).max(1)),
-        is_cut_in_media: prefix.object.is_in_media(),
-    };
+    // What was not looked at is taken to expand as what was.
+    let unseen = unseen_sent.saturating_mul(prefix.bytes.div_ceil(sent.max(1)).max(1));
+    let model = prefix.model.or(target.model);
+    let family = Family::of(api, model.as_deref());
     Ask {
         is_metered: true,
         is_unknown: false,
         dialect,
-        model: prefix.model.or(target.model),
-        input_estimate: estimate::input(size),
+        model,
+        family,
+        input_estimate: prefix.input.tokens(family, unseen),
         output_cap: match dialect {
             Some(dialect) if !dialect.has_output() => Tokens::ZERO,
             _ => Tokens(prefix.output_cap.unwrap_or(OUTPUT_TOKENS_ASSUMED).0.saturating_mul(prefix.choices.max(1))),
@@ -173,6 +181,7 @@ fn output_keys(dialect: Dialect) -> &'static [&'static str] {
 struct Prefix {
     output_keys: &'static [&'static str],
     object: TopLevel,
+    input: Input,
     bytes: u64,
     model: Option<String>,
     output_cap: Option<Tokens>,
@@ -187,6 +196,7 @@ impl Default for Prefix {
         Self {
             output_keys: &[],
             object: TopLevel::new(KEYS),
+            input: Input::default(),
             bytes: 0,
             model: None,
             output_cap: None,
@@ -244,6 +254,7 @@ impl Write for Prefix {
             return Err(Error::from(ErrorKind::FileTooLarge));
         }
         self.bytes += within.len() as u64;
+        self.input.push(within);
         let mut object = std::mem::take(&mut self.object);
         object.push(within, &mut |key, value| self.field(key, value));
         self.object = object;
@@ -261,7 +272,7 @@ fn text(value: &[u8]) -> Option<String> {
 }
 
 fn object(value: &[u8]) -> Value {
-    serde_json::from_slice(value).unwrap_or_default()
+    parse(value).unwrap_or_default()
 }
 
 fn number(value: &[u8]) -> Option<Tokens> {
@@ -284,11 +295,10 @@ mod tests {
 
     #[test]
     fn a_request_is_read_as_far_as_it_is_there() {
-        let estimate = (REQUEST.len() as u64).div_ceil(3);
-        check(REQUEST.as_bytes(), None, (Some("claude-opus-4-8"), estimate, 300, true));
-        check(&REQUEST.as_bytes()[..40], Some(102), (Some("claude-opus-4-8"), 14 + 21, 128_000, false));
+        check(REQUEST.as_bytes(), None, (Some("claude-opus-4-8"), 16, 300, true));
+        check(&REQUEST.as_bytes()[..40], Some(102), (Some("claude-opus-4-8"), 6 + 9, 128_000, false));
         check(br#"{"max_tokens":12"#, None, (None, 6, 128_000, false));
-        check(br#"{"max_tokens":12,"max_tokens":900,"model":7}"#, None, (None, 15, 900, false));
+        check(br#"{"max_tokens":12,"max_tokens":900,"model":7}"#, None, (None, 6, 900, false));
         check(b"", None, (None, 0, 128_000, false));
         check(b"\xff\xfe\x00", None, (None, 1, 128_000, false));
     }
@@ -296,11 +306,10 @@ mod tests {
     #[test]
     fn a_compressed_request_is_read_too() {
         let body = zstd::bulk::compress(REQUEST.as_bytes(), 3).unwrap();
-        let estimate = (REQUEST.len() as u64).div_ceil(3);
-        check(&body, Some(body.len() as u64), (Some("claude-opus-4-8"), estimate, 300, true));
+        check(&body, Some(body.len() as u64), (Some("claude-opus-4-8"), 16, 300, true));
         let bomb = zstd::bulk::compress(&vec![b' '; 64 << 20], 3).unwrap();
         let ask = ask(Api::Anthropic, "POST", "/v1/messages", &bomb, Some(bomb.len() as u64));
-        assert!(ask.input_estimate <= Tokens(1_500_000), "{ask:?}");
+        assert!(ask.input_estimate <= Tokens(1_000_000), "{ask:?}");
     }
 
     #[test]

@@ -12,7 +12,9 @@ use serde_json::Value;
 use crate::domain::{Tokens, Usage};
 
 use super::anthropic::Messages;
+use super::estimate::Family;
 use super::openai_chat;
+use super::parse::parse;
 use super::reader::{Account, Counted, Reader, count, is_present, text_bytes};
 use super::tally::{Details, Progress, Tally};
 
@@ -61,10 +63,10 @@ pub(super) struct Bedrock {
 
 impl Reader for Bedrock {
     fn event(&mut self, data: &[u8]) {
-        let Ok(event) = serde_json::from_slice::<Value>(data) else { return };
+        let Some(event) = parse(data) else { return };
         let Some(wrapped) = event.get("bytes").and_then(Value::as_str) else { return self.native(&event) };
         let Ok(inner) = STANDARD.decode(wrapped) else { return };
-        let Ok(event) = serde_json::from_slice::<Value>(&inner) else { return };
+        let Some(event) = parse(&inner) else { return };
         if event.get("type").is_some_and(Value::is_string) {
             self.claude.event(&inner);
         } else {
@@ -89,7 +91,7 @@ impl Reader for Bedrock {
     }
 
     fn field(&mut self, key: &str, raw: &[u8]) {
-        let Ok(value) = serde_json::from_slice::<Value>(raw) else { return };
+        let Some(value) = parse(raw) else { return };
         match key {
             "usage" if value.get("input_tokens").is_some() => self.claude.field(key, raw),
             "type" | "model" => self.claude.field(key, raw),
@@ -118,8 +120,8 @@ impl Reader for Bedrock {
     }
 
     /// What the body tells; else what the headers do.
-    fn tally(&self) -> Tally {
-        let tally = self.account().tally();
+    fn tally(&self, asked: Family) -> Tally {
+        let tally = self.account().tally(asked);
         let counts = self.in_headers;
         if tally.progress >= Progress::Counted || counts.input.or(counts.output).is_none() {
             return tally;
@@ -164,7 +166,7 @@ impl Bedrock {
     }
 
     fn add(&mut self, input: Option<u64>, output: u64) {
-        let so_far = self.account().tally();
+        let so_far = self.account().tally(Family::default());
         let more = Usage { input: Tokens(input.unwrap_or(0)), output: Tokens(output), ..Usage::default() };
         let has_input = so_far.has_input || input.is_some();
         let counted = Counted { usage: so_far.usage + more, details: Details::default(), has_input };

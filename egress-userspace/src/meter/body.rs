@@ -3,6 +3,7 @@
 use std::io::{Result, Write};
 
 use super::HeaderCounts;
+use super::estimate::Family;
 use super::eventstream::Messages;
 use super::json::TopLevel;
 use super::reader::{Reader, reader};
@@ -18,7 +19,7 @@ pub(super) struct Body {
     framing: Framing,
     reader: Option<Box<dyn Reader>>,
     bytes: u64,
-    /// Bytes that could not be framed.
+    /// Bytes that could not be framed, or of which there were too many in one piece.
     lost_bytes: u64,
 }
 
@@ -38,9 +39,10 @@ impl Body {
         Self { dialect, reader: dialect.map(|dialect| reader(dialect, counts)), ..Self::default() }
     }
 
-    /// What has been understood.
-    pub(super) fn tally(&self) -> Tally {
-        self.reader.as_ref().map_or_else(Tally::default, |reader| reader.tally())
+    /// What has been understood; `asked` is the family of the model that the request names.
+    pub(super) fn tally(&self, asked: Family) -> Tally {
+        let nothing = || Tally { family: asked, ..Tally::default() };
+        self.reader.as_ref().map_or_else(nothing, |reader| reader.tally(asked))
     }
 
     /// No more bytes come: an event that nothing closed is taken as it is.
@@ -75,8 +77,8 @@ impl Body {
         }
         match framing {
             Framing::Unknown => {}
-            Framing::Events(frames) => frames.push(rest, &mut |data| reader.event(data)),
-            Framing::Values(values) => values.push(rest, &mut |data| reader.event(data)),
+            Framing::Events(frames) => *lost_bytes += frames.push(rest, &mut |data| reader.event(data)),
+            Framing::Values(values) => *lost_bytes += values.push(rest, &mut |data| reader.event(data)),
             Framing::Messages(messages) => *lost_bytes += messages.push(rest, reader.as_mut()),
             Framing::Json(object) => {
                 object.push(rest, &mut |key, value| reader.field(key, value));

@@ -3,14 +3,14 @@
 //! Takes any split of the bytes and an end anywhere, so it serves request prefixes and response bodies of any size.
 //! It trusts nothing: what is not JSON yields no fields.
 
-use memchr::{memchr, memchr2};
+use memchr::memchr;
+
+use super::glimpse::plain_bytes;
 
 /// Longest captured value, in bytes; a longer one is not reported. An envelope around a whole response is one value.
 const VALUE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Longest key that is compared, in bytes as written, quotes included.
 const KEY_BYTES_MAX: usize = 64;
-/// A string at least this long, in bytes, without a space or an escape, is taken for base64.
-const MEDIA_BYTES_MIN: u64 = 2048;
 
 /// Where in the text the scanner stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,9 +33,6 @@ pub(super) struct TopLevel {
     key: Vec<u8>,
     /// The value being captured.
     value: Option<Vec<u8>>,
-    string_bytes: u64,
-    string_is_plain: bool,
-    media_bytes: u64,
 }
 
 /// What one byte or run of bytes completed.
@@ -53,16 +50,6 @@ impl TopLevel {
     /// The outermost object has ended.
     pub(super) fn is_closed(&self) -> bool {
         self.is_closed
-    }
-
-    /// Bytes so far in strings that read like base64.
-    pub(super) fn media_bytes(&self) -> u64 {
-        self.media_bytes + if self.is_in_media() { self.string_bytes } else { 0 }
-    }
-
-    /// The scanner stands inside such a string.
-    pub(super) fn is_in_media(&self) -> bool {
-        self.place == Place::InString && self.string_is_plain && self.string_bytes >= MEDIA_BYTES_MIN
     }
 
     /// Takes more of the text; `on_field` gets each wanted key with its raw value once the value is whole.
@@ -95,8 +82,6 @@ impl TopLevel {
         match byte {
             b'"' => {
                 self.place = Place::InString;
-                self.string_bytes = 0;
-                self.string_is_plain = true;
                 if self.is_key {
                     self.key.clear();
                 }
@@ -140,21 +125,14 @@ impl TopLevel {
 
     /// A run inside a string, up to its end or an escape.
     fn in_string<'a>(&mut self, rest: &'a [u8]) -> &'a [u8] {
-        let end = memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
-        let (run, tail) = rest.split_at(end);
-        self.string_bytes += run.len() as u64;
-        self.string_is_plain = self.string_is_plain && memchr(b' ', run).is_none();
+        let (run, tail) = rest.split_at(plain_bytes(rest));
         self.keep(run);
         let Some((stop, tail)) = tail.split_first() else { return tail };
         self.keep(&[*stop]);
         if *stop == b'"' {
             self.place = Place::Outside;
-            if self.string_is_plain && self.string_bytes >= MEDIA_BYTES_MIN {
-                self.media_bytes += self.string_bytes;
-            }
         } else {
             self.place = Place::AfterBackslash;
-            self.string_is_plain = false;
         }
         tail
     }
@@ -246,15 +224,5 @@ mod tests {
     fn a_value_over_the_limit_is_dropped() {
         let long = format!("{{\"model\":\"{}\",\"max_tokens\":3}}", "x".repeat(VALUE_BYTES_MAX));
         check(&long, &[("max_tokens", "3")], true);
-    }
-
-    #[test]
-    fn long_strings_without_spaces_are_media() {
-        let mut scanner = TopLevel::new(WANTED);
-        let data = "A".repeat(5000);
-        scanner
-            .push(format!("{{\"a\":\"{data}\",\"b\":\"some words {data}\",\"c\":\"{data}").as_bytes(), &mut |_, _| {});
-        assert_eq!(scanner.media_bytes(), 10_000);
-        assert!(scanner.is_in_media());
     }
 }

@@ -14,6 +14,7 @@ mod anthropic;
 mod ask;
 mod bedrock;
 mod body;
+mod counter;
 mod decode;
 mod estimate;
 mod eventstream;
@@ -25,6 +26,7 @@ mod lanes;
 mod ollama;
 mod openai_chat;
 mod openai_responses;
+mod parse;
 mod paths;
 mod reader;
 mod response;
@@ -41,6 +43,8 @@ pub mod websocket;
 
 pub use ask::{Ask, ask, dialect_of_path};
 pub use bedrock::HeaderCounts;
+pub use counter::{CountQuestion, Counter};
+pub use estimate::prepare as prepare_estimates;
 pub use guess::guess;
 pub use lanes::{Lanes, Route};
 pub use response::ResponseMeter;
@@ -51,6 +55,11 @@ pub use usage_asked::{Asking, UsageAsked, ask_for_usage};
 pub use usage_withheld::UsageWithheld;
 
 use crate::domain::{Known, Usage};
+
+/// Most memory the meter of one exchange takes at any time, in bytes, whatever a provider sends. Most of it are the windows of
+/// decoders (one of 16 MiB, two of 8); the rest is one event, message or value of 4 MiB and what it is parsed to. An ordinary
+/// response takes some kilobytes.
+pub const METER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// What a response has shown so far.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,9 +7,10 @@ use serde_json::Value;
 use crate::domain::{ProviderNotes, Tokens, Usage};
 
 use super::HeaderCounts;
+use super::estimate::Family;
 use super::surface::Dialect;
 use super::tally::{Details, Progress, Tally};
-use super::{anthropic, bedrock, estimate, gemini, ollama, openai_chat, openai_responses};
+use super::{anthropic, bedrock, gemini, ollama, openai_chat, openai_responses};
 
 /// Most bytes of a model's name that are kept.
 pub(super) const MODEL_BYTES_MAX: usize = 128;
@@ -46,9 +47,9 @@ pub(super) trait Reader: Debug + Send + Sync {
         self.account_mut().close();
     }
 
-    /// What has been understood.
-    fn tally(&self) -> Tally {
-        self.account().tally()
+    /// What has been understood; `asked` is the family of the model that the request names.
+    fn tally(&self, asked: Family) -> Tally {
+        self.account().tally(asked)
     }
 }
 
@@ -85,6 +86,7 @@ pub(super) struct Account {
     progress: Progress,
     is_error: bool,
     model: Option<String>,
+    family: Option<Family>,
     service_tier: Option<String>,
 }
 
@@ -100,9 +102,9 @@ struct Seen {
 
 impl Seen {
     /// What is written by its bytes, thinking by its bytes or the provider's estimate, and at least one token a piece.
-    fn tokens(self) -> Tokens {
-        let thinking = estimate::output(self.thinking_bytes).max(Tokens(self.thinking_tokens));
-        (estimate::output(self.bytes) + thinking).max(Tokens(self.pieces))
+    fn tokens(self, family: Family) -> Tokens {
+        let thinking = family.output(self.thinking_bytes).max(Tokens(self.thinking_tokens));
+        (family.output(self.bytes) + thinking).max(Tokens(self.pieces))
     }
 }
 
@@ -169,7 +171,8 @@ impl Account {
     /// A field that names the model.
     pub(super) fn name(&mut self, value: Option<&Value>) {
         let name = value.and_then(Value::as_str).filter(|name| !name.is_empty() && name.len() <= MODEL_BYTES_MAX);
-        if let Some(name) = name {
+        if let Some(name) = name.filter(|name| self.model.as_deref() != Some(*name)) {
+            self.family = Family::of_model(name);
             self.model = Some(name.to_owned());
         }
     }
@@ -190,8 +193,9 @@ impl Account {
         self.progress >= Progress::Counted
     }
 
-    /// What has been understood.
-    pub(super) fn tally(&self) -> Tally {
+    /// What has been understood; the model that the response names outranks the one that was asked for.
+    pub(super) fn tally(&self, asked: Family) -> Tally {
+        let family = self.family.unwrap_or(asked);
         // An error's own words are no output.
         let body_bytes = if self.is_error { 0 } else { self.body_bytes };
         Tally {
@@ -199,9 +203,10 @@ impl Account {
             details: self.counted.details,
             has_input: self.counted.has_input,
             output_covered: self.covered,
-            output_seen: self.seen.tokens().max(estimate::output(body_bytes)),
+            output_seen: self.seen.tokens(family).max(family.output(body_bytes)),
             progress: self.progress,
             is_error: self.is_error,
+            family,
             model: self.model.clone(),
             service_tier: self.service_tier.clone(),
         }

@@ -32,8 +32,10 @@ impl ResponseMeter {
     #[must_use]
     pub fn new(ask: &Ask, head: &ResponseHead<'_>) -> Self {
         let body = Body::new(ask.dialect, head.counts);
-        let eyes = Pipe::new(head.content_encoding, body)
-            .map_or_else(|| Eyes::Blind(Box::default()), |pipe| Eyes::Reading(Box::new(pipe)));
+        let eyes = Pipe::new(head.content_encoding, body).map_or_else(
+            || Eyes::Blind(Box::new(Tally { family: ask.family, ..Tally::default() })),
+            |pipe| Eyes::Reading(Box::new(pipe)),
+        );
         let media_type = head.content_type.and_then(|value| value.split(';').next()).unwrap_or("").trim();
         Self {
             ask: ask.clone(),
@@ -84,7 +86,11 @@ impl ResponseMeter {
         match &self.eyes {
             Eyes::Reading(pipe) => {
                 let opaque_bytes = circumstances.opaque_bytes.saturating_add(pipe.writer().unread_bytes());
-                tally::reading(&self.ask, &pipe.writer().tally(), Circumstances { opaque_bytes, ..circumstances })
+                tally::reading(
+                    &self.ask,
+                    &pipe.writer().tally(self.ask.family),
+                    Circumstances { opaque_bytes, ..circumstances },
+                )
             }
             Eyes::Blind(tally) => tally::reading(&self.ask, tally, circumstances),
         }
@@ -112,7 +118,7 @@ impl ResponseMeter {
     fn go_blind(&mut self, missed_bytes: usize) {
         if let Eyes::Reading(pipe) = &mut self.eyes {
             pipe.writer_mut().finish();
-            self.eyes = Eyes::Blind(Box::new(pipe.writer().tally()));
+            self.eyes = Eyes::Blind(Box::new(pipe.writer().tally(self.ask.family)));
         }
         self.miss(missed_bytes);
     }

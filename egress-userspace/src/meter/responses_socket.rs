@@ -13,9 +13,11 @@ use crate::domain::{Api, Tokens};
 
 use super::ask::{Ask, ask};
 use super::json::TopLevel;
-use super::openai_responses::{ID_BYTES_MAX, TERMINAL};
+use super::openai_responses::TERMINAL;
 use super::surface::{Dialect, Surface, normalised, target};
 
+/// Longest id that is told apart, in characters.
+const ID_CHARACTERS_MAX: usize = 128;
 /// How much of a message the estimate looks at, in bytes; the rest counts by its length.
 const PREFIX_BYTES_MAX: usize = 4 << 20;
 /// Messages that ask for no work, if they hold nothing beyond [`Harmless`].
@@ -196,7 +198,7 @@ fn id_of(response: &[u8]) -> Option<String> {
 
 fn text(value: &[u8]) -> Option<String> {
     let Ok(Value::String(text)) = serde_json::from_slice(value) else { return None };
-    Some(text.chars().take(ID_BYTES_MAX).collect())
+    Some(text.chars().take(ID_CHARACTERS_MAX).collect())
 }
 
 #[cfg(test)]

@@ -2,8 +2,9 @@
 
 use crate::domain::{Known, Tokens, Usage};
 
+use super::Reading;
 use super::ask::Ask;
-use super::{Reading, estimate};
+use super::estimate::Family;
 
 pub use crate::domain::UsageDetails as Details;
 
@@ -40,6 +41,8 @@ pub(super) struct Tally {
     pub(super) progress: Progress,
     /// The provider reported an error.
     pub(super) is_error: bool,
+    /// Whose tokenizer counts.
+    pub(super) family: Family,
     /// The model the response names.
     pub(super) model: Option<String>,
     /// The class of service it names.
@@ -100,7 +103,7 @@ pub(super) fn reading(ask: &Ask, tally: &Tally, circumstances: Circumstances) ->
         usage.input = ask.input_estimate;
     }
     if !is_told {
-        let seen = tally.output_seen + estimate::output(circumstances.opaque_bytes);
+        let seen = tally.output_seen + tally.family.output(circumstances.opaque_bytes);
         let cap = ask.output_cap.max(tally.output_covered);
         usage.output = usage.output.max((tally.output_covered + seen).min(cap));
     }

@@ -54,9 +54,17 @@ pub fn ask_for_usage(asked: UsageAsked, content_encoding: Option<&str>, body: &[
     if !is_whole {
         return None;
     }
+    Some(Asking { body: asking(asked, &decoded(content_encoding, body)?, true)?, is_decoded: true })
+}
+
+/// A whole body as it reads; `None` when it is compressed in a way that is not read, or too long.
+pub(super) fn decoded<'a>(content_encoding: Option<&str>, body: &'a [u8]) -> Option<Cow<'a, [u8]>> {
+    if body.trim_ascii_start().starts_with(b"{") {
+        return Some(body.into());
+    }
     let mut pipe = Pipe::new(content_encoding, Decoded::default())?;
     pipe.write_all(body).and_then(|()| pipe.finish()).ok()?;
-    Some(Asking { body: asking(asked, &pipe.writer().bytes, true)?, is_decoded: true })
+    Some(std::mem::take(&mut pipe.writer_mut().bytes).into())
 }
 
 fn asking(asked: UsageAsked, body: &[u8], is_whole: bool) -> Option<Vec<u8>> {
@@ -98,7 +106,7 @@ fn replace(body: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// The fields of an object in their order, values as written, keys that stand there twice included.
-struct Fields<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+pub(super) struct Fields<'a>(pub(super) Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {

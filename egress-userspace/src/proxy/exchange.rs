@@ -15,10 +15,13 @@ use thiserror::Error;
 use tokio::time::timeout;
 
 use crate::broker::{FromProxy, Phase};
-use crate::domain::{Api, BottleId, Ending, Host, ProviderName, RefusalReason, SpendRequest, StreamUsage, with_causes};
+use crate::domain::{
+    Api, BottleId, Ending, Host, Preflight, ProviderName, RefusalReason, SpendRequest, StreamUsage, Tokens, with_causes,
+};
 use crate::meter;
 
 use super::account::Account;
+use super::count::{self, Asked, Endpoint};
 use super::delivery::Delivery;
 use super::headers;
 use super::limits::{REFUSAL_DELIVERY_TIME_MAX, RESPONSE_HEAD_TIME_MAX};
@@ -152,7 +155,7 @@ impl Run<'_> {
         mut head: Parts,
         body: Incoming,
     ) -> Result<Response<ResponseBody>, Severed> {
-        let (ask, mut body) = match read_ask(allowed.api, &head, body).await {
+        let (mut ask, mut body) = match read_ask(allowed.api, &head, body).await {
             Ok(asked) => asked,
             Err(error) => {
                 tracing::debug!(%error, bottle = %self.bottle.view.name, "request not read");
@@ -162,6 +165,9 @@ impl Run<'_> {
         let target = format!("{} {}", head.method, head.uri.path());
         if !ask.is_meterable() {
             return Ok(self.refuse_unsent(refusal::not_meterable(&target), body).await);
+        }
+        if ask.is_metered && self.policy.preflight == Preflight::Exact {
+            ask.input_estimate = self.count(&allowed, &head, &body, &ask).await;
         }
         let permit = match self.admit(&allowed, &target, &ask).await {
             Ok(permit) => permit,
@@ -176,6 +182,22 @@ impl Run<'_> {
             Ok(response) => self.respond(response, account, withholds_usage).await,
             Err(answer) => self.answer(&answer),
         })
+    }
+
+    /// How many tokens of input the request is, by whoever says it best.
+    async fn count(&self, allowed: &Allowed, head: &Parts, body: &RequestBody, ask: &meter::Ask) -> Tokens {
+        let endpoint = Asked::about(allowed.api, head, body).map(|asked| Endpoint {
+            exchange: self.exchange,
+            passage: &self.origin.passage,
+            bottle: self.bottle.view.id,
+            provider: &allowed.provider,
+            host: &allowed.host,
+            api: allowed.api,
+            version: self.version,
+            model: ask.model.as_deref(),
+            asked,
+        });
+        count::input(endpoint, ask).await
     }
 
     /// The operator hears of what is passed without being counted.

@@ -33,6 +33,11 @@ pub(super) const REFUSED_BODY_BYTES_MAX: usize = 8 << 20;
 /// And for how long.
 pub(super) const REFUSED_BODY_TIME_MAX: Duration = Duration::from_millis(800);
 
+/// A provider has this long to count a request before it is admitted.
+pub(super) const COUNT_TIME_MAX: Duration = Duration::from_secs(2);
+/// Longest answer to that, in bytes: it holds a number or two.
+pub(super) const COUNT_ANSWER_BYTES_MAX: usize = 64 << 10;
+
 /// The controller has this long to admit or to mint.
 pub(super) const CONTROLLER_TIME_MAX: Duration = Duration::from_secs(10);
 /// The controller has this long to commit a settlement; the end of the response waits for it.

@@ -13,6 +13,7 @@
 //! ledger, the kernel or the CA key.
 
 mod account;
+mod count;
 mod delivery;
 mod dns;
 mod exchange;

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::broker::{BrokerError, FromController, HandoffError, Listeners, read_frame_blocking, receive_listeners};
 use crate::domain::with_causes;
+use crate::meter;
 
 use super::dns::Resolver;
 use super::exchange::Exchange;
@@ -71,6 +72,8 @@ fn run() -> Result<(), ProxyError> {
     // Asked now: inside the sandbox the files that say it cannot be read.
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     sandbox::enter()?;
+    // Beside everything else, so that no request waits for it.
+    std::thread::Builder::new().name("vocabulary".to_owned()).spawn(meter::prepare_estimates)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
     // As a task: the thread that blocks here is no worker, and every answer of the controller would pass through it.
     let ended = runtime.block_on(runtime.spawn(prepared.serve())).map_err(io::Error::other)?;

@@ -42,6 +42,11 @@ impl RequestBody {
         timeout(BODY_PREFIX_TIME_MAX, read_prefix(body)).await.map_err(|_| BodyBroken::TimedOut)?
     }
 
+    /// One of the proxy's own.
+    pub(super) fn of(bytes: Bytes) -> Self {
+        Self { prefix: bytes, rest: None, trailers: None }
+    }
+
     /// The beginning.
     pub(super) fn prefix(&self) -> &[u8] {
         &self.prefix

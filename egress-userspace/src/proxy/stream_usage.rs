@@ -58,7 +58,8 @@ pub(super) fn withhold(head: &mut Parts) -> Option<UsageWithheld> {
     Some(withheld)
 }
 
-fn is_sealed(headers: &HeaderMap) -> bool {
+/// Do headers vouch for the body's bytes?
+pub(super) fn is_sealed(headers: &HeaderMap) -> bool {
     SEALS.iter().any(|name| headers.contains_key(name))
         || text(headers, &AUTHORIZATION).is_some_and(|value| value.starts_with(SIGNED))
 }

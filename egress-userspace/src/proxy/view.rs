@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::broker::{BottleView, Phase, Snapshot};
+use crate::domain::Preflight;
 use crate::policy::Routes;
 
 use super::limits::{CONNECTIONS_PER_BOTTLE_MAX, WEBSOCKETS_PER_BOTTLE_MAX};
@@ -17,6 +18,7 @@ use super::limits::{CONNECTIONS_PER_BOTTLE_MAX, WEBSOCKETS_PER_BOTTLE_MAX};
 #[derive(Debug, Default)]
 pub(super) struct PolicyView {
     pub(super) routes: Routes,
+    pub(super) preflight: Preflight,
     pub(super) drain: Duration,
     /// Longest silence inside a response.
     pub(super) idle: Duration,
@@ -96,7 +98,7 @@ impl PolicyView {
             }
         }
         let [drain, idle] = [snapshot.drain_ms, snapshot.idle_ms].map(Duration::from_millis);
-        Self { routes: snapshot.routes, drain, idle, bottles }
+        Self { routes: snapshot.routes, preflight: snapshot.preflight, drain, idle, bottles }
     }
 
     /// Severs everyone: the controller is gone.

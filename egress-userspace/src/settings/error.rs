@@ -107,6 +107,12 @@ pub enum Problem {
         /// The limit.
         max_seconds: u64,
     },
+    /// A way to look ahead that is known but not built.
+    #[error("preflight {0:?} is not supported: this version supports estimate, exact and off")]
+    PreflightNotSupported(String),
+    /// No way to look ahead.
+    #[error("{0:?} is not a way to look at a request before it is sent: write estimate, exact or off")]
+    Preflight(String),
     /// A cutoff policy that is known but not built.
     #[error("shutdown {0:?} is not supported: this version supports cutoff only")]
     ShutdownNotSupported(String),

@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::domain::{CutoffPolicy, Host, HostPattern, Provider, ProviderName, Tokens};
+use crate::domain::{CutoffPolicy, Host, HostPattern, Preflight, Provider, ProviderName, Tokens};
 
 pub use error::{Problem, SettingsError};
 pub use parse::parse;
@@ -27,6 +27,8 @@ pub type BuiltIn = [(HostPattern, ProviderName)];
 pub struct Settings {
     /// `budget:` the host's, by provider.
     pub budget: Vec<(ProviderName, Tokens)>,
+    /// `preflight:` what is looked at before a request is sent.
+    pub preflight: Preflight,
     /// `shutdown:` what happens when a budget is gone.
     pub shutdown: CutoffPolicy,
     /// `drain:` how long the response that crosses may take to reach the client.
@@ -47,6 +49,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             budget: Vec::new(),
+            preflight: Preflight::default(),
             shutdown: CutoffPolicy::default(),
             drain: Duration::from_secs(1),
             last_word: Duration::from_secs(2),

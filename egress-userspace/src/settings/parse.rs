@@ -8,9 +8,9 @@ use super::error::{Problem, SettingsError};
 use super::providers::providers;
 use super::yaml::{self, Misplaced, Node, Place, Text};
 use super::{BuiltIn, Settings};
-use crate::domain::{CutoffPolicy, Host, ProviderName, Tokens};
+use crate::domain::{CutoffPolicy, Host, Preflight, ProviderName, Tokens};
 
-const KEYS: &[&str] = &["budget", "shutdown", "drain", "last_word", "providers", "upstream"];
+const KEYS: &[&str] = &["budget", "preflight", "shutdown", "drain", "last_word", "providers", "upstream"];
 const UPSTREAM_KEYS: &[&str] = &["ca", "idle", "resolve"];
 /// Longest `drain` and `last_word`: a used-up budget is enforced by the kernel after that at the latest.
 const DURATION_SECONDS_MAX: u64 = 600;
@@ -38,6 +38,7 @@ fn settings(text: &str, built_in: &BuiltIn) -> Result<Settings, Misplaced> {
     for (key, value) in entries(yaml::read(text)?)? {
         match key.text.as_str() {
             "budget" => settings.budget = budget(value)?,
+            "preflight" => settings.preflight = read(&key, value, preflight)?,
             "shutdown" => settings.shutdown = read(&key, value, shutdown)?,
             "drain" => settings.drain = read(&key, value, duration)?,
             "last_word" => settings.last_word = read(&key, value, duration)?,
@@ -105,6 +106,16 @@ fn tokens(text: &str) -> Result<Tokens, Problem> {
         return Err(Problem::Window(text.to_owned()));
     }
     Ok(text.parse()?)
+}
+
+fn preflight(text: &str) -> Result<Preflight, Problem> {
+    match text {
+        "estimate" => Ok(Preflight::Estimate),
+        "exact" => Ok(Preflight::Exact),
+        "off" => Ok(Preflight::Off),
+        "strict" => Err(Problem::PreflightNotSupported(text.to_owned())),
+        _ => Err(Problem::Preflight(text.to_owned())),
+    }
 }
 
 fn shutdown(text: &str) -> Result<CutoffPolicy, Problem> {

@@ -31,6 +31,7 @@ budget:
   gemini: 5M
   other: \"200k\"
   none: 0
+preflight: exact
 shutdown: cutoff
 drain: 500ms
 last_word: 0
@@ -53,6 +54,7 @@ providers:
     let amounts = [("claude", 5_000_000), ("codex", 5_000_000), ("gemini", 5_000_000), ("other", 200_000), ("none", 0)];
     let expected = Settings {
         budget: amounts.iter().map(|(provider, tokens)| (provider.parse().unwrap(), Tokens(*tokens))).collect(),
+        preflight: Preflight::Exact,
         shutdown: CutoffPolicy::Cutoff,
         drain: Duration::from_millis(500),
         last_word: Duration::ZERO,
@@ -124,6 +126,17 @@ fn a_bad_value_is_shown_where_it_stands() {
     }
     bad("shutdown: freeze", "1:11: shutdown \"freeze\" is not supported: this version supports cutoff only");
     bad("shutdown: kill", "1:11: shutdown \"kill\" is not supported: this version supports cutoff only");
+    bad(
+        "preflight: strict",
+        "1:12: preflight \"strict\" is not supported: this version supports estimate, exact and off",
+    );
+    let way = "is not a way to look at a request before it is sent: write estimate, exact or off";
+    for text in ["on", "Exact", "false"] {
+        bad(&format!("preflight: {text}"), &format!("1:12: {text:?} {way}"));
+    }
+    for (text, preflight) in [("estimate", Preflight::Estimate), ("exact", Preflight::Exact), ("off", Preflight::Off)] {
+        assert_eq!(good(&format!("preflight: {text}")).preflight, preflight);
+    }
     bad("shutdown: Cutoff", "1:11: \"Cutoff\" is not a way to shut a bottle down: write cutoff");
     let address = "is not an address with a port: write 127.0.0.1:9443 or \"[::1]:9443\"";
     for text in ["127.0.0.1", "localhost:443", "127.0.0.1:0", "127.0.0.1:65536", "::1"] {
@@ -136,7 +149,7 @@ fn a_bad_key_is_shown_where_it_stands() {
     bad("drain: 1s\nbudgets:\n  claude: 1", "2:1: unknown key \"budgets\": did you mean \"budget\"?");
     bad("Drain: 1s", "1:1: unknown key \"Drain\": did you mean \"drain\"?");
     bad("lastword: 1s", "1:1: unknown key \"lastword\": did you mean \"last_word\"?");
-    let all = "known here are budget, shutdown, drain, last_word, providers, upstream";
+    let all = "known here are budget, preflight, shutdown, drain, last_word, providers, upstream";
     bad("agents:\n  reviewer:\n    budget:\n      claude: 200k", &format!("1:1: unknown key \"agents\": {all}"));
     bad("bottles:", &format!("1:1: unknown key \"bottles\": {all}"));
     bad("upstream:\n  resolv:", "2:3: unknown key \"resolv\": did you mean \"resolve\"?");

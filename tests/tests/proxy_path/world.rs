@@ -9,7 +9,7 @@ use egress_userspace::broker::{
     Admission, BottleView, Configuration, FrameReader, FrameWriter, FromController, FromProxy, LeafReply, Listeners,
     Permit, Phase, Snapshot, send_listeners,
 };
-use egress_userspace::domain::{BottleId, Host, PermitId, Refusal, Settlement, SpendRequest};
+use egress_userspace::domain::{BottleId, Host, PermitId, Preflight, Refusal, Settlement, SpendRequest};
 use egress_userspace::policy::Routes;
 use egress_userspace::proxy::{Prepared, ProxyError};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
@@ -88,6 +88,7 @@ pub(crate) struct World {
     pub(crate) bottle_roots: CertificateDer<'static>,
     pub(crate) heard: watch::Receiver<Heard>,
     pub(crate) script: Arc<Mutex<Script>>,
+    preflight: Mutex<Preflight>,
     /// While `true`, settlements are not answered.
     pub(crate) holds_settlements: watch::Sender<bool>,
     /// While `true`, requests are not admitted.
@@ -169,6 +170,7 @@ impl World {
             bottle_roots,
             heard,
             script,
+            preflight: Mutex::default(),
             holds_settlements,
             holds_admissions,
             to_proxy,
@@ -184,6 +186,12 @@ impl World {
         self.publish(phase, self.routes.clone());
     }
 
+    /// Publishes a snapshot with this way to look at requests before they are sent; later ones keep it.
+    pub(crate) fn preflight(&self, preflight: Preflight) {
+        *self.preflight.lock().unwrap() = preflight;
+        self.phase(Phase::Open);
+    }
+
     /// Publishes a snapshot in which the provider's name leads to `address`.
     pub(crate) fn reach_provider_at(&self, address: SocketAddr) {
         self.publish(Phase::Open, routes_to(address));
@@ -192,7 +200,8 @@ impl World {
     fn publish(&self, phase: Phase, routes: Routes) {
         let bottle =
             BottleView { id: BOTTLE, name: "web".parse().unwrap(), agent: None, address: Ipv4Addr::LOCALHOST, phase };
-        let snapshot = Snapshot { bottles: vec![bottle], routes, drain_ms: 1_000, idle_ms: 2_000 };
+        let preflight = *self.preflight.lock().unwrap();
+        let snapshot = Snapshot { bottles: vec![bottle], routes, preflight, drain_ms: 1_000, idle_ms: 2_000 };
         self.to_proxy.send(FromController::Snapshot(snapshot)).unwrap();
     }
 

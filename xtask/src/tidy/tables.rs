@@ -77,6 +77,7 @@ pub(super) const UNSAFE: &[&str] = &[
     "egress-ebpf/src/report.rs",
     "egress-userspace/src/bottle/native/raw.rs",
     "egress-userspace/src/proxy/socket.rs",
+    "tests/src/heap.rs",
     "tests/src/packet.rs",
 ];
 
@@ -119,6 +120,7 @@ pub(super) const OWNERS: &[(&str, &[&str])] = &[
     ("serde_json", ANYONE),
     ("strsim", &["settings"]),
     ("thiserror", ANYONE),
+    ("tiktoken", &["meter"]),
     ("tokio", ANYONE),
     ("tokio_rustls", &["proxy"]),
     ("tower_service", &["proxy"]),

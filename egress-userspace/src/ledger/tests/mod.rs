@@ -75,7 +75,7 @@ fn open(path: &Path, limits: &Limits) -> Result<Ledger, LedgerError> {
 }
 
 fn limits(host: &[(&str, u64)]) -> Limits {
-    Limits { host: budget(host) }
+    Limits { host: budget(host), ..Limits::default() }
 }
 
 fn budget(amounts: &[(&str, u64)]) -> Vec<(ProviderName, Tokens)> {

@@ -12,6 +12,7 @@ mod wire;
 
 use crate::domain::{Api, Ending, Known, Tokens, Usage};
 
+use super::estimate::Family;
 use super::{Ask, Dialect, Reading, ResponseHead, ResponseMeter, UsageAsked};
 
 /// A hand-written response, and what it settles to when it arrives whole: input, cache write, cache read, output.
@@ -62,6 +63,8 @@ fn request() -> Ask {
         is_unknown: false,
         dialect: Some(Dialect::AnthropicMessages),
         model: None,
+        // Two bytes of output a token.
+        family: Family::ClaudeEarlier,
         input_estimate: Tokens(500),
         output_cap: Tokens(1000),
         is_streaming: true,

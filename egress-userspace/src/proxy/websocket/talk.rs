@@ -223,7 +223,8 @@ impl Talk {
     /// Its input is what its predecessor read and wrote; how much it may write nobody said.
     pub(super) async fn adopt(&self, event: &ServerEvent) -> Result<(), Unsent> {
         let input_estimate = self.flights().lanes.latest().map(Account::context).unwrap_or_default();
-        let ask = Ask { input_estimate, ..Ask::unseen(Dialect::OpenAiResponses) };
+        let mut ask = Ask::unseen(Dialect::OpenAiResponses);
+        ask.input_estimate = input_estimate;
         let work = Work { ask, is_create: true, stream_id: event.stream_id.clone(), continues: None };
         let (_, mut account) = self.admit(work).await?;
         account.set_sent(true);
