@@ -87,7 +87,10 @@ pub(super) struct Run<'a> {
     policy: &'a PolicyView,
     pub(super) bottle: &'a Bottle,
     version: Version,
-    audience: Audience,
+    /// What the host speaks, if there is a route to it.
+    api: Option<Api>,
+    method: Method,
+    uri: Uri,
 }
 
 /// A request that a route allows.
@@ -111,9 +114,9 @@ impl Exchange {
         let bottle = bottle.filter(|bottle| Arc::ptr_eq(&bottle.passage, &origin.passage)).ok_or(Severed)?;
         let (head, body) = request.into_parts();
         let host = agree(&head, &origin.expected);
-        let route = host.as_ref().ok().and_then(|host| policy.routes.find(host));
-        let audience = route.map_or(Audience::Any, |route| Audience::of(route.api, head.uri.path()));
-        let run = Run { exchange: self, origin, policy: &policy, bottle, version: head.version, audience };
+        let api = host.as_ref().ok().and_then(|host| policy.routes.find(host)).map(|route| route.api);
+        let (version, method, uri) = (head.version, head.method.clone(), head.uri.clone());
+        let run = Run { exchange: self, origin, policy: &policy, bottle, version, api, method, uri };
         match run.allow(&head, host) {
             Ok(allowed) if headers::asks_for_websocket(&head.headers) => run.upgrade(allowed, head, body).await,
             Ok(allowed) => run.carry(allowed, head, body).await,
@@ -302,13 +305,18 @@ impl Run<'_> {
     /// An answer of the proxy's own. Word that a bottle is at its end is followed until it has arrived.
     pub(super) fn answer(&self, answer: &Answer) -> Response<ResponseBody> {
         let is_last_word = matches!(self.bottle.view.phase, Phase::LastWord(_));
-        let is_final = refusal::is_final(answer, is_last_word);
+        let is_final = refusal::is_final(answer, is_last_word) && self.is_heard();
         // HTTP/2 has no such header; its streams end one by one.
         let closes = (is_last_word || *answer == Answer::BodyBroken) && self.version < Version::HTTP_2;
         let report = FromProxy::RefusalDelivered { bottle: self.bottle.view.id };
         let delivery = is_final.then(|| self.delivery(report, REFUSAL_DELIVERY_TIME_MAX));
-        refusal::respond(answer, self.audience, closes)
-            .map(|bytes| ResponseBody::Answer { bytes: Some(bytes), delivery })
+        let audience = self.api.map_or(Audience::Any, |api| Audience::of(api, self.uri.path()));
+        refusal::respond(answer, audience, closes).map(|bytes| ResponseBody::Answer { bytes: Some(bytes), delivery })
+    }
+
+    /// Is the answer read by whoever works here? What agents ask beside their work, telemetry for one, they drop unread.
+    fn is_heard(&self) -> bool {
+        self.api.is_some_and(|api| meter::ask(api, self.method.as_str(), self.uri.path(), &[], None).is_metered)
     }
 
     fn delivery(&self, report: FromProxy, patience: Duration) -> Delivery {
