@@ -18,7 +18,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use super::world::{Authority, PATIENCE, PROVIDER};
+use super::world::{Authority, OPENAI, PATIENCE, PROVIDER};
 
 type Frames = mpsc::UnboundedReceiver<Result<Bytes, std::io::Error>>;
 pub(crate) type Sender = mpsc::UnboundedSender<Result<Bytes, std::io::Error>>;
@@ -74,7 +74,7 @@ pub(crate) struct Provider {
 
 impl Provider {
     pub(crate) async fn start(authority: &Authority, speaks_h2: bool) -> Self {
-        let (chain, key) = authority.leaf(PROVIDER);
+        let (chain, key) = authority.leaf(&[PROVIDER, OPENAI]);
         let crypto = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ServerConfig::builder_with_provider(crypto).with_safe_default_protocol_versions().unwrap();
         let mut config = builder.with_no_client_auth().with_single_cert(chain, key).unwrap();

@@ -21,6 +21,8 @@ use tokio::time::{sleep, timeout};
 use super::provider::Provider;
 
 pub(crate) const PROVIDER: &str = "api.anthropic.com";
+/// The same provider under another name, where it speaks another API.
+pub(crate) const OPENAI: &str = "api.openai.com";
 pub(crate) const BOTTLE: BottleId = BottleId(7);
 pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 213, 0, 1);
 /// Longer than anything here takes unless it is broken.
@@ -42,9 +44,12 @@ impl Authority {
         Self { pem: certificate.pem(), der: certificate.der().clone(), issuer: Issuer::new(params, key) }
     }
 
-    pub(crate) fn leaf(&self, name: &str) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+    pub(crate) fn leaf(&self, names: &[&str]) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
         let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new([name.to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();
+        let certificate = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())
+            .unwrap()
+            .signed_by(&key, &self.issuer)
+            .unwrap();
         let chain = vec![certificate.der().clone(), self.der.clone()];
         (chain, PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der())))
     }
@@ -139,7 +144,7 @@ impl World {
     pub(crate) async fn control(socket: UnixStream, doors: Doors, roots: &Authority, provider: Provider) -> Self {
         let authority = Authority::new();
         let bottle_roots = authority.der.clone();
-        let routes = Routes::built_in(&[(PROVIDER.parse().unwrap(), provider.address)]);
+        let routes = Routes::built_in(&[PROVIDER, OPENAI].map(|name| (name.parse().unwrap(), provider.address)));
         let (to_proxy, outgoing) = mpsc::unbounded_channel();
         let (heard_sender, heard) = watch::channel(Heard::default());
         let holds_settlements = watch::Sender::new(false);
@@ -293,7 +298,7 @@ impl Controller {
         if self.routes.find(host).is_none() && host.as_str() != "other.example.com" {
             return LeafReply::Refused("no route".to_owned());
         }
-        let (chain, key) = self.authority.leaf(host.as_str());
+        let (chain, key) = self.authority.leaf(&[host.as_str()]);
         LeafReply::Leaf {
             chain_der: chain.into_iter().map(|certificate| certificate.to_vec()).collect(),
             key_der: key.secret_der().to_vec(),
