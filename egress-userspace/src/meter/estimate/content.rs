@@ -273,13 +273,8 @@ impl Content {
             && (head.starts_with(b"data:") || (string.is_base64 && head.len() >= PAYLOAD_BYTES_MIN));
         match field {
             Field::Label => {}
-            Field::Sealed => self.media_tokens += Media::Sealed.tokens(string.bytes),
-            _ if is_expected || string.kind == Kind::Payload => match Media::of(head) {
-                Media::Image => self.images += 1,
-                media @ (Media::Document | Media::Recording | Media::Sealed) => {
-                    self.media_tokens = self.media_tokens.saturating_add(media.tokens(string.bytes));
-                }
-            },
+            Field::Sealed => self.file(Media::Sealed, string.bytes),
+            _ if is_expected || string.kind == Kind::Payload => self.file(Media::of(head), string.bytes),
             Field::Url if is_link => self.images += 1,
             Field::Words | Field::Payload | Field::Url | Field::Part | Field::Foreign => {
                 if string.kind == Kind::Undecided {
@@ -289,6 +284,11 @@ impl Content {
             }
         }
         self.string = Text { head: string.head, ..Text::default() };
+    }
+
+    fn file(&mut self, media: Media, bytes: u64) {
+        self.images += u64::from(media == Media::Image);
+        self.media_tokens = self.media_tokens.saturating_add(media.tokens(bytes));
     }
 }
 

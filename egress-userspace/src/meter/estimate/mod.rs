@@ -95,7 +95,7 @@ mod tests {
         check(Family::OpenAi, asked, 0, 4 + 6 + 7);
         check(Family::Claude, asked, 0, 6 + 6 + 14);
         let tool = r#"{"tools":[{"name":"now","input_schema":{}}]}"#;
-        check(Family::OpenAi, tool, 0, 4 + 60 + 2 + 2);
+        check(Family::OpenAi, tool, 0, 4 + 100 + 2 + 2);
         let picture = r#"{"messages":[{"role":"user","content":[{"image_url":{"url":"https://a.example/b.png"}}]}]}"#;
         check(Family::OpenAi, picture, 0, 4 + 6 + 2_000);
         check(Family::Claude, picture, 0, 6 + 6 + 5_000);
