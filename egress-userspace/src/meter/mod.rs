@@ -11,6 +11,7 @@ mod anthropic;
 mod ask;
 mod bedrock;
 mod body;
+mod brotli;
 mod decode;
 mod estimate;
 mod eventstream;
