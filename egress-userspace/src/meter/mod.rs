@@ -15,6 +15,8 @@ mod brotli;
 mod decode;
 mod estimate;
 mod eventstream;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod gemini;
 mod glimpse;
 mod guess;
