@@ -101,6 +101,7 @@ impl Messages {
     fn total(&mut self, event: &Value) {
         let Some(usage) = event.get("usage").filter(|usage| usage.is_object()) else { return };
         let counted = self.report(usage);
+        self.account.begin();
         if Counts::read(usage).output.is_some() {
             self.account.count(counted, is_present(event.pointer("/delta/stop_reason")));
         }

@@ -14,10 +14,13 @@ mod anthropic;
 mod ask;
 mod bedrock;
 mod body;
+mod brotli;
 mod counter;
 mod decode;
 mod estimate;
 mod eventstream;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod gemini;
 mod glimpse;
 mod guess;
