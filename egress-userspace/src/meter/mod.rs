@@ -12,6 +12,7 @@ mod ask;
 mod bedrock;
 mod body;
 mod brotli;
+mod chat_chunk;
 mod decode;
 mod estimate;
 mod eventstream;
