@@ -15,6 +15,7 @@ mod ask;
 mod bedrock;
 mod body;
 mod brotli;
+mod chat_chunk;
 mod counter;
 mod decode;
 mod estimate;
