@@ -240,6 +240,30 @@ async fn errors_and_free_paths_spend_nothing() {
 }
 
 #[tokio::test]
+async fn counting_says_what_it_is_told_to() {
+    let provider = start().await;
+    for (script, status, body) in [
+        ("", 200, r#"{"input_tokens":25}"#),
+        ("input-7+cache-read-3", 200, r#"{"input_tokens":10}"#),
+        ("input-7+count-2000", 200, r#"{"input_tokens":2000}"#),
+        ("count-garbage", 200, "<html>busy</html>"),
+        ("count-status-500", 500, r#"{"error":{"message":"Internal server error","type":"api_error"},"type":"error"}"#),
+    ] {
+        for (host, path) in [(HOST, "/v1/messages/count_tokens"), (OPENAI_HOST, "/v1/responses/input_tokens")] {
+            let request = Request::post(path).header("host", host);
+            let asked = Bytes::from(format!(r#"{{"model":"x+{script}"}}"#));
+            let request = request.body(Full::new(asked)).unwrap();
+            let (mut sender, connection) =
+                http1::handshake(TokioIo::new(connect(&provider, b"http/1.1").await)).await.unwrap();
+            tokio::spawn(connection);
+            let response = sender.send_request(request).await.unwrap();
+            assert_eq!(response.status(), status, "{script}");
+            assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), body, "{script}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn h2_carries_many_exchanges_at_once() {
     let provider = start().await;
     let (sender, connection) =

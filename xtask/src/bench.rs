@@ -3,9 +3,9 @@
 use crate::command;
 use crate::need::{self, Group};
 
-/// The benchmark targets of the tests crate: how far off the offline estimate is; then direct, through egress and through
-/// nginx, in the same run.
-const BENCHMARKS: [&str; 2] = ["estimate", "through"];
+/// The benchmarks of the tests crate: how far off the offline estimate is; the meter alone; then direct, through egress and
+/// through nginx, in the same run.
+const BENCHMARKS: [&str; 3] = ["estimate", "meter", "through"];
 
 pub(crate) fn run(install: bool) -> anyhow::Result<()> {
     need::ensure_root("bench --install")?;
@@ -13,11 +13,8 @@ pub(crate) fn run(install: bool) -> anyhow::Result<()> {
     need::ensure_kernel()?;
     command::run(command::cargo().args(["build", "--release", "--workspace", "--bins"]))?;
     for benchmark in BENCHMARKS {
-        command::run(
-            command::cargo()
-                .args(["bench", "--package", "egress-tests", "--bench", benchmark])
-                .env("PATH", command::system_path()),
-        )?;
+        let arguments = ["bench", "--package", "egress-tests", "--bench", benchmark];
+        command::run(command::cargo().args(arguments).env("PATH", command::system_path()))?;
     }
     Ok(())
 }

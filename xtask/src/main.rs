@@ -7,6 +7,7 @@ mod ci;
 mod command;
 mod demo;
 mod ebpf;
+mod fuzz;
 mod need;
 mod test;
 mod tidy;
@@ -15,6 +16,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use fuzz::Fuzz;
 use need::Group;
 
 /// The project's own tools.
@@ -53,6 +55,20 @@ enum Task {
         #[arg(long)]
         install: bool,
     },
+    /// Look for bytes that break what must hold of the meter, whatever the bytes are.
+    Fuzz {
+        /// Install what the machine lacks.
+        #[arg(long)]
+        install: bool,
+        /// Executions of each target.
+        #[arg(long, default_value_t = 1_000_000)]
+        runs: u64,
+        /// Add what was found to the committed corpus.
+        #[arg(long)]
+        keep: bool,
+        /// Only targets whose name contains one of these.
+        target: Vec<String>,
+    },
     /// What the continuous integration checks besides tests: formatting, lints, docs, house rules, the eBPF object.
     Ci {
         /// Install what the machine lacks.
@@ -82,6 +98,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Test { install, filter } => test::run(install, &filter),
         Task::Demo { install } => demo::run(install),
         Task::Bench { install } => bench::run(install),
+        Task::Fuzz { install, runs, keep, target } => fuzz::run(&Fuzz { filter: &target, runs, keep, install }),
         Task::Ci { install } => ci::run(install),
         Task::Tidy => tidy::run(),
     }

@@ -21,9 +21,11 @@ pub(crate) enum Group {
     Demo,
     /// The measurements.
     Bench,
+    /// Fuzzing.
+    Fuzz,
 }
 
-use Group::{Bench, Demo, Ebpf, Test};
+use Group::{Bench, Demo, Ebpf, Fuzz, Test};
 
 /// How to see that something is there.
 #[derive(Clone, Copy, Debug)]
@@ -67,6 +69,8 @@ const NEEDS: &[Need] = &[
     program(&[Test], "npm", "npm"),
     package(&[Test, Demo], "ca-certificates"),
     program(&[Bench], "nginx-light", "nginx"),
+    // libFuzzer is C++.
+    program(&[Fuzz], "g++", "c++"),
     package(&[Ebpf], "rustc-web"),
     package(&[Ebpf], "cargo-web"),
     package(&[Ebpf], "rust-web-src"),

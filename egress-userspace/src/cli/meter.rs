@@ -30,6 +30,7 @@ struct Record {
     reasoning: Tokens,
     known: Known,
     model: Option<String>,
+    service_tier: Option<String>,
     dialect: &'static str,
 }
 
@@ -85,7 +86,7 @@ fn dialect(arguments: &MeterArguments, first: &[u8]) -> Option<Dialect> {
 }
 
 fn record(dialect: Dialect, reading: Reading) -> Option<Record> {
-    let Reading { usage, details, known, has_report, model, .. } = reading;
+    let Reading { usage, details, known, has_report, model, service_tier, .. } = reading;
     has_report.then(|| Record {
         input_total: usage.input_total(),
         input_uncached: usage.input,
@@ -96,6 +97,7 @@ fn record(dialect: Dialect, reading: Reading) -> Option<Record> {
         reasoning: details.reasoning,
         known,
         model,
+        service_tier,
         dialect: dialect.as_str(),
     })
 }

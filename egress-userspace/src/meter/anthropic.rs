@@ -4,7 +4,7 @@
 //! `message_start` field by field, the last value that is not null winning; the top level leaves out compaction and
 //! advisor work, which only `iterations` tell; a second `message_start` may be spliced in and never adds.
 
-use memchr::memmem;
+use memchr::{memchr, memmem};
 use serde_json::Value;
 
 use crate::domain::{Tokens, Usage};
@@ -101,6 +101,7 @@ impl Messages {
     fn total(&mut self, event: &Value) {
         let Some(usage) = event.get("usage").filter(|usage| usage.is_object()) else { return };
         let counted = self.report(usage);
+        self.account.begin();
         if Counts::read(usage).output.is_some() {
             self.account.count(counted, is_present(event.pointer("/delta/stop_reason")));
         }
@@ -200,7 +201,13 @@ impl Written {
 /// none carries usage. `None` sends it to the parser.
 fn plain_delta(data: &[u8]) -> Option<Written> {
     let rest = data.strip_prefix(b"{\"type\":\"content_block_delta\"")?;
-    let inner = rest.get(memmem::find(rest, b"\"delta\":{")?..)?;
+    let (index, inner) = rest.split_at(memchr(b'{', rest)?);
+    if !index.ends_with(b"\"delta\":") {
+        return None;
+    }
+    if let Some(text) = inner.strip_prefix(b"{\"type\":\"text_delta\",\"text\":\"") {
+        return Some(Written::text(string_bytes(text)));
+    }
     let length = |key: &[u8]| memmem::find(inner, key).and_then(|at| inner.get(at + key.len()..)).map(string_bytes);
     if let Some(bytes) = length(b"\"text\":\"").or_else(|| length(b"\"partial_json\":\"")) {
         return Some(Written::text(bytes));

@@ -6,10 +6,11 @@
 
 use std::io::{Error, ErrorKind, Result, Write};
 
-use brotli_decompressor::DecompressorWriter;
 use flate2::write::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 use zstd::stream::raw::{DParameter, Decoder as RawZstd};
 use zstd::stream::write::Decoder as ZstdDecoder;
+
+use super::brotli::BrotliDecoder;
 
 /// Most bytes one decoder may produce for one exchange: far more than a model writes, soon reached by a bomb.
 const DECODED_BYTES_MAX: u64 = 256 * 1024 * 1024;
@@ -19,10 +20,6 @@ const ENCODINGS_MAX: usize = 3;
 const BROTLI_MAX: usize = 1;
 /// Largest zstd window, as a power of two of bytes: 8 MiB, what RFC 9659 allows for content.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
-/// What brotli decodes at a time, in bytes.
-const BROTLI_BUFFER_BYTES: usize = 8 * 1024;
-/// Low seven bits of the first byte of a brotli stream in the large-window variant (up to 1 GiB), which HTTP does not have.
-const BROTLI_LARGE_WINDOW: u8 = 0x11;
 
 const GZIP_MAGIC: &[u8] = b"\x1f\x8b";
 const ZSTD_MAGIC: &[u8] = b"\x28\xb5\x2f\xfd";
@@ -49,7 +46,7 @@ enum Stage<W: Write + Default> {
     Gzip(Box<MultiGzDecoder<Pipe<W>>>),
     Zlib(Box<ZlibDecoder<Pipe<W>>>),
     Deflate(Box<DeflateDecoder<Pipe<W>>>),
-    Brotli(Box<DecompressorWriter<Pipe<W>>>),
+    Brotli(Box<BrotliDecoder<Pipe<W>>>),
     Zstd(Box<ZstdDecoder<'static, Pipe<W>>>),
 }
 
@@ -192,6 +189,12 @@ fn encoding(name: &str) -> Option<Encoding> {
     }
 }
 
+/// The first bytes say that the body is encoded, whatever its head says.
+#[cfg(any(test, fuzzing))]
+pub(super) fn is_encoded(head: &[u8]) -> bool {
+    matches!(sniffed(Encoding::Identity, head, true), Some(Encoding::Gzip | Encoding::Zstd))
+}
+
 /// The encoding the first bytes show, or `None` while they are too few.
 fn sniffed(declared: Encoding, head: &[u8], is_end: bool) -> Option<Encoding> {
     if head.starts_with(GZIP_MAGIC) {
@@ -222,10 +225,7 @@ fn stage<W: Write + Default>(encoding: Encoding, head: &[u8], next: Pipe<W>) -> 
         Encoding::Gzip => Stage::Gzip(Box::new(MultiGzDecoder::new(next))),
         Encoding::Deflate if has_zlib_header(head) => Stage::Zlib(Box::new(ZlibDecoder::new(next))),
         Encoding::Deflate => Stage::Deflate(Box::new(DeflateDecoder::new(next))),
-        Encoding::Brotli if head.first().is_some_and(|first| first & 0x7f == BROTLI_LARGE_WINDOW) => {
-            return Err(Error::from(ErrorKind::Unsupported));
-        }
-        Encoding::Brotli => Stage::Brotli(Box::new(DecompressorWriter::new(next, BROTLI_BUFFER_BYTES))),
+        Encoding::Brotli => Stage::Brotli(Box::new(BrotliDecoder::new(next))),
         Encoding::Zstd => {
             let mut decoder = RawZstd::new()?;
             decoder.set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_LOG_MAX))?;

@@ -14,10 +14,14 @@ mod anthropic;
 mod ask;
 mod bedrock;
 mod body;
+mod brotli;
+mod chat_chunk;
 mod counter;
 mod decode;
 mod estimate;
 mod eventstream;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod gemini;
 mod glimpse;
 mod guess;

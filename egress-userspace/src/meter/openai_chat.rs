@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::domain::{Tokens, Usage};
 
+use super::chat_chunk::UsualChunk;
 use super::glimpse::strings_after;
 use super::parse::parse;
 use super::reader::{Account, Counted, Reader, count, is_present, text_bytes};
@@ -34,6 +35,7 @@ pub(super) struct Chat {
     /// The last usage that was told, and how it is split by kind where that is told apart.
     told: Option<Counted>,
     split: Option<Usage>,
+    usual: UsualChunk,
     /// A running total reached the last word of each choice.
     has_finished: bool,
 }
@@ -44,7 +46,12 @@ impl Reader for Chat {
             self.account.close();
             return;
         }
+        if let Some(bytes) = self.usual.written(data) {
+            self.account.see(bytes);
+            return;
+        }
         if let Some(bytes) = plain_delta(data).filter(|_| self.account.has_model()) {
+            self.usual = UsualChunk::like(data);
             self.account.see(bytes);
             return;
         }
@@ -64,7 +71,11 @@ impl Reader for Chat {
             self.account.fail();
         }
         self.split = chunk.get("copilot_usage").and_then(split).or(self.split);
-        if let Some(counted) = chunk_usage(&chunk) {
+        let counted = chunk_usage(&chunk);
+        if counted.is_none() && brings_words_only(&chunk, choices) && self.account.has_model() {
+            self.usual = UsualChunk::like(data);
+        }
+        if let Some(counted) = counted {
             self.told = Some(counted);
             self.count(choices.is_empty() || self.has_finished || is_error);
         }
@@ -182,6 +193,13 @@ fn split(copilot: &Value) -> Option<Usage> {
 /// Some servers say `"object":"error"` in place of an `error`.
 fn is_error_object(object: Option<&Value>) -> bool {
     object.and_then(Value::as_str) == Some("error")
+}
+
+/// Nothing in it is told but the words of one choice that goes on.
+fn brings_words_only(chunk: &Value, choices: &[Value]) -> bool {
+    let is_told = |key: &&str| is_present(chunk.get(*key));
+    let goes_on = choices.iter().all(|choice| !is_present(choice.get("finish_reason")));
+    choices.len() == 1 && goes_on && !["usage", "copilot_usage", "x_groq", "error", "delta", "type"].iter().any(is_told)
 }
 
 fn written(choice: &Value) -> usize {

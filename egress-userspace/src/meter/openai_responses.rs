@@ -155,8 +155,9 @@ fn sum(one: Counted, other: Counted) -> Counted {
 fn plain_delta(data: &[u8]) -> Option<usize> {
     let rest = data.strip_prefix(b"{\"type\":\"response.")?;
     let kind = rest.get(..string_bytes(rest))?;
+    if !kind.ends_with(b".delta") {
+        return None;
+    }
     let key = b"\"delta\":\"";
-    let text =
-        memmem::find(rest, key).filter(|_| kind.ends_with(b".delta")).and_then(|at| rest.get(at + key.len()..))?;
-    Some(string_bytes(text))
+    rest.get(memmem::find(rest, key)? + key.len()..).map(string_bytes)
 }

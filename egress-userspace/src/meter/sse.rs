@@ -38,7 +38,12 @@ impl Frames {
             rest = rest.strip_prefix(b"\n").unwrap_or(rest);
             self.is_after_cr = false;
         }
-        while let Some(end) = memchr2(b'\n', b'\r', rest) {
+        loop {
+            while let Some((data, tail)) = self.is_between_events().then(|| usual_event(rest)).flatten() {
+                on_event(data);
+                rest = tail;
+            }
+            let Some(end) = memchr2(b'\n', b'\r', rest) else { break };
             let (line, tail) = rest.split_at(end);
             if self.line.is_empty() && !self.is_line_dropped {
                 self.end_line(line, on_event);
@@ -64,6 +69,12 @@ impl Frames {
             self.end_line(&line, on_event);
         }
         self.end_line(b"", on_event);
+    }
+
+    /// Nothing is held, and no byte order mark can come.
+    fn is_between_events(&self) -> bool {
+        let holds_line = self.is_line_dropped || !self.line.is_empty();
+        self.is_past_first_line && !(holds_line || self.has_data || self.is_dropped)
     }
 
     /// Passes over the line end that `tail` begins with.
@@ -131,6 +142,25 @@ impl Frames {
         self.data = Vec::new();
         self.is_dropped = true;
     }
+}
+
+/// The data of an event that begins and ends in these bytes, and the bytes after it: a name at most, data on one line, and LF,
+/// as nearly every provider writes it.
+fn usual_event(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let bytes = match bytes.strip_prefix(b"event:") {
+        Some(name) => after_lf(name)?.1,
+        None => bytes,
+    };
+    let (data, rest) = after_lf(bytes.strip_prefix(b"data:")?)?;
+    let rest = rest.strip_prefix(b"\n")?;
+    let data = data.strip_prefix(b" ").unwrap_or(data);
+    (data.len() < EVENT_BYTES_MAX - b"data: ".len()).then_some((data, rest))
+}
+
+/// What stands before the LF that is the first end of a line, and what after it.
+fn after_lf(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (line, rest) = bytes.split_at(memchr2(b'\n', b'\r', bytes)?);
+    Some((line, rest.strip_prefix(b"\n")?))
 }
 
 #[cfg(test)]

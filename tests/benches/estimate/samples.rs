@@ -52,9 +52,10 @@ pub(crate) fn run() -> Result<()> {
 
 fn estimated(column: &Column, text: &str) -> u64 {
     let (_, api, path, model) = *column;
-    let body = match api {
-        Api::Gemini => json!({ "contents": [{ "role": "user", "parts": [{ "text": text }] }] }),
-        _ => json!({ "model": model, "messages": [{ "role": "user", "content": text }] }),
+    let body = if api == Api::Gemini {
+        json!({ "contents": [{ "role": "user", "parts": [{ "text": text }] }] })
+    } else {
+        json!({ "model": model, "messages": [{ "role": "user", "content": text }] })
     };
     estimate(api, path, body.to_string().as_bytes())
 }

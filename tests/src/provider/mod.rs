@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
@@ -192,7 +193,8 @@ async fn answer(request: Request<Incoming>, world: &Arc<World>, becomes: &Mutex<
     let (status, bytes) = other(&head.method, &served.path, &script);
     served.status = status;
     served.encoding = Encoding::Identity.name().to_owned();
-    let pieces = vec![Piece { bytes, ..Piece::default() }];
+    let delay = if counts(&served.path) { script.count.delay } else { Duration::ZERO };
+    let pieces = vec![Piece { bytes, delay, ..Piece::default() }];
     respond(Delivery::new(pieces, Fault::None, true, served, Arc::clone(&world.log)), false, id_header, script.headers)
 }
 
@@ -205,10 +207,13 @@ fn is_for_openai(head: &Parts) -> bool {
 /// Everything that spends nothing.
 fn other(method: &Method, path: &str, script: &Script) -> (u16, Bytes) {
     match (method.as_str(), path) {
-        ("POST", "/v1/messages/count_tokens") => (200, format!("{{\"input_tokens\":{}}}", script.usage.input).into()),
-        ("POST", "/v1/responses/input_tokens") => {
-            let count = script.usage.input_total();
-            (200, format!("{{\"object\":\"response.input_tokens\",\"input_tokens\":{count}}}").into())
+        ("POST", _) if counts(path) => {
+            let tokens = script.count.tokens.unwrap_or(script.usage.input_total());
+            match script.count.status {
+                200 if script.count.is_garbage => (200, Bytes::from_static(b"<html>busy</html>")),
+                200 => (200, format!("{{\"input_tokens\":{tokens}}}").into()),
+                status => (status, render::error(status)),
+            }
         }
         ("GET", "/v1/models") => {
             let list = r#"{"data":[{"type":"model","id":"claude-test","display_name":"Test","created_at":"2026-01-01T00:00:00Z"}],"has_more":false,"first_id":"claude-test","last_id":"claude-test"}"#;
@@ -217,6 +222,11 @@ fn other(method: &Method, path: &str, script: &Script) -> (u16, Bytes) {
         ("GET", socket::PATH) if script.status != 200 => (script.status, render::error(script.status)),
         _ => (404, render::error(404)),
     }
+}
+
+/// A counting endpoint, Anthropic's or OpenAI's.
+fn counts(path: &str) -> bool {
+    matches!(path, "/v1/messages/count_tokens" | "/v1/responses/input_tokens")
 }
 
 fn respond(

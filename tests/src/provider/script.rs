@@ -14,6 +14,7 @@
 //! | `stamp` | each delta says when it left: `sent_ns`, of the clock that all processes of a host share |
 //! | `fragments` | over a WebSocket: each message comes in three frames, a ping in between |
 //! | `successor` | over a WebSocket: another response follows that nobody asked for |
+//! | `count-N`, `count-status-N`, `count-delay-N` (ms), `count-garbage` | what the counting endpoints say instead |
 //! | `reply-NAME` (header only) | the response has this header, with this value |
 
 use std::time::Duration;
@@ -56,6 +57,19 @@ pub enum Report {
     Nothing,
 }
 
+/// An answer of a counting endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Other than all of the input.
+    pub tokens: Option<u64>,
+    /// Other than 200: an error.
+    pub status: u16,
+    /// Before it comes.
+    pub delay: Duration,
+    /// It is no JSON.
+    pub is_garbage: bool,
+}
+
 /// One response to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Script {
@@ -89,6 +103,8 @@ pub struct Script {
     pub report: Report,
     /// Other than 200: an error.
     pub status: u16,
+    /// What the counting endpoints say.
+    pub count: Count,
     /// Deltas carry the time they left; in bodies without encoding only.
     pub is_stamped: bool,
     /// Messages come in fragments.
@@ -138,6 +154,7 @@ impl Script {
             fault: Fault::None,
             report: Report::Plain,
             status: 200,
+            count: Count { status: 200, ..Count::default() },
             is_stamped: false,
             is_fragmented: false,
             has_successor: false,
@@ -172,6 +189,7 @@ impl Script {
             "rate-limited" => self.status = 429,
             "no-usage" => self.report = Report::Nothing,
             "compaction" => self.report = Report::Iterations,
+            "count-garbage" => self.count.is_garbage = true,
             "stamp" => self.is_stamped = true,
             "tool-use" => self.is_tool_use = true,
             "fragments" => self.is_fragmented = true,
@@ -201,6 +219,9 @@ impl Script {
             "abort-after" => self.fault = Fault::Abort(number),
             "stall-after" => self.fault = Fault::Stall(number),
             "error-after" => self.fault = Fault::Error(number),
+            "count" => self.count.tokens = Some(number),
+            "count-status" => self.count.status = u16::try_from(number).unwrap_or(500),
+            "count-delay" => self.count.delay = Duration::from_millis(number),
             "status" => self.status = u16::try_from(number).unwrap_or(500),
             _ => {}
         }

@@ -9,6 +9,7 @@ mod full_disk;
 mod inside;
 mod own_hosts;
 mod plan;
+mod preflight;
 mod public;
 mod secrets;
 mod socket;

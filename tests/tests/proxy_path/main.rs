@@ -7,6 +7,7 @@
 )]
 
 mod client;
+mod counting;
 mod ending;
 mod names;
 mod passing;

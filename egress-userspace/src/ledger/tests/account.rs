@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::budget::{Decision, Want, decide};
-use crate::domain::{RateLimits, RefusalReason, Scope, ScopeState, Settlement, SpendRequest};
+use crate::domain::{Preflight, RateLimits, RefusalReason, Scope, ScopeState, Settlement, SpendRequest};
 use crate::ledger::UsageFilter;
 use crate::ledger::column::{TEXT_BYTES_MAX, TOKENS_PER_EXCHANGE_MAX};
 
@@ -132,6 +132,28 @@ async fn unmetered_requests_hold_and_count_nothing() {
     assert_eq!((sums[0].requests, sums[0].usage.total(), sums[0].held), (0, Tokens::ZERO, Tokens::ZERO));
     let rows = world.ledger().usage_rows(UsageFilter::default()).await.unwrap();
     assert!(rows.iter().all(|row| row.known == Known::Unmetered) && rows.len() == 2);
+}
+
+#[tokio::test]
+async fn without_a_look_ahead_only_a_used_up_budget_refuses() {
+    let mut world = World::new(&[("claude", 100)]);
+    world.limits.preflight = Preflight::Off;
+    world.reopen();
+    let web = world.run("web", &[]).await;
+    let admit = async |input| world.ledger().admit(reserve(&web, "claude", input, 0)).await.unwrap();
+    let first = admit(5_000).await.unwrap();
+    let second = admit(5_000).await.unwrap();
+    world.ledger().settle(settle(first, 99, 0)).await.unwrap();
+    admit(5_000).await.unwrap();
+    world.ledger().settle(settle(second, 1, 0)).await.unwrap();
+    let refusal = admit(1).await.unwrap_err();
+    assert!(refusal.is_exhausted(), "{refusal:?}");
+    // What is set aside is still what a crash would settle.
+    world.reopen();
+    let settled = world.ledger().settle_open(Ending::ProxyLost).await.unwrap();
+    assert_eq!(settled.len(), 1);
+    let rows = world.ledger().usage_rows(UsageFilter { last: Some(1), ..UsageFilter::default() }).await.unwrap();
+    assert_eq!(rows[0].usage.input, Tokens(5_000));
 }
 
 #[tokio::test]

@@ -273,13 +273,8 @@ impl Content {
             && (head.starts_with(b"data:") || (string.is_base64 && head.len() >= PAYLOAD_BYTES_MIN));
         match field {
             Field::Label => {}
-            Field::Sealed => self.media_tokens += Media::Sealed.tokens(string.bytes),
-            _ if is_expected || string.kind == Kind::Payload => match Media::of(head) {
-                Media::Image => self.images += 1,
-                media @ (Media::Document | Media::Recording | Media::Sealed) => {
-                    self.media_tokens = self.media_tokens.saturating_add(media.tokens(string.bytes));
-                }
-            },
+            Field::Sealed => self.file(Media::Sealed, string.bytes),
+            _ if is_expected || string.kind == Kind::Payload => self.file(Media::of(head), string.bytes),
             Field::Url if is_link => self.images += 1,
             Field::Words | Field::Payload | Field::Url | Field::Part | Field::Foreign => {
                 if string.kind == Kind::Undecided {
@@ -289,6 +284,11 @@ impl Content {
             }
         }
         self.string = Text { head: string.head, ..Text::default() };
+    }
+
+    fn file(&mut self, media: Media, bytes: u64) {
+        self.images += u64::from(media == Media::Image);
+        self.media_tokens = self.media_tokens.saturating_add(media.tokens(bytes));
     }
 }
 
@@ -322,97 +322,4 @@ fn is_literal(byte: u8) -> bool {
 
 fn is_link(text: &[u8]) -> bool {
     [&b"http://"[..], b"https://", b"gs://", b"s3://"].iter().any(|scheme| text.starts_with(scheme))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(json: &str, pieces: usize) -> Content {
-        let mut content = Content::default();
-        json.as_bytes().chunks(pieces).for_each(|piece| content.push(piece));
-        content.finish();
-        content
-    }
-
-    fn check_in(json: &str, text: &str, counts: [u64; 4]) {
-        for pieces in [usize::MAX, 1000, 7, 1] {
-            let found = read(json, pieces);
-            assert_eq!(found.text.kept(), text, "{json} in pieces of {pieces}");
-            let counted = [found.messages, found.schema_words, found.images, found.media_tokens];
-            assert_eq!(counted, counts, "{json} in pieces of {pieces}");
-        }
-    }
-
-    fn check(json: &str, text: &str) {
-        check_in(json, text, [0; 4]);
-    }
-
-    #[test]
-    fn words_are_billed_and_what_stands_around_them_is_not() {
-        let message = r#"{"model":"m","max_tokens":5,"messages":[{"role":"user","content":"Good morning"},{"content" : [{"type":"text","text":"Hi"}], "role": "assistant"}],"system":"Be brief."}"#;
-        check_in(message, "Good morning\nHi\nBe brief.\n", [2, 0, 0, 0]);
-        let call = r#"{"messages":[{"content":[{"type":"tool_use","id":"toolu_1","name":"edit","input":{"file path":"a.rs","line":12,"all":true}}]}]}"#;
-        check(call, "edit\n\"file path\":a.rs\n\"line\":12,\"all\":true,");
-        check(r#"{"input":[101,7592,-102]}"#, "101,7592,-102,");
-    }
-
-    #[test]
-    fn words_are_read_as_they_are_meant() {
-        check(r#"{"system":"a\n\"b\"\t\\ \/ \u00e9\ud83d\ude00"}"#, "a\n\"b\"\t\\ / é😀\n");
-        check(r#"{"system":"\ud83d lonely, \u12 short \u"}"#, " lonely,  short \n");
-        let long = "word ".repeat(50);
-        check(&format!("{{\"system\":\"{long}\"}}"), &format!("{long}\n"));
-    }
-
-    #[test]
-    fn tools_are_text_but_for_the_words_of_schemas() {
-        let tools = r#"{"tools":[{"name":"f","description":"Does.","input_schema":{"type":"object","properties":{"path":{"type":"string"}},"required":["path"]}}],"messages":[{"role":"user"}]}"#;
-        let found = read(tools, 5);
-        assert!(found.has_tools);
-        check_in(tools, "f\nDoes.\n\"path\":path\n", [1, 7, 0, 0]);
-        assert!(!read(r#"{"tools":[],"messages":[{"name":"x"}]}"#, 5).has_tools);
-    }
-
-    #[test]
-    fn files_are_no_text() {
-        let file = |beginning: &str, bytes: usize| format!("{beginning}{}", "Ab+/".repeat(bytes / 4));
-        let source = |data: &str| format!(r#"{{"messages":[{{"source":{{"type":"base64","data":"{data}"}}}}]}}"#);
-        check_in(&source(&file("iVBORw0KGgo", 9000)), "", [0, 0, 1, 0]);
-        check_in(&source(&file("JVBERi0x", 9000)), "", [0, 0, 0, 1802]);
-        check_in(&source(&file("AAAAHGZ0eXBp", 1280)), "", [0, 0, 0, 11]);
-        check_in(&source("short"), "short\n", [0; 4]);
-        let url = |url: &str| format!(r#"{{"messages":[{{"image_url":{{"url":"{url}"}}}}]}}"#);
-        check_in(&url(&file("data:image/png;base64,", 400)), "", [0, 0, 1, 0]);
-        check_in(&url("https://example.com/a.png"), "", [0, 0, 1, 0]);
-        let sealed = format!(r#"{{"messages":[{{"signature":"{}"}}]}}"#, file("", 4000));
-        check_in(&sealed, "", [0, 0, 0, 1000]);
-        // Broken into lines, and with slashes escaped.
-        let lines = file("JVBERi0x", 60).repeat(60).replace('/', "\\/") + "\\r\\n";
-        assert_eq!(read(&source(&lines), 100).media_tokens, 817);
-    }
-
-    #[test]
-    fn what_only_looks_like_a_file_is_text() {
-        let word = "x".repeat(5000);
-        check(&format!(r#"{{"system":"{word}"}}"#), &format!("{word}\n"));
-        let chinese = "港".repeat(1000);
-        check(&format!(r#"{{"a":{{"note":"{chinese}"}}}}"#), &format!("\"note\":{chinese}\n"));
-        let call = r#"{"messages":[{"input":{"query":"q","url":"https://example.com/a.png"}}]}"#;
-        check(call, "\"query\":q\nhttps://example.com/a.png\n");
-        // A parameter of an agent's that nobody knows may hold a file.
-        let data = "QUJD".repeat(1000);
-        check_in(&format!(r#"{{"a":{{"blob":"{data}"}}}}"#), "\"blob\":", [0, 0, 0, 800]);
-    }
-
-    #[test]
-    fn an_end_anywhere_counts_what_was_there() {
-        check(r#"{"system":"half a sen"#, "half a sen\n");
-        check(r#"{"messages":[{"content":"Hi"#, "Hi\n");
-        check(r#"{"messages":[{"content":"Hi""#, "Hi\n");
-        check(r#"{"system":"all"} trailing"#, "all\n");
-        let cut = format!(r#"{{"messages":[{{"data":"iVBORw0KGgo{}"#, "A".repeat(3000));
-        check_in(&cut, "", [0, 0, 1, 0]);
-        assert!(!read("no JSON", 3).is_json() && read("[1]", 3).is_json());
-    }
 }

@@ -142,7 +142,7 @@ const OPENAI: Rates = Rates {
     per_digit: 0,
     request: 4,
     message: 6,
-    tools: 60,
+    tools: 100,
     schema_word: 1,
     image: 2_000,
     output_bytes: 240,

@@ -7,6 +7,8 @@ mod content;
 mod family;
 mod field;
 mod sample;
+#[cfg(test)]
+mod tests;
 mod vocabulary;
 
 use crate::domain::Tokens;
@@ -73,48 +75,5 @@ impl Input {
         ]
         .into_iter()
         .fold(0, u64::saturating_add)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(family: Family, body: &str, unseen_bytes: u64, expected: u64) {
-        let mut input = Input::default();
-        input.push(body.as_bytes());
-        assert_eq!(input.tokens(family, unseen_bytes), Tokens(expected), "{family:?} {unseen_bytes} {}", body.len());
-    }
-
-    #[test]
-    fn words_messages_tools_and_files_add_up() {
-        check(Family::OpenAi, "", 0, 0);
-        check(Family::OpenAi, "{}", 0, 4);
-        let asked = r#"{"messages":[{"role":"user","content":"What is the capital of France?"}]}"#;
-        // The provider said 14.
-        check(Family::OpenAi, asked, 0, 4 + 6 + 7);
-        check(Family::Claude, asked, 0, 6 + 6 + 14);
-        let tool = r#"{"tools":[{"name":"now","input_schema":{}}]}"#;
-        check(Family::OpenAi, tool, 0, 4 + 60 + 2 + 2);
-        let picture = r#"{"messages":[{"role":"user","content":[{"image_url":{"url":"https://a.example/b.png"}}]}]}"#;
-        check(Family::OpenAi, picture, 0, 4 + 6 + 2_000);
-        check(Family::Claude, picture, 0, 6 + 6 + 5_000);
-    }
-
-    #[test]
-    fn what_was_not_seen_is_as_dense_as_what_was() {
-        let words = format!(r#"{{"system":"{}"}}"#, "word ".repeat(1000));
-        let seen = 4 + 1001;
-        check(Family::OpenAi, &words, 0, seen);
-        check(Family::OpenAi, &words, 10 * words.len() as u64, 11 * seen);
-        check(Family::OpenAi, &words, u64::MAX, seen + UNSEEN_INPUT_TOKENS_MAX);
-        let endless = format!(r#"{{"system":"{}"}}"#, "word ".repeat(2_000_000));
-        check(Family::OpenAi, &endless, 0, INPUT_TOKENS_MAX);
-    }
-
-    #[test]
-    fn what_cannot_be_read_counts_by_its_bytes() {
-        check(Family::Claude, &"\u{1}".repeat(3000), 0, 1000);
-        check(Family::Claude, "no JSON", 7, 3 + 3);
     }
 }

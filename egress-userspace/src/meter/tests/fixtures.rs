@@ -65,6 +65,33 @@ fn recorded_responses_read_the_same_wherever_they_are_cut() {
     }
 }
 
+/// An event stream in another spelling: other line ends, a mark in front, comments between the events.
+fn respelt(body: &str, line_end: &str, is_annotated: bool) -> Vec<u8> {
+    let lines = body.replace("\r\n", "\n");
+    let events = lines.split_inclusive("\n\n");
+    let comment = if is_annotated { ": keep-alive\n\n:\n" } else { "" };
+    let stream: String = events.flat_map(|event| [comment, event]).collect();
+    let mark = if is_annotated { "\u{feff}" } else { "" };
+    format!("{mark}{stream}").replace('\n', line_end).into_bytes()
+}
+
+#[test]
+fn recorded_streams_read_the_same_however_they_are_spelt() {
+    let streams = recorded().unwrap_or_default().into_iter().filter(|recorded| !recorded.body.starts_with(b"{"));
+    for Recorded { name, case, body } in streams {
+        let Ok(text) = String::from_utf8(body) else { continue };
+        if !case["content_type"].as_str().is_some_and(|media| media.starts_with("text/event-stream")) {
+            continue;
+        }
+        for (line_end, is_annotated) in [("\n", true), ("\r\n", false), ("\r\n", true), ("\r", false), ("\r", true)] {
+            let body = respelt(&text, line_end, is_annotated);
+            for encodings in ["identity", "gzip"] {
+                check(&name, &case, encodings, &body, 1021);
+            }
+        }
+    }
+}
+
 #[test]
 fn recorded_responses_read_the_same_in_pieces_of_any_size() {
     let all = recorded().unwrap_or_default();

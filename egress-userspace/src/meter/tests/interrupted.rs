@@ -53,6 +53,13 @@ fn a_close_without_a_total_is_not_a_report() {
     check(200, None, without_total.concat().as_bytes(), Ending::Complete, [25, 0, 0, 34], Known::Partial);
 }
 
+/// Found by fuzzing: input alone was taken over and called an estimate.
+#[test]
+fn a_total_of_the_input_alone_is_part_of_a_report() {
+    let event = br#"data: {"type":"message_delta","delta":{},"usage":{"input_tokens":1200}}"#;
+    check(200, None, event, Ending::Complete, [1200, 0, 0, 0], Known::Partial);
+}
+
 #[test]
 fn an_estimate_stays_within_the_requests_output_cap() {
     let text = "x".repeat(10_000);

@@ -1,5 +1,6 @@
 //! The meter as its callers see it: whole responses, interrupted ones, and every way the bytes may arrive.
 
+mod corpus;
 mod deviations;
 mod dialects;
 mod fixtures;

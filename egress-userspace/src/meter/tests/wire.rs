@@ -106,6 +106,41 @@ fn each_flushed_event_is_read_at_once() {
     }
 }
 
+fn flushed<W: Write>(mut encoder: W, text: &str, sent: impl Fn(&W) -> Vec<u8>) -> Vec<u8> {
+    encoder.write_all(text.as_bytes()).unwrap();
+    encoder.flush().unwrap();
+    sent(&encoder)
+}
+
+/// Found by fuzzing: of what was flushed together, a decoder kept what exceeded its buffer until more came.
+#[test]
+fn much_that_is_flushed_together_is_read_at_once() {
+    let body = include_str!("../testdata/stream-basic.sse");
+    let long = body.replace("The gate is ", &"The gate is ".repeat(4000));
+    for name in ["gzip", "deflate", "zstd", "br"] {
+        let level = flate2::Compression::fast();
+        // What ends the stream is never sent.
+        let sent = match name {
+            "gzip" => {
+                flushed(flate2::write::GzEncoder::new(Vec::new(), level), &long, |encoder| encoder.get_ref().clone())
+            }
+            "deflate" => {
+                flushed(flate2::write::ZlibEncoder::new(Vec::new(), level), &long, |encoder| encoder.get_ref().clone())
+            }
+            "zstd" => {
+                let encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+                flushed(encoder, &long, |encoder| encoder.get_ref().clone())
+            }
+            _ => flushed(brotli::CompressorWriter::new(Vec::new(), 4096, 3, 20), &long, |encoder| {
+                encoder.get_ref().clone()
+            }),
+        };
+        let mut meter = ResponseMeter::new(&request(), &head(Some(name)));
+        meter.push(&sent);
+        assert_eq!((meter.reading().usage, meter.reading().is_final), (usage([25, 0, 0, 40]), true), "{name}");
+    }
+}
+
 #[test]
 fn a_stream_without_its_trailer_keeps_its_usage() {
     let body = include_bytes!("../testdata/stream-basic.sse");
