@@ -216,12 +216,15 @@ impl Frames {
 
     fn read(&mut self, input: &mut &[u8]) -> Result<Option<Frame>, FrameError> {
         loop {
-            let head = match self.open {
-                Some(head) => head,
-                None => match self.begin(input)? {
-                    Some(head) => head,
-                    None => return Ok(None),
-                },
+            let Some(head) = self.open else {
+                if !self.begin(input)? {
+                    return Ok(None);
+                }
+                // What was held is too large together with what comes.
+                if let Some(frame) = self.hand_on(false) {
+                    return Ok(Some(frame));
+                }
+                continue;
             };
             if let Some(frame) = self.fill(head, input) {
                 return Ok(Some(frame));
@@ -232,18 +235,19 @@ impl Frames {
         }
     }
 
-    /// Reads on in a head; `None` when it is not whole.
-    fn begin(&mut self, input: &mut &[u8]) -> Result<Option<Head>, FrameError> {
+    /// Reads on in a head. Is it whole?
+    fn begin(&mut self, input: &mut &[u8]) -> Result<bool, FrameError> {
         while let Some((byte, rest)) = input.split_first() {
             self.head.push(*byte);
             *input = rest;
             if let Some(head) = read_head(&self.head, self.side)? {
                 self.head.clear();
                 self.enter(head)?;
-                return Ok(Some(head));
+                self.open = Some(head);
+                return Ok(true);
             }
         }
-        Ok(None)
+        Ok(false)
     }
 
     /// Does the frame belong here?
@@ -265,7 +269,9 @@ impl Frames {
 
     /// Takes what there is of a frame. Returns what can be handed on.
     fn fill(&mut self, mut head: Head, input: &mut &[u8]) -> Option<Frame> {
-        let left = usize::try_from(head.length - head.taken).unwrap_or(usize::MAX);
+        // So that the first piece of what is too large in one frame is not all of it.
+        let most = if head.opcode.is_control() { CONTROL_BYTES_MAX } else { self.message_bytes_max.max(1) };
+        let left = usize::try_from((head.length - head.taken).min(most)).unwrap_or(usize::MAX);
         let (chunk, rest) = input.split_at(left.min(input.len()));
         *input = rest;
         let payload = match &mut self.message {

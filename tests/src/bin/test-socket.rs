@@ -28,6 +28,9 @@ struct Arguments {
     /// Its name in the provider's log.
     #[arg(long, default_value = "web")]
     name: String,
+    /// What it shows the provider.
+    #[arg(long, default_value = "sk-test")]
+    key: String,
     /// PEM of what is trusted.
     #[arg(long, env = "SSL_CERT_FILE")]
     ca: PathBuf,
@@ -37,7 +40,8 @@ struct Arguments {
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let address = (HOST, 443).to_socket_addrs()?.next().context("the name has no address")?;
-    let headers = [("authorization", "Bearer sk-test"), ("x-test-bottle", arguments.name.as_str())];
+    let key = format!("Bearer {}", arguments.key);
+    let headers = [("authorization", key.as_str()), ("x-test-bottle", arguments.name.as_str())];
     let mut socket = match Socket::open(address, HOST, &arguments.ca, &headers).await? {
         Opened::Socket(socket) => socket,
         Opened::Refused(status, body) => {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use harness::world::curl;
+use harness::world::{curl, program};
 
 use crate::prepared;
 
@@ -27,8 +27,11 @@ fn keys_prompts_and_answers_are_kept_nowhere() -> Result<()> {
             bottle.sh(&curl(model, true, &format!("{version} {key}")))?;
         }
     }
+    let socket = program("test-socket");
+    bottle.sh(&format!("{} --key {KEY} gpt-test gpt-test+abort-after-2", socket.display()))?;
     ensure!(bottle.output().contains(ANSWER), "nothing was answered: {}", bottle.output());
-    ensure!(world.rows("web")?.len() == 6, "{:?}", world.rows("web")?);
+    // The socket's handshake has one, too.
+    ensure!(world.rows("web")?.len() == 9, "{:?}", world.rows("web")?);
     // Only the proxy speaks HTTP/2: it is heard, and as talkative as it can be.
     let log = fs::read_to_string(&world.names.log)?;
     ensure!(log.lines().any(|line| line.contains("TRACE") && line.contains("h2::")), "the proxy's log is not there");

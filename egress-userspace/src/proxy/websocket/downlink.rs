@@ -112,7 +112,7 @@ impl Downlink {
                 let event = ServerEvent::read(&frame.payload);
                 let settling = self.talk.take_beginning(&event, frame.payload.len());
                 let has_crossed = settled(settling.map_err(|Stranger| Broken::Unasked)?).await?;
-                self.hand_over(&frame, has_crossed).await?;
+                self.hand_over(frame, has_crossed).await?;
             }
             Opcode::Continuation => {
                 self.is_in_message = !frame.is_final;
@@ -133,7 +133,7 @@ impl Downlink {
             Step::Pass => self.send(&frame).await,
             Step::Settles(settling) => {
                 let has_crossed = settling.await?.crossed;
-                self.hand_over(&frame, has_crossed).await
+                self.hand_over(frame, has_crossed).await
             }
             Step::Exceeds => Err(Broken::Exceeded),
             Step::Stranger => Err(Broken::Unasked),
@@ -153,9 +153,9 @@ impl Downlink {
     }
 
     /// Hands over what ended a response; with it, perhaps, a budget.
-    async fn hand_over(&mut self, frame: &Frame, has_crossed: bool) -> Result<(), Broken> {
+    async fn hand_over(&mut self, frame: Frame, has_crossed: bool) -> Result<(), Broken> {
         let delivery = has_crossed.then(|| self.talk.delivery());
-        self.say(Word { frame: frame.clone(), delivery }).await?;
+        self.say(Word { frame, delivery }).await?;
         Ok(())
     }
 
