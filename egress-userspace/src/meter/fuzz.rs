@@ -50,7 +50,7 @@ pub const TARGETS: [Target; 18] = [
 ];
 
 /// Most bytes that are decoded: a few bytes may stand for very many.
-const DECODED_BYTES_MAX: usize = 64 * 1024;
+const DECODED_BYTES_MAX: usize = 4 * 1024;
 /// What the requests of all exchanges allow.
 const OUTPUT_CAP: Tokens = Tokens(1000);
 /// What their input is estimated to be.

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use memchr::memmem;
+use memchr::memmem::Finder;
 use serde_json::Value;
 
 use crate::domain::Tokens;
@@ -25,6 +25,9 @@ const RESPONSES_MAX: usize = 256;
 pub(super) const TERMINAL: [&str; 5] =
     ["response.completed", "response.incomplete", "response.failed", "response.cancelled", "response.done"];
 
+/// What the words of a delta stand after.
+const DELTA: &[u8] = b"\"delta\":\"";
+
 /// A response's id, however long: its hash.
 type Id = u64;
 
@@ -39,11 +42,22 @@ pub(super) struct Responses {
     /// Responses that have begun and not ended.
     open: Vec<Id>,
     is_in_background: bool,
+    delta: DeltaFinder,
+}
+
+/// Finds the words of a delta. Made once: that takes longer than most searches.
+#[derive(Debug)]
+struct DeltaFinder(Finder<'static>);
+
+impl Default for DeltaFinder {
+    fn default() -> Self {
+        Self(Finder::new(DELTA))
+    }
 }
 
 impl Reader for Responses {
     fn event(&mut self, data: &[u8]) {
-        if let Some(bytes) = plain_delta(data) {
+        if let Some(bytes) = self.delta.plain_delta(data) {
             self.account.see(bytes);
             return;
         }
@@ -151,13 +165,14 @@ fn sum(one: Counted, other: Counted) -> Counted {
     }
 }
 
-/// Bytes that a delta of the usual spelling writes, without parsing it. `None` sends it to the parser.
-fn plain_delta(data: &[u8]) -> Option<usize> {
-    let rest = data.strip_prefix(b"{\"type\":\"response.")?;
-    let kind = rest.get(..string_bytes(rest))?;
-    if !kind.ends_with(b".delta") {
-        return None;
+impl DeltaFinder {
+    /// Bytes that a delta of the usual spelling writes, without parsing it. `None` sends it to the parser.
+    fn plain_delta(&self, data: &[u8]) -> Option<usize> {
+        let rest = data.strip_prefix(b"{\"type\":\"response.")?;
+        let kind = rest.get(..string_bytes(rest))?;
+        if !kind.ends_with(b".delta") {
+            return None;
+        }
+        rest.get(self.0.find(rest)? + DELTA.len()..).map(string_bytes)
     }
-    let key = b"\"delta\":\"";
-    rest.get(memmem::find(rest, key)? + key.len()..).map(string_bytes)
 }
