@@ -157,7 +157,7 @@ fn what_never_ends() {
         ("fields", "{\"a\":0", ",\"usage\":{\"a\":1}"),
         ("blanks", "{\"usage\": ", " "),
     ] {
-        body(name).is_guessed(|push| repeat(push, start, more, 8 * MIB / more.len()));
+        body(name).is_guessed(|push| repeat(push, start, more, 5 * MIB / more.len()));
     }
     for dialect in [Dialect::Gemini, Dialect::Ollama] {
         for (name, start, more) in [
@@ -165,7 +165,7 @@ fn what_never_ends() {
             ("element of many", "[{\"a\":[0", ",0"),
             ("nested element", "[{\"a\":[", "[{}"),
         ] {
-            Response { dialect, ..events(name) }.is_guessed(|push| repeat(push, start, more, 8 * MIB / more.len()));
+            Response { dialect, ..events(name) }.is_guessed(|push| repeat(push, start, more, 5 * MIB / more.len()));
         }
     }
 }
@@ -181,7 +181,7 @@ fn repeat(push: &mut dyn FnMut(&[u8]), start: &str, more: &str, times: usize) {
 }
 
 #[test]
-fn millions_of_tiny_events() {
+fn a_million_tiny_events() {
     for (dialect, event) in [
         (Dialect::AnthropicMessages, "data\n\n"),
         (Dialect::OpenAiChat, "data: {}\n\n"),
@@ -189,7 +189,7 @@ fn millions_of_tiny_events() {
         (Dialect::Gemini, "\n"),
     ] {
         let reading =
-            Response { dialect, ..events("tiny events") }.measure(|push| repeat(push, "\n", event, 2_000_000));
+            Response { dialect, ..events("tiny events") }.measure(|push| repeat(push, "\n", event, 1_000_000));
         assert_eq!((reading.known, reading.has_report), (Known::Estimated, false), "{reading:?}");
     }
     let reading = Response { dialect: Dialect::OpenAiResponses, ..events("many responses") }.measure(|push| {
@@ -207,7 +207,7 @@ fn millions_of_tiny_events() {
 #[test]
 fn small_values_in_large_numbers() {
     let bytes = 4 * MIB - 1000;
-    for unit in ["{\"\":0},", "[[[[[0]]]]],", "0,", "\"\",", "\"\\u0001\","] {
+    for unit in ["{\"\":0},", "[[[[[0]]]]],", "\"\\u0001\","] {
         let many = unit.repeat(bytes / unit.len());
         for dialect in Dialect::ALL {
             let name = format!("values like {unit}");
