@@ -126,6 +126,38 @@ async def count():
     say("count", "responses_async", answer._request_id, answer)
 
 
+def say_of(way, response):
+    """On a WebSocket one request carries many responses; the model's name tells them apart."""
+    usage = response.usage.model_dump()
+    print(json.dumps({"scenario": "socket", "way": way, "id": response.id, "usage": usage, "model": response.model}))
+
+
+def turns():
+    """A warm-up, then one turn after another."""
+    yield {"model": model("plain"), "generate": False, "input": []}
+    for scenario in ("plain", "cache", "reasoning", "slow", "long"):
+        yield {"model": model(scenario), **INPUT}
+
+
+async def socket():
+    with blocking.responses.connect() as connection:
+        following = {}
+        for turn in turns():
+            connection.response.create(**turn, **following)
+            while (event := connection.recv()).type != "response.completed":
+                pass
+            say_of("socket", event.response)
+            following = {"previous_response_id": event.response.id}
+    async with client.responses.connect() as connection:
+        following = {}
+        for turn in turns():
+            await connection.response.create(**turn, **following)
+            while (event := await connection.recv()).type != "response.completed":
+                pass
+            say_of("socket_async", event.response)
+            following = {"previous_response_id": event.response.id}
+
+
 async def at_once():
     chat, responses = client.chat.completions.create, client.responses.create
     ways = itertools.cycle([
@@ -185,7 +217,14 @@ async def refused():
 
 
 async def main():
-    special = {"embeddings": embeddings, "count": count, "at_once": at_once, "unasked": unasked, "refused": refused}
+    special = {
+        "embeddings": embeddings,
+        "count": count,
+        "socket": socket,
+        "at_once": at_once,
+        "unasked": unasked,
+        "refused": refused,
+    }
     for name in sys.argv[1:]:
         if name in special:
             await special[name]()

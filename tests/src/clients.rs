@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use egress_userspace::domain::{Tokens, UsageDetails};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -50,6 +51,8 @@ pub struct Exchange {
     id: String,
     /// As the SDK reports it.
     pub usage: Value,
+    /// The model's name, where no id of a request tells the exchange.
+    pub model: Option<String>,
     /// Bytes of text that came, where the scenario is about it.
     pub text_length: Option<u64>,
 }
@@ -138,6 +141,26 @@ impl Client {
                 let counts = Counts { input, cache_write, cache_read, output };
                 ensure!(number(&["/total_tokens"])? == counts.total(), "the total is another: {usage}");
                 Ok(counts)
+            }
+        }
+    }
+}
+
+impl Client {
+    /// What an SDK's usage is made of, as far as its provider tells.
+    #[must_use]
+    pub fn details(self, usage: &Value) -> UsageDetails {
+        let number = |pointer: &str| Tokens(usage.pointer(pointer).and_then(Value::as_u64).unwrap_or(0));
+        match self.sdk {
+            Sdk::Anthropic => UsageDetails {
+                cache_write_1h: number("/cache_creation/ephemeral_1h_input_tokens"),
+                reasoning: number("/output_tokens_details/thinking_tokens"),
+            },
+            Sdk::OpenAi => {
+                let details = ["completion_tokens_details", "output_tokens_details"].map(|name| usage.get(name));
+                let reasoning =
+                    details.into_iter().flatten().find_map(|details| details.get("reasoning_tokens")?.as_u64());
+                UsageDetails { reasoning: Tokens(reasoning.unwrap_or(0)), ..UsageDetails::default() }
             }
         }
     }

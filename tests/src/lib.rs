@@ -2,9 +2,11 @@
 
 pub mod clients;
 pub mod gate;
+pub mod heap;
 pub mod load;
 pub mod netns;
 pub mod packet;
 pub mod privilege;
 pub mod provider;
+pub mod socket;
 pub mod world;

@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::domain::{Tokens, Usage};
 
 use super::glimpse::string_bytes;
+use super::parse::parse;
 use super::reader::{Account, Counted, Reader, is_present};
 use super::tally::Details;
 
@@ -50,7 +51,7 @@ impl Reader for Messages {
             self.see(written);
             return;
         }
-        let Ok(event) = serde_json::from_slice::<Value>(data) else { return };
+        let Some(event) = parse(data) else { return };
         match event.get("type").and_then(Value::as_str).unwrap_or("") {
             "message_start" => self.start(event.get("message").unwrap_or(&Value::Null)),
             "content_block_start" => self.see(block(event.get("content_block").unwrap_or(&Value::Null))),
@@ -67,7 +68,7 @@ impl Reader for Messages {
     }
 
     fn field(&mut self, key: &str, raw: &[u8]) {
-        let Ok(value) = serde_json::from_slice::<Value>(raw) else { return };
+        let Some(value) = parse(raw) else { return };
         match key {
             "usage" if value.is_object() => {
                 let counted = self.report(&value);

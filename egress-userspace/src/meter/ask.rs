@@ -9,6 +9,7 @@ use crate::domain::{Api, Tokens};
 use super::decode::Pipe;
 use super::estimate::{Family, Input, OUTPUT_TOKENS_ASSUMED};
 use super::json::TopLevel;
+use super::parse::parse;
 use super::reader::count;
 use super::surface::{Dialect, Surface, target};
 use super::usage_asked::UsageAsked;
@@ -271,7 +272,7 @@ fn text(value: &[u8]) -> Option<String> {
 }
 
 fn object(value: &[u8]) -> Value {
-    serde_json::from_slice(value).unwrap_or_default()
+    parse(value).unwrap_or_default()
 }
 
 fn number(value: &[u8]) -> Option<Tokens> {

@@ -14,6 +14,7 @@ use crate::domain::{Tokens, Usage};
 use super::anthropic::Messages;
 use super::estimate::Family;
 use super::openai_chat;
+use super::parse::parse;
 use super::reader::{Account, Counted, Reader, count, is_present, text_bytes};
 use super::tally::{Details, Progress, Tally};
 
@@ -62,10 +63,10 @@ pub(super) struct Bedrock {
 
 impl Reader for Bedrock {
     fn event(&mut self, data: &[u8]) {
-        let Ok(event) = serde_json::from_slice::<Value>(data) else { return };
+        let Some(event) = parse(data) else { return };
         let Some(wrapped) = event.get("bytes").and_then(Value::as_str) else { return self.native(&event) };
         let Ok(inner) = STANDARD.decode(wrapped) else { return };
-        let Ok(event) = serde_json::from_slice::<Value>(&inner) else { return };
+        let Some(event) = parse(&inner) else { return };
         if event.get("type").is_some_and(Value::is_string) {
             self.claude.event(&inner);
         } else {
@@ -90,7 +91,7 @@ impl Reader for Bedrock {
     }
 
     fn field(&mut self, key: &str, raw: &[u8]) {
-        let Ok(value) = serde_json::from_slice::<Value>(raw) else { return };
+        let Some(value) = parse(raw) else { return };
         match key {
             "usage" if value.get("input_tokens").is_some() => self.claude.field(key, raw),
             "type" | "model" => self.claude.field(key, raw),

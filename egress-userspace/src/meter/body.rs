@@ -19,7 +19,7 @@ pub(super) struct Body {
     framing: Framing,
     reader: Option<Box<dyn Reader>>,
     bytes: u64,
-    /// Bytes that could not be framed.
+    /// Bytes that could not be framed, or of which there were too many in one piece.
     lost_bytes: u64,
 }
 
@@ -59,6 +59,13 @@ impl Body {
         if self.reader.is_none() { self.bytes } else { self.lost_bytes }
     }
 
+    /// Takes an event that some other framing has made whole.
+    pub(super) fn event(&mut self, data: &[u8]) {
+        if let Some(reader) = &mut self.reader {
+            reader.event(data);
+        }
+    }
+
     fn take(&mut self, bytes: &[u8]) {
         self.bytes = self.bytes.saturating_add(bytes.len() as u64);
         let Self { dialect, framing, reader: Some(reader), bytes: total, lost_bytes } = self else { return };
@@ -70,8 +77,8 @@ impl Body {
         }
         match framing {
             Framing::Unknown => {}
-            Framing::Events(frames) => frames.push(rest, &mut |data| reader.event(data)),
-            Framing::Values(values) => values.push(rest, &mut |data| reader.event(data)),
+            Framing::Events(frames) => *lost_bytes += frames.push(rest, &mut |data| reader.event(data)),
+            Framing::Values(values) => *lost_bytes += values.push(rest, &mut |data| reader.event(data)),
             Framing::Messages(messages) => *lost_bytes += messages.push(rest, reader.as_mut()),
             Framing::Json(object) => {
                 object.push(rest, &mut |key, value| reader.field(key, value));

@@ -15,6 +15,8 @@ use zstd::stream::write::Decoder as ZstdDecoder;
 const DECODED_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Most encodings stacked on one body.
 const ENCODINGS_MAX: usize = 3;
+/// Of these, brotli, whose window is the largest: 16 MiB.
+const BROTLI_MAX: usize = 1;
 /// Largest zstd window, as a power of two of bytes: 8 MiB, what RFC 9659 allows for content.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 /// What brotli decodes at a time, in bytes.
@@ -74,7 +76,8 @@ impl<W: Write + Default> Pipe<W> {
                 encodings.push(encoding);
             }
         }
-        if encodings.len() > ENCODINGS_MAX {
+        let brotli = encodings.iter().filter(|encoding| **encoding == Encoding::Brotli).count();
+        if encodings.len() > ENCODINGS_MAX || brotli > BROTLI_MAX {
             return None;
         }
         if encodings.is_empty() {

@@ -4,9 +4,12 @@
 //! all before it. After a checksum that is wrong nothing can be framed any more.
 
 use super::reader::Reader;
+use super::sse::EVENT_BYTES_MAX;
 
-/// Longest message, in bytes; the format allows 24 MiB.
+/// Longest message the format allows, in bytes.
 const MESSAGE_BYTES_MAX: usize = 24 * 1024 * 1024;
+/// Longest message that is read, in bytes; a longer one is passed over.
+const READ_BYTES_MAX: usize = EVENT_BYTES_MAX;
 /// Lengths and their checksum, in bytes.
 const PRELUDE_BYTES: usize = 12;
 /// A checksum, in bytes.
@@ -16,13 +19,17 @@ const CRC_BYTES: usize = 4;
 #[derive(Debug, Default)]
 pub(super) struct Messages {
     message: Vec<u8>,
+    /// Bytes to come of a message that is not read.
+    passed_over_bytes: usize,
     is_broken: bool,
 }
 
 impl Messages {
-    /// Takes more of the stream and hands whole messages on. Returns the bytes that could not be framed.
+    /// Takes more of the stream and hands whole messages on. Returns the bytes that were not read.
     pub(super) fn push(&mut self, bytes: &[u8], reader: &mut dyn Reader) -> u64 {
-        let mut rest = bytes;
+        let (passed_over, mut rest) = bytes.split_at(self.passed_over_bytes.min(bytes.len()));
+        self.passed_over_bytes -= passed_over.len();
+        let mut lost = passed_over.len();
         while !self.is_broken {
             let Some(missing) = self.missing_bytes() else {
                 self.is_broken = true;
@@ -40,14 +47,20 @@ impl Messages {
                 continue;
             }
             if rest.is_empty() {
-                return 0;
+                return lost as u64;
             }
             let (piece, tail) = rest.split_at(missing.min(rest.len()));
-            self.message.extend_from_slice(piece);
+            if self.message.len() + missing > READ_BYTES_MAX {
+                self.passed_over_bytes = missing - piece.len();
+                lost += self.message.len() + piece.len();
+                self.message = Vec::new();
+            } else {
+                self.message.extend_from_slice(piece);
+            }
             rest = tail;
         }
         let held = std::mem::take(&mut self.message);
-        (held.len() + rest.len()) as u64
+        (lost + held.len() + rest.len()) as u64
     }
 
     /// How many bytes the prelude, and then the message, want yet. `None` when the prelude is none.

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::domain::{Tokens, Usage};
 
+use super::parse::parse;
 use super::reader::{Account, Counted, Reader, count, is_present, text_bytes};
 use super::tally::Details;
 
@@ -19,7 +20,7 @@ pub(super) struct Gemini {
 
 impl Reader for Gemini {
     fn event(&mut self, data: &[u8]) {
-        if let Ok(chunk) = serde_json::from_slice::<Value>(data) {
+        if let Some(chunk) = parse(data) {
             self.chunk(chunk.get("response").filter(|response| response.is_object()).unwrap_or(&chunk));
         }
     }
@@ -29,7 +30,7 @@ impl Reader for Gemini {
     }
 
     fn field(&mut self, key: &str, raw: &[u8]) {
-        let Ok(value) = serde_json::from_slice::<Value>(raw) else { return };
+        let Some(value) = parse(raw) else { return };
         match key {
             "usageMetadata" => {
                 self.serve_as(&value);

@@ -6,6 +6,9 @@
 //! The way through: [`ask`] reads a request; [`ResponseMeter`] takes the response's bytes through `decode` (content
 //! encodings) into `body`, which frames them (`sse`, `json`, `values`, `eventstream`) and hands each piece to the dialect's
 //! `reader` (`anthropic`, `openai_chat`, …), whose `tally` becomes a [`Reading`] by one rule for every dialect.
+//!
+//! A WebSocket of OpenAI's Responses: [`websocket`] frames it, [`work`] reads a request on it, [`ServerEvent`] an answer, and
+//! [`Lanes`] says to which of the responses in flight the answer belongs; each of them has its own [`ResponseMeter`].
 
 mod anthropic;
 mod ask;
@@ -19,12 +22,15 @@ mod gemini;
 mod glimpse;
 mod guess;
 mod json;
+mod lanes;
 mod ollama;
 mod openai_chat;
 mod openai_responses;
+mod parse;
 mod paths;
 mod reader;
 mod response;
+mod responses_socket;
 mod sse;
 mod surface;
 mod tally;
@@ -33,19 +39,27 @@ mod tests;
 mod usage_asked;
 mod usage_withheld;
 mod values;
+pub mod websocket;
 
 pub use ask::{Ask, ask, dialect_of_path};
 pub use bedrock::HeaderCounts;
 pub use counter::{CountQuestion, Counter};
 pub use estimate::prepare as prepare_estimates;
 pub use guess::guess;
+pub use lanes::{Lanes, Route};
 pub use response::ResponseMeter;
+pub use responses_socket::{EventKind, ServerEvent, Work, has_responses_socket, speaks_responses, work};
 pub use surface::{Dialect, DialectError};
 pub use tally::Details;
 pub use usage_asked::{Asking, UsageAsked, ask_for_usage};
 pub use usage_withheld::UsageWithheld;
 
 use crate::domain::{Known, Usage};
+
+/// Most memory the meter of one exchange takes at any time, in bytes, whatever a provider sends. Most of it are the windows of
+/// decoders (one of 16 MiB, two of 8); the rest is one event, message or value of 4 MiB and what it is parsed to. An ordinary
+/// response takes some kilobytes.
+pub const METER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// What a response has shown so far.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::domain::{Tokens, Usage};
 
+use super::parse::parse;
 use super::reader::{Account, Counted, Reader, count, is_present, text_bytes};
 use super::tally::Details;
 
@@ -15,7 +16,7 @@ pub(super) struct Ollama {
 
 impl Reader for Ollama {
     fn event(&mut self, data: &[u8]) {
-        let Ok(line) = serde_json::from_slice::<Value>(data) else { return };
+        let Some(line) = parse(data) else { return };
         self.account.name(line.get("model"));
         for key in ["message", "response", "thinking"] {
             self.account.see(line.get(key).map_or(0, text_bytes));

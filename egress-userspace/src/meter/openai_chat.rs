@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::domain::{Tokens, Usage};
 
 use super::glimpse::strings_after;
+use super::parse::parse;
 use super::reader::{Account, Counted, Reader, count, is_present, text_bytes};
 use super::tally::Details;
 
@@ -47,7 +48,7 @@ impl Reader for Chat {
             self.account.see(bytes);
             return;
         }
-        let Ok(chunk) = serde_json::from_slice::<Value>(data) else { return };
+        let Some(chunk) = parse(data) else { return };
         self.account.name(chunk.get("model"));
         self.account.serve_as(chunk.get("service_tier"));
         let kind = chunk.get("type").and_then(Value::as_str).unwrap_or("");
@@ -77,7 +78,7 @@ impl Reader for Chat {
     }
 
     fn field(&mut self, key: &str, raw: &[u8]) {
-        let Ok(value) = serde_json::from_slice::<Value>(raw) else { return };
+        let Some(value) = parse(raw) else { return };
         match key {
             "model" => self.account.name(Some(&value)),
             "service_tier" => self.account.serve_as(Some(&value)),

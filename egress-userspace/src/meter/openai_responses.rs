@@ -5,6 +5,7 @@
 //! that is steered goes on in a successor. One in the background works on whoever listens, and its first answer tells nothing.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use memchr::memmem;
 use serde_json::Value;
@@ -14,27 +15,29 @@ use crate::domain::Tokens;
 use super::estimate::Family;
 use super::glimpse::string_bytes;
 use super::openai_chat::usage;
+use super::parse::parse;
 use super::reader::{Account, Counted, Reader, is_present, text_bytes};
 use super::tally::{Details, Progress, Tally};
 
 /// Responses of one stream that are told apart by id; beyond that, each is taken for another.
 const RESPONSES_MAX: usize = 256;
-/// Longest id that is told apart, in bytes.
-const ID_BYTES_MAX: usize = 128;
 /// Events that end a response.
-const TERMINAL: [&str; 5] =
+pub(super) const TERMINAL: [&str; 5] =
     ["response.completed", "response.incomplete", "response.failed", "response.cancelled", "response.done"];
+
+/// A response's id, however long: its hash.
+type Id = u64;
 
 /// One stream, as far as it has come.
 #[derive(Debug, Default)]
 pub(super) struct Responses {
     account: Account,
     /// What each response that has ended used.
-    ended: BTreeMap<String, Counted>,
+    ended: BTreeMap<Id, Counted>,
     /// What those beyond the limit used.
     beyond: Counted,
     /// Responses that have begun and not ended.
-    open: Vec<String>,
+    open: Vec<Id>,
     is_in_background: bool,
 }
 
@@ -44,7 +47,7 @@ impl Reader for Responses {
             self.account.see(bytes);
             return;
         }
-        let Ok(event) = serde_json::from_slice::<Value>(data) else { return };
+        let Some(event) = parse(data) else { return };
         let kind = event.get("type").and_then(Value::as_str).unwrap_or("");
         let response = event.get("response").unwrap_or(&Value::Null);
         match kind {
@@ -65,7 +68,7 @@ impl Reader for Responses {
     }
 
     fn field(&mut self, key: &str, raw: &[u8]) {
-        let Ok(value) = serde_json::from_slice::<Value>(raw) else { return };
+        let Some(value) = parse(raw) else { return };
         match key {
             "usage" => {
                 if let Some(counted) = usage(&value) {
@@ -131,9 +134,10 @@ impl Responses {
     }
 }
 
-fn id(response: &Value) -> String {
-    let id = response.get("id").and_then(Value::as_str).unwrap_or("");
-    id.chars().take(ID_BYTES_MAX).collect()
+fn id(response: &Value) -> Id {
+    let mut hasher = DefaultHasher::new();
+    response.get("id").and_then(Value::as_str).unwrap_or("").hash(&mut hasher);
+    hasher.finish()
 }
 
 fn sum(one: Counted, other: Counted) -> Counted {

@@ -45,6 +45,25 @@ impl ResponseMeter {
         }
     }
 
+    /// A meter for a response to `ask` that comes as events, each whole: over a WebSocket.
+    #[must_use]
+    pub fn of_events(ask: &Ask) -> Self {
+        Self { ends_itself: true, ..Self::new(ask, &ResponseHead::default()) }
+    }
+
+    /// Takes an event of such a response.
+    pub fn event(&mut self, event: &[u8]) {
+        match &mut self.eyes {
+            Eyes::Reading(pipe) => pipe.writer_mut().event(event),
+            Eyes::Blind(_) => self.miss(event.len()),
+        }
+    }
+
+    /// Bytes of the response have passed that nobody could read.
+    pub fn miss(&mut self, bytes: usize) {
+        self.circumstances.opaque_bytes = self.circumstances.opaque_bytes.saturating_add(bytes as u64);
+    }
+
     /// Takes bytes of the body as they pass, still encoded. All that they tell is in the next reading.
     pub fn push(&mut self, bytes: &[u8]) {
         if !self.ask.is_metered {
@@ -102,10 +121,6 @@ impl ResponseMeter {
             self.eyes = Eyes::Blind(Box::new(pipe.writer().tally(self.ask.family)));
         }
         self.miss(missed_bytes);
-    }
-
-    fn miss(&mut self, bytes: usize) {
-        self.circumstances.opaque_bytes = self.circumstances.opaque_bytes.saturating_add(bytes as u64);
     }
 }
 

@@ -5,8 +5,8 @@
 
 use memchr::{memchr, memchr2};
 
-/// Longest event, in bytes of data; what exceeds it is dropped and the event handed on cut. The event that tells of usage
-/// may repeat the whole response.
+/// Longest event, in bytes of its lines that are held; a longer one is dropped. The event that tells of usage may repeat the
+/// whole response.
 pub(super) const EVENT_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
@@ -16,17 +16,23 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 pub(super) struct Frames {
     /// The line of which the end has not been seen.
     line: Vec<u8>,
+    /// The line is too long: what it began with is gone.
+    is_line_dropped: bool,
     /// Data of the event of which the end has not been seen.
     data: Vec<u8>,
     has_data: bool,
+    /// The event is too long: it will not be handed on.
+    is_dropped: bool,
+    dropped_bytes: u64,
     /// The last byte was a CR: an LF right after it belongs to it.
     is_after_cr: bool,
     is_past_first_line: bool,
 }
 
 impl Frames {
-    /// Takes more of the stream; `on_event` gets the data of each event that is now whole.
-    pub(super) fn push(&mut self, bytes: &[u8], on_event: &mut dyn FnMut(&[u8])) {
+    /// Takes more of the stream; `on_event` gets the data of each event that is whole by it. Returns the bytes of what was
+    /// dropped.
+    pub(super) fn push(&mut self, bytes: &[u8], on_event: &mut dyn FnMut(&[u8])) -> u64 {
         let mut rest = bytes;
         if self.is_after_cr && !rest.is_empty() {
             rest = rest.strip_prefix(b"\n").unwrap_or(rest);
@@ -34,18 +40,21 @@ impl Frames {
         }
         while let Some(end) = memchr2(b'\n', b'\r', rest) {
             let (line, tail) = rest.split_at(end);
-            if self.line.is_empty() {
+            if self.line.is_empty() && !self.is_line_dropped {
                 self.end_line(line, on_event);
             } else {
-                extend_bounded(&mut self.line, line);
+                self.hold(line);
                 let whole = std::mem::take(&mut self.line);
-                self.end_line(&whole, on_event);
+                if !std::mem::take(&mut self.is_line_dropped) {
+                    self.end_line(&whole, on_event);
+                }
                 self.line = whole;
                 self.line.clear();
             }
             rest = self.after_line_end(tail);
         }
-        extend_bounded(&mut self.line, rest);
+        self.hold(rest);
+        std::mem::take(&mut self.dropped_bytes)
     }
 
     /// The stream has ended: hands on an event that no blank line closed.
@@ -74,30 +83,54 @@ impl Frames {
         let line = if self.is_past_first_line { line } else { line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line) };
         self.is_past_first_line = true;
         if line.is_empty() {
-            if self.has_data {
+            if std::mem::take(&mut self.has_data) && !self.is_dropped {
                 on_event(&self.data);
-                self.data.clear();
-                self.has_data = false;
             }
+            self.data.clear();
+            self.is_dropped = false;
             return;
+        }
+        if !self.has_room(line.len()) {
+            return self.drop_event(line.len());
         }
         let (field, value) = match memchr(b':', line) {
             Some(colon) => (line.get(..colon).unwrap_or_default(), line.get(colon + 1..).unwrap_or_default()),
             None => (line, &[] as &[u8]),
         };
-        if field == b"data" {
-            if self.has_data {
-                extend_bounded(&mut self.data, b"\n");
-            }
-            extend_bounded(&mut self.data, value.strip_prefix(b" ").unwrap_or(value));
-            self.has_data = true;
+        if field != b"data" {
+            return;
+        }
+        if self.is_dropped {
+            return self.drop_event(line.len());
+        }
+        if self.has_data {
+            self.data.push(b'\n');
+        }
+        self.data.extend_from_slice(value.strip_prefix(b" ").unwrap_or(value));
+        self.has_data = true;
+    }
+
+    /// Keeps the beginning of a line.
+    fn hold(&mut self, bytes: &[u8]) {
+        if self.is_line_dropped || !self.has_room(self.line.len() + bytes.len()) {
+            self.is_line_dropped |= !bytes.is_empty();
+            self.drop_event(bytes.len() + self.line.len());
+            self.line = Vec::new();
+        } else {
+            self.line.extend_from_slice(bytes);
         }
     }
-}
 
-fn extend_bounded(buffer: &mut Vec<u8>, bytes: &[u8]) {
-    let room = EVENT_BYTES_MAX.saturating_sub(buffer.len());
-    buffer.extend_from_slice(bytes.get(..room.min(bytes.len())).unwrap_or_default());
+    /// May the event have a line of so many bytes more?
+    fn has_room(&self, line_bytes: usize) -> bool {
+        line_bytes + self.data.len() <= EVENT_BYTES_MAX
+    }
+
+    fn drop_event(&mut self, line_bytes: usize) {
+        self.dropped_bytes += (line_bytes + self.data.len()) as u64;
+        self.data = Vec::new();
+        self.is_dropped = true;
+    }
 }
 
 #[cfg(test)]
@@ -141,9 +174,25 @@ mod tests {
     }
 
     #[test]
-    fn an_event_over_the_limit_is_cut_and_the_next_is_whole() {
-        let long = "x".repeat(EVENT_BYTES_MAX + 10);
-        let found = events(&[format!("data: {long}\n").as_bytes(), format!("data: {long}\n\ndata: b\n\n").as_bytes()]);
-        assert_eq!(found.iter().map(String::len).collect::<Vec<_>>(), [EVENT_BYTES_MAX, 1]);
+    fn an_event_over_the_limit_is_dropped_and_the_next_is_whole() {
+        let most = "x".repeat(EVENT_BYTES_MAX - "data: ".len());
+        for (event, dropped_bytes) in [
+            (format!("data: {most}\n"), 0),
+            (format!("data: {most}x\n"), EVENT_BYTES_MAX + 1),
+            (format!("data: {most}\ndata: c\n"), EVENT_BYTES_MAX - 6 + 7),
+            (format!("data: a\ndata: {most}\ndata: c\n"), 1 + EVENT_BYTES_MAX + 7),
+            (format!(":     {most}x\ndata: c\nid: 1\n"), EVENT_BYTES_MAX + 1 + 7),
+        ] {
+            let stream = format!("data: a\n\n{event}\ndata: b\n\n");
+            for piece_bytes in [4096, 1 << 20, usize::MAX] {
+                let mut frames = Frames::default();
+                let (mut found, mut dropped) = (Vec::new(), 0);
+                for piece in stream.as_bytes().chunks(piece_bytes) {
+                    dropped += frames.push(piece, &mut |data| found.push(data.len()));
+                }
+                let expected = if dropped_bytes == 0 { vec![1, most.len(), 1] } else { vec![1, 1] };
+                assert_eq!((found, dropped), (expected, dropped_bytes as u64), "{} {piece_bytes}", &event[..9]);
+            }
+        }
     }
 }

@@ -143,7 +143,7 @@ fn model(path: &str) -> Option<&str> {
 
 /// The path as a lenient server might read it, so that `//V1/%6dessages/` cannot pass for something else: escapes decoded,
 /// lower case, no empty or dot segments.
-fn normalised(path: &str) -> String {
+pub(super) fn normalised(path: &str) -> String {
     let path = path.split(['?', '#']).next().unwrap_or_default();
     let decoded = percent_decoded(path);
     let text = String::from_utf8_lossy(&decoded).to_ascii_lowercase();

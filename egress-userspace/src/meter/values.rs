@@ -14,18 +14,19 @@ pub(super) struct Values {
     is_escaped: bool,
     /// The object is longer than what is kept: it is dropped.
     is_too_long: bool,
+    lost_bytes: u64,
 }
 
 impl Values {
-    /// Takes more of the stream; `on_object` gets each object that is whole.
-    pub(super) fn push(&mut self, bytes: &[u8], on_object: &mut dyn FnMut(&[u8])) {
+    /// Takes more of the stream; `on_object` gets each object that is whole. Returns the bytes that were dropped.
+    pub(super) fn push(&mut self, bytes: &[u8], on_object: &mut dyn FnMut(&[u8])) -> u64 {
         let mut rest = bytes;
         while let Some((byte, tail)) = rest.split_first() {
             if self.is_in_string && !self.is_escaped {
                 let end = memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
                 let (run, tail) = rest.split_at(end);
                 self.keep(run);
-                let Some((stop, tail)) = tail.split_first() else { return };
+                let Some((stop, tail)) = tail.split_first() else { break };
                 self.keep(&[*stop]);
                 self.is_in_string = *stop != b'"';
                 self.is_escaped = self.is_in_string;
@@ -36,6 +37,7 @@ impl Values {
             self.outside(*byte, on_object);
             rest = tail;
         }
+        std::mem::take(&mut self.lost_bytes)
     }
 
     /// One byte outside of strings, or one that a backslash escapes.
@@ -67,9 +69,12 @@ impl Values {
     fn keep(&mut self, bytes: &[u8]) {
         if self.object.len() + bytes.len() > EVENT_BYTES_MAX {
             self.is_too_long = true;
-            self.object.clear();
+            self.lost_bytes += self.object.len() as u64;
+            self.object = Vec::new();
         }
-        if !self.is_too_long {
+        if self.is_too_long {
+            self.lost_bytes += bytes.len() as u64;
+        } else {
             self.object.extend_from_slice(bytes);
         }
     }
@@ -106,7 +111,7 @@ mod tests {
         let mut values = Values::default();
         let mut found = Vec::new();
         let text = format!("{{\"a\":\"{}\"}}\n{{}}", "x".repeat(EVENT_BYTES_MAX));
-        values.push(text.as_bytes(), &mut |object| found.push(object.len()));
-        assert_eq!(found, [2]);
+        let lost = values.push(text.as_bytes(), &mut |object| found.push(object.len()));
+        assert_eq!((found, lost), (vec![2], text.len() as u64 - 3));
     }
 }

@@ -6,7 +6,7 @@ use hyper::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use hyper::http::response::Parts;
 
 use crate::domain::{Ending, Known, ProviderNotes, Settlement, Tokens, Usage};
-use crate::meter::{Ask, Details, HeaderCounts, Reading, ResponseHead, ResponseMeter};
+use crate::meter::{Ask, Details, HeaderCounts, Reading, ResponseHead, ResponseMeter, ServerEvent};
 
 use super::headers::text;
 use super::link::{Committed, LivePermit, NoAnswer};
@@ -25,6 +25,8 @@ pub(super) struct Account {
     request_id: Option<String>,
     notes: ProviderNotes,
     settled_total: Tokens,
+    /// What the next request of the conversation reads again.
+    context: Tokens,
 }
 
 impl Account {
@@ -40,7 +42,16 @@ impl Account {
             request_id: None,
             notes: ProviderNotes::default(),
             settled_total: Tokens::ZERO,
+            context: Tokens::ZERO,
         }
+    }
+
+    /// For a request that has been admitted on a WebSocket, where its response comes as events.
+    pub(super) fn of_events(permit: LivePermit, ask: Ask, passage: Arc<Passage>) -> Self {
+        let meter = ResponseMeter::of_events(&ask);
+        let mut account = Self::new(permit, ask, passage);
+        account.meter = Some(meter);
+        account
     }
 
     /// Does its response carry usage?
@@ -76,6 +87,33 @@ impl Account {
         meter.reading().is_final
     }
 
+    /// An event of the response, as it stands in `message`.
+    pub(super) fn take_event(&mut self, event: &ServerEvent, message: &[u8]) {
+        if let Some(meter) = &mut self.meter {
+            meter.event(message);
+        }
+        self.status = event.status.or(self.status);
+        self.request_id = self.request_id.take().or_else(|| event.response_id.clone());
+    }
+
+    /// Bytes of the response that nobody can read.
+    pub(super) fn miss(&mut self, bytes: usize) {
+        if let Some(meter) = &mut self.meter {
+            meter.miss(bytes);
+        }
+    }
+
+    /// The request leads to no response, and has cost nothing.
+    pub(super) fn spare(&mut self) {
+        self.meter = None;
+        self.is_sent = false;
+    }
+
+    /// Input and output so far, but for what the model only thought.
+    pub(super) fn context(&self) -> Tokens {
+        self.meter.as_ref().map_or(self.context, |meter| context(&meter.reading())).max(self.context)
+    }
+
     /// Must each frame wait for the next, because only the transport says which is the last?
     pub(super) fn holds_back_last_frame(&self) -> bool {
         self.meter.as_ref().is_some_and(ResponseMeter::holds_back_last_frame)
@@ -104,6 +142,7 @@ impl Account {
         // A stream that began well may end in an error, and end whole.
         let ending = if reading.failed && ending == Ending::Complete { Ending::Error } else { ending };
         self.settled_total = reading.usage.total();
+        self.context = context(&reading);
         let (status, provider_request_id) = (self.status, self.request_id.take());
         let mut notes = std::mem::take(&mut self.notes);
         notes.service_tier = reading.service_tier.or(notes.service_tier);
@@ -150,6 +189,10 @@ impl Drop for Account {
         let ending = if self.passage.is_severed() { Ending::Cut } else { Ending::Cancelled };
         drop(self.settle(ending));
     }
+}
+
+fn context(reading: &Reading) -> Tokens {
+    reading.usage.total().saturating_sub(reading.details.reasoning)
 }
 
 fn nothing(known: Known) -> Reading {

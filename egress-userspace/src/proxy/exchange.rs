@@ -1,7 +1,7 @@
 //! The request handler. HTTP/1 and HTTP/2, with TLS and without, through CONNECT and not: every request comes through here.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use crate::broker::{FromProxy, Phase};
 use crate::domain::{
-    Api, Ending, Host, Preflight, ProviderName, RefusalReason, SpendRequest, StreamUsage, Tokens, with_causes,
+    Api, BottleId, Ending, Host, Preflight, ProviderName, RefusalReason, SpendRequest, StreamUsage, Tokens, with_causes,
 };
 use crate::meter;
 
@@ -26,15 +26,16 @@ use super::delivery::Delivery;
 use super::headers;
 use super::limits::{REFUSAL_DELIVERY_TIME_MAX, RESPONSE_HEAD_TIME_MAX};
 use super::link::{Link, LivePermit};
-use super::refusal::{self, Answer};
+use super::refusal::{self, Answer, Audience};
 use super::request_body::{BodyBroken, RequestBody, discard};
 use super::socket::ClientSocket;
 use super::stream_usage;
-use super::target::agree;
+use super::target::{TargetError, agree};
 use super::tee::{Tee, TeeError, Terms};
 use super::unknown_paths::UnknownPaths;
 use super::upstream::Upstream;
 use super::view::{Bottle, Passage, PolicyView};
+use super::websocket::Relay;
 
 /// Longest method and path that is recorded, in characters.
 const TARGET_CHARACTERS_MAX: usize = 512;
@@ -51,6 +52,25 @@ pub(super) struct Origin {
     pub(super) passage: Arc<Passage>,
     /// Names that the connection has been given: CONNECT target, SNI.
     pub(super) expected: Vec<Host>,
+    /// What the connection has become, if its last request turned it into a WebSocket.
+    relay: Mutex<Option<Relay>>,
+}
+
+impl Origin {
+    /// A connection that has named no host.
+    pub(super) fn new(socket: Arc<ClientSocket>, passage: Arc<Passage>) -> Self {
+        Self { socket, passage, expected: Vec::new(), relay: Mutex::default() }
+    }
+
+    /// The connection becomes a WebSocket when its answer has been sent.
+    pub(super) fn turn_into(&self, relay: Relay) {
+        *self.relay.lock().unwrap_or_else(PoisonError::into_inner) = Some(relay);
+    }
+
+    /// What it has become.
+    pub(super) fn into_relay(self) -> Option<Relay> {
+        self.relay.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Handles requests.
@@ -61,19 +81,24 @@ pub(super) struct Exchange {
 }
 
 /// One request on its way.
-struct Run<'a> {
-    exchange: &'a Exchange,
-    origin: &'a Origin,
+pub(super) struct Run<'a> {
+    pub(super) exchange: &'a Exchange,
+    pub(super) origin: &'a Origin,
     policy: &'a PolicyView,
-    bottle: &'a Bottle,
+    pub(super) bottle: &'a Bottle,
     version: Version,
+    /// What the host speaks, if there is a route to it.
+    api: Option<Api>,
+    method: Method,
+    uri: Uri,
 }
 
 /// A request that a route allows.
-struct Allowed {
-    host: Host,
-    provider: ProviderName,
-    api: Api,
+#[derive(Clone, Debug)]
+pub(super) struct Allowed {
+    pub(super) host: Host,
+    pub(super) provider: ProviderName,
+    pub(super) api: Api,
     stream_usage: StreamUsage,
 }
 
@@ -88,8 +113,12 @@ impl Exchange {
         let bottle = policy.bottle(origin.socket.peer());
         let bottle = bottle.filter(|bottle| Arc::ptr_eq(&bottle.passage, &origin.passage)).ok_or(Severed)?;
         let (head, body) = request.into_parts();
-        let run = Run { exchange: self, origin, policy: &policy, bottle, version: head.version };
-        match run.allow(&head) {
+        let host = agree(&head, &origin.expected);
+        let api = host.as_ref().ok().and_then(|host| policy.routes.find(host)).map(|route| route.api);
+        let (version, method, uri) = (head.version, head.method.clone(), head.uri.clone());
+        let run = Run { exchange: self, origin, policy: &policy, bottle, version, api, method, uri };
+        match run.allow(&head, host) {
+            Ok(allowed) if headers::asks_for_websocket(&head.headers) => run.upgrade(allowed, head, body).await,
             Ok(allowed) => run.carry(allowed, head, body).await,
             Err(answer) => {
                 discard(body).await;
@@ -101,18 +130,20 @@ impl Exchange {
 
 impl Run<'_> {
     /// What is decided without asking anyone.
-    fn allow(&self, head: &Parts) -> Result<Allowed, Answer> {
+    fn allow(&self, head: &Parts, host: Result<Host, TargetError>) -> Result<Allowed, Answer> {
+        let is_upgrade = headers::asks_for_websocket(&head.headers);
         if let Phase::LastWord(refusal) = &self.bottle.view.phase {
-            return Err(Answer::Refused(refusal.clone()));
+            let refusal = refusal.clone();
+            // Codex hides what answers an upgrade, falls back to HTTP, and shows what it hears there.
+            return Err(if is_upgrade { Answer::UpgradeRefused(Some(refusal)) } else { Answer::Refused(refusal) });
         }
-        let host = agree(head, &self.origin.expected)
-            .map_err(|error| refusal::plain(RefusalReason::Misdirected, error.to_string()))?;
-        let Some(route) = self.policy.routes.find(&host) else {
-            let message = format!("no route allows {host}; an operator can add one");
-            return Err(refusal::plain(RefusalReason::HostNotAllowed, message));
-        };
-        if head.method == Method::CONNECT || headers::asks_for_websocket(&head.headers) {
-            return Err(Answer::UpgradeRefused);
+        let host = host.map_err(|error| refusal::plain(RefusalReason::Misdirected, error.to_string()))?;
+        let route = self.policy.routes.find(&host).ok_or_else(|| refusal::no_route(&host))?;
+        let is_carried = head.version == Version::HTTP_11
+            && head.method == Method::GET
+            && meter::has_responses_socket(route.api, head.uri.path());
+        if head.method == Method::CONNECT || (is_upgrade && !is_carried) {
+            return Err(Answer::UpgradeRefused(None));
         }
         Ok(Allowed { host, provider: route.provider.clone(), api: route.api, stream_usage: route.stream_usage })
     }
@@ -131,15 +162,14 @@ impl Run<'_> {
                 return Ok(self.answer(&Answer::BodyBroken));
             }
         };
+        let target = format!("{} {}", head.method, head.uri.path());
         if !ask.is_meterable() {
-            let message =
-                format!("no response would tell what {} {} uses, so it is not sent", head.method, head.uri.path());
-            return Ok(self.refuse_unsent(refusal::plain(RefusalReason::NotMeterable, message), body).await);
+            return Ok(self.refuse_unsent(refusal::not_meterable(&target), body).await);
         }
         if ask.is_metered && self.policy.preflight == Preflight::Exact {
             ask.input_estimate = self.count(&allowed, &head, &body, &ask).await;
         }
-        let permit = match self.admit(&allowed, &head, &ask).await {
+        let permit = match self.admit(&allowed, &target, &ask).await {
             Ok(permit) => permit,
             Err(answer) => return Ok(self.refuse_unsent(answer, body).await),
         };
@@ -193,23 +223,8 @@ impl Run<'_> {
         self.answer(&answer)
     }
 
-    async fn admit(&self, allowed: &Allowed, head: &Parts, ask: &meter::Ask) -> Result<LivePermit, Answer> {
-        let target = format!("{} {}", head.method, head.uri.path()).chars().take(TARGET_CHARACTERS_MAX).collect();
-        let request = SpendRequest {
-            bottle: self.bottle.view.id,
-            provider: allowed.provider.clone(),
-            host: allowed.host.clone(),
-            target,
-            is_metered: ask.is_metered,
-            model: ask.model.clone(),
-            input_estimate: ask.input_estimate,
-            output_cap: ask.output_cap,
-        };
-        match self.exchange.link.admit(request).await {
-            Ok(Ok(permit)) => Ok(permit),
-            Ok(Err(refusal)) => Err(Answer::Refused(refusal)),
-            Err(error) => Err(refusal::plain(RefusalReason::ControllerUnavailable, error.to_string())),
-        }
+    pub(super) async fn admit(&self, allowed: &Allowed, target: &str, ask: &meter::Ask) -> Result<LivePermit, Answer> {
+        admit(&self.exchange.link, self.bottle.view.id, allowed, target, ask).await
     }
 
     async fn forward(
@@ -222,6 +237,22 @@ impl Run<'_> {
         let Ok(request) = outgoing(host, head, body) else {
             return Ok(Err(refusal::plain(RefusalReason::Misdirected, "the path is malformed".to_owned())));
         };
+        let response = self.send(host, request, account).await?;
+        if response.as_ref().is_ok_and(|response| response.status() == StatusCode::SWITCHING_PROTOCOLS) {
+            tracing::warn!(%host, "the provider switches protocols unasked");
+            drop(account.settle(Ending::Error));
+            return Ok(Err(Answer::UpstreamFailed));
+        }
+        Ok(response)
+    }
+
+    /// Sends what has been admitted.
+    pub(super) async fn send(
+        &self,
+        host: &Host,
+        request: Request<RequestBody>,
+        account: &mut Account,
+    ) -> Result<Result<Response<Incoming>, Answer>, Severed> {
         account.set_sent(true);
         let sending: ResponseFuture = self.exchange.upstream.request(request, self.version);
         let response = tokio::select! {
@@ -230,11 +261,7 @@ impl Run<'_> {
             response = timeout(RESPONSE_HEAD_TIME_MAX, sending) => response,
         };
         let ending = match response {
-            Ok(Ok(response)) if response.status() != StatusCode::SWITCHING_PROTOCOLS => return Ok(Ok(response)),
-            Ok(Ok(_)) => {
-                tracing::warn!(%host, "the provider switches protocols unasked");
-                Ending::Error
-            }
+            Ok(Ok(response)) => return Ok(Ok(response)),
             Ok(Err(error)) => {
                 account.set_sent(!error.is_connect());
                 tracing::warn!(%host, error = with_causes(&error), "the provider did not answer");
@@ -249,7 +276,7 @@ impl Run<'_> {
         Ok(Err(Answer::UpstreamFailed))
     }
 
-    async fn respond(
+    pub(super) async fn respond(
         &self,
         response: Response<Incoming>,
         mut account: Account,
@@ -276,20 +303,50 @@ impl Run<'_> {
     }
 
     /// An answer of the proxy's own. Word that a bottle is at its end is followed until it has arrived.
-    fn answer(&self, answer: &Answer) -> Response<ResponseBody> {
+    pub(super) fn answer(&self, answer: &Answer) -> Response<ResponseBody> {
         let is_last_word = matches!(self.bottle.view.phase, Phase::LastWord(_));
-        let is_final = matches!(answer, Answer::Refused(refusal)
-            if is_last_word || matches!(refusal.reason, RefusalReason::BudgetExhausted | RefusalReason::BottleCut));
+        let is_final = refusal::is_final(answer, is_last_word) && self.is_heard();
         // HTTP/2 has no such header; its streams end one by one.
         let closes = (is_last_word || *answer == Answer::BodyBroken) && self.version < Version::HTTP_2;
         let report = FromProxy::RefusalDelivered { bottle: self.bottle.view.id };
         let delivery = is_final.then(|| self.delivery(report, REFUSAL_DELIVERY_TIME_MAX));
-        refusal::respond(answer, closes).map(|bytes| ResponseBody::Answer { bytes: Some(bytes), delivery })
+        let audience = self.api.map_or(Audience::Any, |api| Audience::of(api, self.uri.path()));
+        refusal::respond(answer, audience, closes).map(|bytes| ResponseBody::Answer { bytes: Some(bytes), delivery })
+    }
+
+    /// Is the answer read by whoever works here? What agents ask beside their work, telemetry for one, they drop unread.
+    fn is_heard(&self) -> bool {
+        self.api.is_some_and(|api| meter::ask(api, self.method.as_str(), self.uri.path(), &[], None).is_metered)
     }
 
     fn delivery(&self, report: FromProxy, patience: Duration) -> Delivery {
         let link = Arc::clone(&self.exchange.link);
         Delivery { socket: Arc::clone(&self.origin.socket), link, patience, report }
+    }
+}
+
+/// Asks the ledger whether work may be sent.
+pub(super) async fn admit(
+    link: &Arc<Link>,
+    bottle: BottleId,
+    allowed: &Allowed,
+    target: &str,
+    ask: &meter::Ask,
+) -> Result<LivePermit, Answer> {
+    let request = SpendRequest {
+        bottle,
+        provider: allowed.provider.clone(),
+        host: allowed.host.clone(),
+        target: target.chars().take(TARGET_CHARACTERS_MAX).collect(),
+        is_metered: ask.is_metered,
+        model: ask.model.clone(),
+        input_estimate: ask.input_estimate,
+        output_cap: ask.output_cap,
+    };
+    match link.admit(request).await {
+        Ok(Ok(permit)) => Ok(permit),
+        Ok(Err(refusal)) => Err(Answer::Refused(refusal)),
+        Err(error) => Err(refusal::plain(RefusalReason::ControllerUnavailable, error.to_string())),
     }
 }
 

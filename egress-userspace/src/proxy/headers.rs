@@ -1,11 +1,12 @@
-//! What is taken out of heads on their way, both ways. Nothing is ever added.
+//! What is taken out of heads on their way, both ways. Nothing is added but what every connection says for itself: that it
+//! becomes a WebSocket.
 //!
 //! Pure.
 
 use hyper::HeaderMap;
 use hyper::http::header::{
-    ALT_SVC, CONNECTION, EXPECT, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-    TRANSFER_ENCODING, UPGRADE,
+    ALT_SVC, CONNECTION, EXPECT, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
+    SEC_WEBSOCKET_EXTENSIONS, TE, TRANSFER_ENCODING, UPGRADE,
 };
 
 /// Headers that speak of one connection only (RFC 9110 §7.6.1).
@@ -47,6 +48,18 @@ pub(super) fn asks_for_websocket(headers: &HeaderMap) -> bool {
     headers.get_all(UPGRADE).iter().any(|value| has_token(value, "websocket"))
 }
 
+/// Makes stripped headers those of a WebSocket's handshake, either way. No extension is offered: frames are read as they are.
+pub(super) fn open_websocket(headers: &mut HeaderMap) {
+    headers.remove(SEC_WEBSOCKET_EXTENSIONS);
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+}
+
+/// Does the provider speak what it was asked to, without an extension that nobody offered?
+pub(super) fn opens_plain_websocket(headers: &HeaderMap) -> bool {
+    asks_for_websocket(headers) && !headers.contains_key(SEC_WEBSOCKET_EXTENSIONS)
+}
+
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
@@ -67,6 +80,19 @@ fn has_token(value: &HeaderValue, token: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_websocket_is_opened_without_extensions() {
+        let key = ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
+        let offer = ("sec-websocket-extensions", "permessage-deflate; client_max_window_bits");
+        let mut request = headers(&[("connection", "Upgrade"), ("upgrade", "websocket"), key, offer]);
+        strip_request(&mut request);
+        open_websocket(&mut request);
+        assert_eq!(request, headers(&[key, ("connection", "Upgrade"), ("upgrade", "websocket")]));
+        assert!(opens_plain_websocket(&request));
+        assert!(!opens_plain_websocket(&headers(&[("upgrade", "websocket"), offer])));
+        assert!(!opens_plain_websocket(&headers(&[("upgrade", "h2c")])));
+    }
 
     fn headers(lines: &[(&str, &str)]) -> HeaderMap {
         lines.iter().map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap())).collect()

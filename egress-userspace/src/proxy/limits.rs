@@ -63,6 +63,21 @@ pub(super) const POOL_IDLE_TIME_MAX: Duration = Duration::from_secs(60);
 /// Unused connections kept per provider: a burst of streams that ends need not be dialled again.
 pub(super) const POOL_IDLE_CONNECTIONS_MAX: usize = 2_048;
 
+/// WebSockets that one bottle may hold open; whoever wants more falls back to HTTP.
+pub(super) const WEBSOCKETS_PER_BOTTLE_MAX: usize = 256;
+/// Longest message of a client over a WebSocket, in bytes: it is held until it is admitted.
+pub(super) const CLIENT_MESSAGE_BYTES_MAX: usize = 16 << 20;
+/// Longest message of a provider, in bytes, that is held until it is known whether it ends a response.
+pub(super) const PROVIDER_MESSAGE_BYTES_MAX: usize = 16 << 20;
+/// What is read of a WebSocket at once, in bytes.
+pub(super) const WEBSOCKET_READ_BYTES: usize = 16 << 10;
+/// Answers of the proxy's own that wait for a client to read what came before.
+pub(super) const WEBSOCKET_WORDS_MAX: usize = 4;
+/// A WebSocket lives this long: providers end theirs after an hour.
+pub(super) const WEBSOCKET_TIME_MAX: Duration = Duration::from_secs(65 * 60);
+/// When one side has closed a WebSocket, the other has this long.
+pub(super) const WEBSOCKET_CLOSE_TIME_MAX: Duration = Duration::from_secs(5);
+
 /// Longest DNS query over UDP, in bytes: a query with one name and EDNS options is far shorter.
 pub(super) const DNS_QUERY_BYTES_MAX: usize = 1_232;
 /// A DNS connection that is silent this long is closed.

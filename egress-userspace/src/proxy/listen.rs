@@ -23,11 +23,12 @@ use super::limits::{
     ACCEPT_PAUSE, CLIENT_WINDOW_BYTES, CONNECTION_BUFFER_BYTES_MAX, HANDSHAKE_TIME_MAX, HEAD_BYTES_MAX, HEAD_TIME_MAX,
     STREAM_SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES, STREAMS_PER_CONNECTION_MAX,
 };
-use super::refusal;
+use super::refusal::{self, Audience};
 use super::request_body::discard;
 use super::socket::{ClientSocket, ClientStream};
 use super::target::{TLS_PORT, connect_target};
 use super::tls::{ALPN_H2, HandshakeError, TlsEnd};
+use super::websocket::Broken;
 
 /// How a listener's clients begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +56,8 @@ enum ConnectionError {
     Handshake(#[from] HandshakeError),
     #[error("the TLS handshake took too long")]
     TimedOut,
+    #[error("the WebSocket ended")]
+    WebSocket(#[from] Broken),
     /// What a tunnel was upgraded from is not what was served.
     #[error("the tunnel has no socket")]
     Tunnel,
@@ -94,7 +97,7 @@ impl Server {
             return;
         };
         let Ok(socket) = ClientSocket::new(stream, address) else { return };
-        let origin = Origin { socket, passage: Arc::clone(&bottle.passage), expected: Vec::new() };
+        let origin = Origin::new(socket, Arc::clone(&bottle.passage));
         let server = Arc::clone(self);
         tokio::spawn(async move {
             let severed = origin.passage.severed();
@@ -119,7 +122,7 @@ impl Server {
     }
 
     /// Requests to a proxy: each a request, or a tunnel to a host that is then served like the host itself.
-    async fn serve_explicit(self: Arc<Self>, stream: ClientStream, origin: Origin) -> Result<(), ConnectionError> {
+    async fn serve_explicit(self: Arc<Self>, stream: ClientStream, mut origin: Origin) -> Result<(), ConnectionError> {
         let tunnel: Mutex<Option<Tunnel>> = Mutex::default();
         let service = service_fn(|request: Request<Incoming>| {
             let (server, origin, tunnel) = (&self, &origin, &tunnel);
@@ -132,10 +135,10 @@ impl Server {
         });
         http1_builder().serve_connection(TokioIo::new(stream), service).with_upgrades().await?;
         let tunnel = tunnel.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let Some(Tunnel { upgrade, host, port }) = tunnel else { return Ok(()) };
+        let Some(Tunnel { upgrade, host, port }) = tunnel else { return relay(origin).await };
         let parts = upgrade.await?.downcast::<TokioIo<ClientStream>>().map_err(|_| ConnectionError::Tunnel)?;
         let stream = ClientStream::new(Arc::clone(&origin.socket), parts.read_buf);
-        let origin = Origin { expected: vec![host], ..origin };
+        origin.expected = vec![host];
         if port == TLS_PORT { self.serve_tls(stream, origin).await } else { self.serve_http1(stream, origin).await }
     }
 
@@ -152,7 +155,8 @@ impl Server {
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let service = service_fn(|request| self.exchange.handle(&origin, request));
-        Ok(http1_builder().serve_connection(TokioIo::new(stream), service).await?)
+        http1_builder().serve_connection(TokioIo::new(stream), service).with_upgrades().await?;
+        relay(origin).await
     }
 
     async fn serve_http2<S>(self: Arc<Self>, stream: S, origin: Origin) -> Result<(), ConnectionError>
@@ -168,6 +172,14 @@ impl Server {
     }
 }
 
+/// Goes on with what a connection has become, if it has become anything.
+async fn relay(origin: Origin) -> Result<(), ConnectionError> {
+    match origin.into_relay() {
+        Some(relay) => Ok(relay.run().await?),
+        None => Ok(()),
+    }
+}
+
 /// Answers a CONNECT. A host that is not allowed is refused inside, where clients show the reason instead of trying again.
 async fn connect(mut request: Request<Incoming>, tunnel: &Mutex<Option<Tunnel>>) -> Response<ResponseBody> {
     match connect_target(request.uri()) {
@@ -179,7 +191,8 @@ async fn connect(mut request: Request<Incoming>, tunnel: &Mutex<Option<Tunnel>>)
         Err(error) => {
             discard(request.into_body()).await;
             let answer = refusal::plain(RefusalReason::HostNotAllowed, error.to_string());
-            refusal::respond(&answer, true).map(|bytes| ResponseBody::Answer { bytes: Some(bytes), delivery: None })
+            refusal::respond(&answer, Audience::Any, true)
+                .map(|bytes| ResponseBody::Answer { bytes: Some(bytes), delivery: None })
         }
     }
 }

@@ -4,6 +4,7 @@
 //! listen ─ explicit ─ CONNECT ┐
 //!        ├ tls ───────────────┴ tls ┐
 //!        └ plain ───────────────────┴ exchange ─ admit ─ upstream ─ tee ─ settle
+//!                                            └ websocket ─ admit … settle, for each response
 //! dns
 //! ```
 //!
@@ -34,5 +35,6 @@ mod trust;
 mod unknown_paths;
 mod upstream;
 mod view;
+mod websocket;
 
 pub use process::{Prepared, ProxyError, main};

@@ -12,7 +12,7 @@ use crate::broker::{BottleView, Phase, Snapshot};
 use crate::domain::Preflight;
 use crate::policy::Routes;
 
-use super::limits::CONNECTIONS_PER_BOTTLE_MAX;
+use super::limits::{CONNECTIONS_PER_BOTTLE_MAX, WEBSOCKETS_PER_BOTTLE_MAX};
 
 /// The last snapshot, ready to be asked.
 #[derive(Debug, Default)]
@@ -37,12 +37,14 @@ pub(super) struct Bottle {
 pub(super) struct Passage {
     severed: watch::Sender<bool>,
     connections: Arc<Semaphore>,
+    websockets: Arc<Semaphore>,
 }
 
 impl Passage {
     fn open() -> Self {
         let connections = Arc::new(Semaphore::new(CONNECTIONS_PER_BOTTLE_MAX));
-        Self { severed: watch::Sender::new(false), connections }
+        let websockets = Arc::new(Semaphore::new(WEBSOCKETS_PER_BOTTLE_MAX));
+        Self { severed: watch::Sender::new(false), connections, websockets }
     }
 
     /// Has the bottle been cut, or is it gone?
@@ -62,6 +64,11 @@ impl Passage {
     /// Room for one more connection, if there is any.
     pub(super) fn admit_connection(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.connections).try_acquire_owned().ok()
+    }
+
+    /// May one of its connections become a WebSocket?
+    pub(super) fn admit_websocket(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.websockets).try_acquire_owned().ok()
     }
 }
 

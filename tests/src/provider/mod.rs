@@ -1,4 +1,4 @@
-//! A provider on this machine: speaks the APIs of Anthropic and OpenAI over TLS (h1 and h2), does what requests ask of it
+//! A provider on this machine: speaks the APIs of Anthropic and OpenAI over TLS (h1, h2 and WebSocket), does what requests ask of it
 //! (see [`script`]), and logs what it served, so that tests can hold the ledger against it.
 
 mod anthropic;
@@ -10,12 +10,13 @@ mod openai;
 mod render;
 mod responses;
 pub mod script;
+mod socket;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -41,6 +42,7 @@ use delivery::Delivery;
 use log::Log;
 use render::{Form, Piece};
 use script::{Fault, Script};
+use socket::Socket;
 
 /// Whom it is taken for unless told otherwise.
 pub const HOST: &str = "api.anthropic.com";
@@ -129,15 +131,24 @@ async fn accept(listener: TcpListener, tls: TlsAcceptor, world: Arc<World>, mut 
 async fn serve(stream: TcpStream, tls: TlsAcceptor, world: Arc<World>) {
     let _ = stream.set_nodelay(true);
     let Ok(stream) = tls.accept(stream).await else { return };
+    let socket = Arc::new(Mutex::default());
+    let becomes = Arc::clone(&socket);
     let service = service_fn(move |request| {
-        let world = Arc::clone(&world);
-        async move { Ok::<_, Infallible>(answer(request, &world).await) }
+        let (world, becomes) = (Arc::clone(&world), Arc::clone(&becomes));
+        async move { Ok::<_, Infallible>(answer(request, &world, &becomes).await) }
     });
-    let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+    let server = auto::Builder::new(TokioExecutor::new());
+    let _ = server.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
+    let socket = socket.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(socket) = socket {
+        Socket::serve(socket).await;
+    }
 }
 
-async fn answer(request: Request<Incoming>, world: &World) -> Response<Delivery> {
-    let (head, body) = request.into_parts();
+/// Answers a request; one that asks for a WebSocket says what its connection `becomes`.
+async fn answer(request: Request<Incoming>, world: &Arc<World>, becomes: &Mutex<Option<Socket>>) -> Response<Delivery> {
+    let (mut head, body) = request.into_parts();
+    let upgrade = head.extensions.remove();
     let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     let number = world.requests.fetch_add(1, Ordering::Relaxed);
     let mut script = Script::read(&head.headers, &body);
@@ -156,6 +167,15 @@ async fn answer(request: Request<Incoming>, world: &World) -> Response<Delivery>
         status: script.status,
         ..Served::default()
     };
+    if let Some(accept) = socket::accepts(&head)
+        && let Some(upgrade) = upgrade
+        && script.status == 200
+    {
+        *becomes.lock().unwrap_or_else(PoisonError::into_inner) = Some(Socket::new(upgrade, head, Arc::clone(world)));
+        served.status = 101;
+        let delivery = Delivery::new(Vec::new(), Fault::None, true, served, Arc::clone(&world.log));
+        return socket::switch(delivery, &accept, script.headers);
+    }
     let id_header = if is_for_openai(&head) { "x-request-id" } else { "request-id" };
     if let Some(form) = form
         && let Ok(pieces) = render::response(form, &script, &served.id)
@@ -199,6 +219,7 @@ fn other(method: &Method, path: &str, script: &Script) -> (u16, Bytes) {
             let list = r#"{"data":[{"type":"model","id":"claude-test","display_name":"Test","created_at":"2026-01-01T00:00:00Z"}],"has_more":false,"first_id":"claude-test","last_id":"claude-test"}"#;
             (200, Bytes::from_static(list.as_bytes()))
         }
+        ("GET", socket::PATH) if script.status != 200 => (script.status, render::error(script.status)),
         _ => (404, render::error(404)),
     }
 }

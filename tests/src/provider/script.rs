@@ -12,6 +12,8 @@
 //! | `overloaded`, `rate-limited`, `status-N` | answers with an error |
 //! | `no-usage`, `compaction` | leaves usage out; reports it in `iterations` only |
 //! | `stamp` | each delta says when it left: `sent_ns`, of the clock that all processes of a host share |
+//! | `fragments` | over a WebSocket: each message comes in three frames, a ping in between |
+//! | `successor` | over a WebSocket: another response follows that nobody asked for |
 //! | `count-N`, `count-status-N`, `count-delay-N` (ms), `count-garbage` | what the counting endpoints say instead |
 //! | `reply-NAME` (header only) | the response has this header, with this value |
 
@@ -105,6 +107,10 @@ pub struct Script {
     pub count: Count,
     /// Deltas carry the time they left; in bodies without encoding only.
     pub is_stamped: bool,
+    /// Messages come in fragments.
+    pub is_fragmented: bool,
+    /// A second response follows.
+    pub has_successor: bool,
     /// Headers of the response.
     pub headers: HeaderMap,
 }
@@ -150,6 +156,8 @@ impl Script {
             status: 200,
             count: Count { status: 200, ..Count::default() },
             is_stamped: false,
+            is_fragmented: false,
+            has_successor: false,
             headers: HeaderMap::new(),
         };
         for directive in body.model.split('+') {
@@ -184,6 +192,8 @@ impl Script {
             "count-garbage" => self.count.is_garbage = true,
             "stamp" => self.is_stamped = true,
             "tool-use" => self.is_tool_use = true,
+            "fragments" => self.is_fragmented = true,
+            "successor" => self.has_successor = true,
             _ => {
                 let Some((name, value)) = directive.rsplit_once('-') else { return };
                 match value.parse() {

@@ -3,6 +3,7 @@
 
 mod refusal;
 mod report;
+mod socket;
 mod unasked;
 
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! Each exchange by its id: what the SDK says was used, what the ledger says, what the provider served.
 
 use anyhow::{Context, Result, ensure};
-use egress_userspace::domain::{Ending, Known, Tokens, Usage};
+use egress_userspace::domain::{Ending, Known, Tokens, Usage, UsageDetails};
 use harness::clients::{Client, Sdk};
 use harness::provider::{HOST, OPENAI_HOST, Served};
 
@@ -77,12 +77,18 @@ fn check_exchange(client: Client, told: &Told) -> Result<Usage> {
     if ENCODINGS.contains(&exchange.scenario.as_str()) {
         ensure!(served.encoding == exchange.scenario, "another encoding");
     }
-    if let Some(lifetimes) = exchange.usage.get("cache_creation").filter(|lifetimes| lifetimes.is_object()) {
-        let told = |name: &str| lifetimes[name].as_u64().unwrap_or(0);
-        let written = told("ephemeral_5m_input_tokens") + told("ephemeral_1h_input_tokens");
-        ensure!(written == reported.cache_write, "lifetimes of something else");
-    }
+    ensure!(row.details == client.details(&exchange.usage), "the ledger holds other details");
+    let is_detailed = row.details != UsageDetails::default();
+    ensure!(is_detailed == is_to_be_detailed(client, &exchange.scenario), "details are lost, or made up");
     Ok(usage(reported))
+}
+
+/// Scenarios whose usage has parts.
+fn is_to_be_detailed(client: Client, scenario: &str) -> bool {
+    match client.sdk {
+        Sdk::Anthropic => ["cache", "thinking"].contains(&scenario),
+        Sdk::OpenAi => scenario == "reasoning",
+    }
 }
 
 /// Did the client ask for the encoding it got?

@@ -12,6 +12,7 @@ mod plan;
 mod preflight;
 mod public;
 mod secrets;
+mod socket;
 mod spend;
 mod terminal;
 mod truth;

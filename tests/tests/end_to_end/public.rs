@@ -44,6 +44,7 @@ fn a_public_name_is_dialled_only_at_a_public_address() -> Result<()> {
     let mut bottle = world.shell("web", &[])?;
     let refused = bottle.ask("claude-test")?;
     ensure!(refused.status == 502, "{refused:?}");
+    ensure!(world.log_tail().contains("needs its address under upstream.resolve"), "{}", world.log_tail());
     ensure!(world.served().is_empty(), "a name led to the metadata address, and the proxy followed");
     let rows = world.rows("web")?;
     assert_eq!((rows[0].usage.total().0, rows[0].known, rows[0].ending), (0, Known::Reported, Ending::Error));

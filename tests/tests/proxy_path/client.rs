@@ -125,7 +125,7 @@ pub(crate) async fn tcp(to: SocketAddr) -> std::io::Result<TcpStream> {
     Ok(stream)
 }
 
-async fn tunnel(proxy: SocketAddr, host: &str) -> std::io::Result<TcpStream> {
+pub(crate) async fn tunnel(proxy: SocketAddr, host: &str) -> std::io::Result<TcpStream> {
     let mut stream = tcp(proxy).await?;
     stream.write_all(format!("CONNECT {host}:443 HTTP/1.1\r\nhost: {host}:443\r\n\r\n").as_bytes()).await?;
     let mut answer = Vec::new();
@@ -136,7 +136,12 @@ async fn tunnel(proxy: SocketAddr, host: &str) -> std::io::Result<TcpStream> {
     Ok(stream)
 }
 
-async fn tls(world: &World, stream: TcpStream, version: Version, sni: &str) -> std::io::Result<TlsStream<TcpStream>> {
+pub(crate) async fn tls(
+    world: &World,
+    stream: TcpStream,
+    version: Version,
+    sni: &str,
+) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     roots.add(world.bottle_roots.clone()).unwrap();
     let crypto = Arc::new(rustls::crypto::ring::default_provider());

@@ -15,4 +15,5 @@ mod provider;
 mod refusing;
 mod sandbox;
 mod unasked;
+mod websocket;
 mod world;

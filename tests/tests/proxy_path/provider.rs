@@ -10,6 +10,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming};
 use hyper::http::request::Parts;
 use hyper::service::service_fn;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::ServerConfig;
@@ -17,11 +18,17 @@ use tokio::net::TcpListener;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::world::{Authority, OPENAI, PATIENCE, PROVIDER};
 
 type Frames = mpsc::UnboundedReceiver<Result<Bytes, std::io::Error>>;
 pub(crate) type Sender = mpsc::UnboundedSender<Result<Bytes, std::io::Error>>;
+
+/// The provider's end of a WebSocket.
+pub(crate) type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
 /// A response's body as the test sends it.
 pub(crate) struct ProviderBody(Option<Frames>);
@@ -44,6 +51,7 @@ impl Body for ProviderBody {
 pub(crate) struct Asked {
     pub(crate) head: Parts,
     pub(crate) body: Bytes,
+    upgrade: Option<OnUpgrade>,
     answer: oneshot::Sender<Response<ProviderBody>>,
 }
 
@@ -58,6 +66,16 @@ impl Asked {
     /// Answers with a head and no body.
     pub(crate) fn empty(self, head: hyper::http::response::Builder) {
         self.answer.send(head.body(ProviderBody(None)).unwrap()).ok();
+    }
+
+    /// Turns the connection into a WebSocket, with a head that says so and what `head` says.
+    pub(crate) async fn switch(mut self, head: hyper::http::response::Builder) -> Socket {
+        let accept = derive_accept_key(self.head.headers["sec-websocket-key"].as_bytes());
+        let head = head.status(101).header("connection", "upgrade").header("upgrade", "websocket");
+        let upgrade = self.upgrade.take().unwrap();
+        self.empty(head.header("sec-websocket-accept", accept));
+        let stream = timeout(PATIENCE, upgrade).await.expect("no upgrade in time").unwrap();
+        WebSocketStream::from_raw_socket(TokioIo::new(stream), Role::Server, None).await
     }
 
     /// Answers with a whole body.
@@ -109,18 +127,19 @@ async fn accept(listener: TcpListener, tls: TlsAcceptor, asked: mpsc::UnboundedS
             let Ok(stream) = tls.accept(stream).await else { return };
             let service = service_fn(move |request| answer(request, asked.clone()));
             let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-            let _ = server.serve_connection(TokioIo::new(stream), service).await;
+            let _ = server.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
         });
     }
 }
 
 async fn answer(
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
     asked: mpsc::UnboundedSender<Asked>,
 ) -> Result<Response<ProviderBody>, std::io::Error> {
+    let upgrade = request.extensions_mut().remove();
     let (head, body) = request.into_parts();
     let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
     let (answer, answered) = oneshot::channel();
-    asked.send(Asked { head, body, answer }).map_err(std::io::Error::other)?;
+    asked.send(Asked { head, body, upgrade, answer }).map_err(std::io::Error::other)?;
     answered.await.map_err(std::io::Error::other)
 }

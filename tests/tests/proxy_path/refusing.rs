@@ -103,6 +103,26 @@ async fn the_last_word_needs_no_ledger_and_ends_the_connection() {
 }
 
 #[tokio::test]
+async fn a_refusal_beside_the_work_is_not_the_last_word() {
+    let world = World::start().await;
+    world.phase(Phase::LastWord(exhausted()));
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    for (request, path) in [(Request::post("/"), "/api/event_logging/v2/batch"), (Request::get("/"), "/v1/models")] {
+        let mut client = Client::open(&world, Way::Transparent, Version::HTTP_11).await;
+        let response = client.send_to(PROVIDER, request, path, "").await.unwrap();
+        assert_eq!(
+            (response.status().as_u16(), &refusal(response).await["egress_reason"]),
+            (402, &"budget_exhausted".into())
+        );
+    }
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    assert_eq!(world.heard.borrow().refusals_delivered, 0);
+    let mut client = Client::open(&world, Way::Transparent, Version::HTTP_11).await;
+    assert_eq!(client.message().await.unwrap().status(), 402);
+    world.wait("the refusal is delivered", |heard| heard.refusals_delivered == 1).await;
+}
+
+#[tokio::test]
 async fn what_no_response_would_account_for_is_not_sent() {
     let world = World::start().await;
     for version in [Version::HTTP_11, Version::HTTP_2] {

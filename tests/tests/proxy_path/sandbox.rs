@@ -10,6 +10,7 @@ use hyper::{Request, Response, Version};
 
 use super::client::{Client, Way, whole};
 use super::provider::Provider;
+use super::websocket;
 use super::world::{Authority, PROVIDER, World, begin};
 
 /// Ends the process with the test.
@@ -51,6 +52,8 @@ async fn the_process_serves_and_holds_nothing() {
         });
         assert!(whole(response.unwrap()).await == answer);
     }
+    let (mut client, mut socket) = websocket::open(&world).await;
+    websocket::whole(&mut client, &mut socket, "resp_1").await;
     let id = process.0.id();
     let users = status(id, "Uid");
     assert!(!users.split(' ').any(|user| user == "0"), "{users}");

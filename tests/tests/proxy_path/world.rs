@@ -21,7 +21,7 @@ use tokio::time::{sleep, timeout};
 use super::provider::Provider;
 
 pub(crate) const PROVIDER: &str = "api.anthropic.com";
-/// The same provider under another name, where it speaks another API.
+/// Another name of the same provider.
 pub(crate) const OPENAI: &str = "api.openai.com";
 pub(crate) const BOTTLE: BottleId = BottleId(7);
 pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 213, 0, 1);
@@ -46,10 +46,8 @@ impl Authority {
 
     pub(crate) fn leaf(&self, names: &[&str]) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
         let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())
-            .unwrap()
-            .signed_by(&key, &self.issuer)
-            .unwrap();
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &self.issuer).unwrap();
         let chain = vec![certificate.der().clone(), self.der.clone()];
         (chain, PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der())))
     }
@@ -93,6 +91,8 @@ pub(crate) struct World {
     preflight: Mutex<Preflight>,
     /// While `true`, settlements are not answered.
     pub(crate) holds_settlements: watch::Sender<bool>,
+    /// While `true`, requests are not admitted.
+    pub(crate) holds_admissions: watch::Sender<bool>,
     to_proxy: mpsc::UnboundedSender<FromController>,
     controller: JoinHandle<()>,
     routes: Routes,
@@ -144,10 +144,10 @@ impl World {
     pub(crate) async fn control(socket: UnixStream, doors: Doors, roots: &Authority, provider: Provider) -> Self {
         let authority = Authority::new();
         let bottle_roots = authority.der.clone();
-        let routes = Routes::built_in(&[PROVIDER, OPENAI].map(|name| (name.parse().unwrap(), provider.address)));
+        let routes = routes_to(provider.address);
         let (to_proxy, outgoing) = mpsc::unbounded_channel();
         let (heard_sender, heard) = watch::channel(Heard::default());
-        let holds_settlements = watch::Sender::new(false);
+        let (holds_settlements, holds_admissions) = (watch::Sender::new(false), watch::Sender::new(false));
         let script = Arc::new(Mutex::new(Script::default()));
         let configuration = Configuration { gateway: GATEWAY, extra_roots_pem: roots.pem.clone() };
         to_proxy.send(FromController::Configure(configuration)).unwrap();
@@ -157,6 +157,7 @@ impl World {
             heard: heard_sender,
             script: Arc::clone(&script),
             holds_settlements: holds_settlements.subscribe(),
+            holds_admissions: holds_admissions.subscribe(),
             to_proxy: to_proxy.clone(),
             permits: 0,
         };
@@ -171,6 +172,7 @@ impl World {
             script,
             preflight: Mutex::default(),
             holds_settlements,
+            holds_admissions,
             to_proxy,
             controller,
             routes,
@@ -192,7 +194,7 @@ impl World {
 
     /// Publishes a snapshot in which the provider's name leads to `address`.
     pub(crate) fn reach_provider_at(&self, address: SocketAddr) {
-        self.publish(Phase::Open, Routes::built_in(&[(PROVIDER.parse().unwrap(), address)]));
+        self.publish(Phase::Open, routes_to(address));
     }
 
     fn publish(&self, phase: Phase, routes: Routes) {
@@ -233,6 +235,7 @@ struct Controller {
     heard: watch::Sender<Heard>,
     script: Arc<Mutex<Script>>,
     holds_settlements: watch::Receiver<bool>,
+    holds_admissions: watch::Receiver<bool>,
     to_proxy: mpsc::UnboundedSender<FromController>,
     permits: i64,
 }
@@ -262,7 +265,12 @@ impl Controller {
                 let refusal = self.script.lock().unwrap().refusal.clone();
                 let permit = Admission::Permit(Permit { id: PermitId(self.permits) });
                 let admission = refusal.map_or(permit, Admission::Refused);
-                self.say(FromController::Admitted { number, admission });
+                let answer = FromController::Admitted { number, admission };
+                let (mut holds, to_proxy) = (self.holds_admissions.clone(), self.to_proxy.clone());
+                tokio::spawn(async move {
+                    let _ = holds.wait_for(|holds| !holds).await;
+                    let _ = to_proxy.send(answer);
+                });
             }
             FromProxy::Settle { number, settlement } => {
                 self.heard.send_modify(|heard| heard.settlements.push(*settlement));
@@ -309,6 +317,11 @@ impl Controller {
     fn say(&self, message: FromController) {
         let _ = self.to_proxy.send(message);
     }
+}
+
+/// The provider is reached at this address, by both of its names.
+fn routes_to(address: SocketAddr) -> Routes {
+    Routes::built_in(&[PROVIDER, OPENAI].map(|name| (name.parse().unwrap(), address)))
 }
 
 /// An address that is no bottle's.

@@ -77,6 +77,7 @@ pub(super) const UNSAFE: &[&str] = &[
     "egress-ebpf/src/report.rs",
     "egress-userspace/src/bottle/native/raw.rs",
     "egress-userspace/src/proxy/socket.rs",
+    "tests/src/heap.rs",
     "tests/src/packet.rs",
 ];
 

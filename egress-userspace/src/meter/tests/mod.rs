@@ -7,6 +7,7 @@ mod interrupted;
 mod properties;
 mod splits;
 mod tiers;
+mod websocket;
 mod wire;
 
 use crate::domain::{Api, Ending, Known, Tokens, Usage};

@@ -1,0 +1,93 @@
+//! The request that becomes a WebSocket: an exchange of its own, which spends nothing.
+
+use std::sync::Arc;
+
+use hyper::body::{Body, Incoming};
+use hyper::http::request::Parts;
+use hyper::upgrade::OnUpgrade;
+use hyper::{Response, StatusCode, Version};
+
+use crate::domain::{Ending, RefusalReason};
+use crate::meter;
+
+use super::super::account::Account;
+use super::super::exchange::{Allowed, ResponseBody, Run, Severed, outgoing};
+use super::super::headers;
+use super::super::refusal::{self, Answer};
+use super::super::request_body::{RequestBody, discard};
+use super::Relay;
+use super::talk::Talk;
+
+impl Run<'_> {
+    /// Asks the provider for a WebSocket, and turns the client's connection into its other end.
+    pub(in super::super) async fn upgrade(
+        &self,
+        allowed: Allowed,
+        mut head: Parts,
+        body: Incoming,
+    ) -> Result<Response<ResponseBody>, Severed> {
+        let client = head.extensions.remove::<OnUpgrade>().filter(|_| body.is_end_stream());
+        let Some((client, place)) = client.zip(self.origin.passage.admit_websocket()) else {
+            discard(body).await;
+            return Ok(self.answer(&Answer::UpgradeRefused(None)));
+        };
+        let path = head.uri.path().to_owned();
+        let ask = meter::ask(allowed.api, head.method.as_str(), &path, &[], None);
+        let target = format!("{} {path}", head.method);
+        let permit = match self.admit(&allowed, &target, &ask).await {
+            Ok(permit) => permit,
+            Err(answer) => return Ok(self.answer(&for_later(answer))),
+        };
+        let mut account = Account::new(permit, ask, Arc::clone(&self.origin.passage));
+        let Ok(mut request) = outgoing(&allowed.host, head, RequestBody::unread(body)) else {
+            return Ok(self.answer(&refusal::plain(RefusalReason::Misdirected, "the path is malformed".to_owned())));
+        };
+        headers::open_websocket(request.headers_mut());
+        let response = match self.send(&allowed.host, request, &mut account).await? {
+            Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => response,
+            Ok(response) => return Ok(self.respond(response, account, false).await),
+            Err(answer) => return Ok(self.answer(&answer)),
+        };
+        if !headers::opens_plain_websocket(response.headers()) {
+            tracing::warn!(host = %allowed.host, "the provider speaks a WebSocket that it was not asked for");
+            drop(account.settle(Ending::Error));
+            return Ok(self.answer(&Answer::UpstreamFailed));
+        }
+        let (link, bottle) = (Arc::clone(&self.exchange.link), self.bottle.view.id);
+        let (socket, passage) = (Arc::clone(&self.origin.socket), Arc::clone(&self.origin.passage));
+        let talk = Arc::new(Talk::new(link, socket, passage, bottle, allowed, path));
+        Ok(self.switch(response, account, |provider| Relay { client, provider, talk, _place: place }))
+    }
+
+    /// Passes the provider's word on; the socket begins when it has left.
+    fn switch(
+        &self,
+        mut response: Response<Incoming>,
+        mut account: Account,
+        relay: impl FnOnce(OnUpgrade) -> Relay,
+    ) -> Response<ResponseBody> {
+        let provider = hyper::upgrade::on(&mut response);
+        let (mut head, _) = response.into_parts();
+        account.take_head(&head);
+        drop(account.settle(Ending::Complete));
+        headers::strip_response(&mut head.headers);
+        headers::open_websocket(&mut head.headers);
+        head.version = Version::HTTP_11;
+        self.origin.turn_into(relay(provider));
+        Response::from_parts(head, ResponseBody::Empty)
+    }
+}
+
+/// What a budget refuses is said to the request that follows over HTTP: clients hide what answers an upgrade.
+fn for_later(answer: Answer) -> Answer {
+    match answer {
+        Answer::Refused(refusal)
+            if matches!(refusal.reason, RefusalReason::BudgetExhausted | RefusalReason::BottleCut) =>
+        {
+            Answer::UpgradeRefused(Some(refusal))
+        }
+        answer @ (Answer::Refused(_) | Answer::UpgradeRefused(_) | Answer::UpstreamFailed | Answer::BodyBroken) => {
+            answer
+        }
+    }
+}
