@@ -95,12 +95,15 @@ fn a_command_has_a_terminal_of_the_callers_size() -> Result<()> {
 #[test]
 fn a_new_size_and_control_c_reach_the_command() -> Result<()> {
     let Some(world) = world("size and Ctrl-C", "")? else { return Ok(()) };
-    // A shell that waits for a child ignores a Ctrl-C that the child survived by ending; a lone program does not.
-    let script = "trap 'stty size; exec sleep 1000' WINCH; echo ready; while :; do sleep 0.05; done";
+    // A shell that waits for a child ignores a Ctrl-C that the child survived by ending, so that the keystroke has to wait
+    // until the shell has become a lone program.
+    let script =
+        "trap 'stty size; exec sh -c \"echo alone; exec sleep 1000\"' WINCH; echo ready; while :; do sleep 0.05; done";
     let mut terminal = Terminal::run(&world, script)?;
     terminal.until_shown("ready")?;
     terminal.resize(50, 120)?;
     terminal.until_shown("50 120")?;
+    terminal.until_shown("alone")?;
     terminal.keyboard.write_all(b"\x03")?;
     assert_eq!(terminal.end()?, Some(130));
     ensure!(terminal.is_cooked()?, "the caller's terminal was not put back");
