@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use egress_userspace::cli::{self, Arguments, AttachMode, Command, DaemonArguments};
+use egress_userspace::cli::{self, Arguments, AttachMode, CheckArguments, Command, DaemonArguments, SettingsCommand};
 use egress_userspace::daemon::{self, Options};
 use egress_userspace::kernel::TcAttachment;
 use egress_userspace::{LOG_VARIABLE, bottle, proxy};
@@ -25,10 +25,14 @@ fn main() -> ExitCode {
         }
         Command::BottleInit { arguments } => bottle::init_main(arguments.into_iter()),
         Command::Meter(meter) => cli::meter(&meter),
+        Command::Settings(SettingsCommand::Check(check)) => {
+            check_settings(check).map_or_else(|error| cli::fail(&error), |()| ExitCode::SUCCESS)
+        }
         Command::Run(_)
         | Command::Cut { .. }
         | Command::Restore { .. }
         | Command::List { .. }
+        | Command::Budget(_)
         | Command::Usage { .. }
         | Command::Audit { .. }
         | Command::Status { .. } => cli::main(arguments),
@@ -53,6 +57,15 @@ fn run_daemon(arguments: DaemonArguments, run_directory: PathBuf) -> Result<()> 
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no threads are to be had")?;
     runtime.block_on(daemon::run(options))?;
+    Ok(())
+}
+
+/// Says whether the daemon would take the settings as they are.
+#[expect(clippy::print_stdout, reason = "the answer")]
+fn check_settings(arguments: CheckArguments) -> Result<()> {
+    let home = arguments.home.map_or_else(default_home, Ok)?;
+    let path = daemon::check_settings(&home, arguments.file)?;
+    println!("{} is sound", path.display());
     Ok(())
 }
 

@@ -4,7 +4,10 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{AgentName, BottleId, BottleName, Host, PermitId, Preflight, Refusal, Settlement, SpendRequest};
+use crate::domain::{
+    AgentName, Allowance, BottleId, BottleName, CrossingMode, Host, PermitId, Preflight, Preflights, Refusal,
+    Settlement, SpendRequest,
+};
 use crate::policy::Routes;
 
 /// Pairs a question with its answer.
@@ -20,7 +23,9 @@ pub struct Snapshot {
     /// Where bottles may go.
     pub routes: Routes,
     /// What is looked at before a request is sent.
-    pub preflight: Preflight,
+    pub preflight: Preflights,
+    /// What becomes of the response that uses a budget up.
+    pub crossing: CrossingMode,
     /// How long the response that crosses a budget may take to reach the client, milliseconds.
     pub drain_ms: u64,
     /// Longest silence of a provider inside a response, milliseconds.
@@ -38,6 +43,8 @@ pub struct BottleView {
     pub agent: Option<AgentName>,
     /// Its address: what the proxy knows it by.
     pub address: Ipv4Addr,
+    /// How its requests are looked at, when other than as usual.
+    pub preflight: Option<Preflight>,
     /// What may happen in it.
     pub phase: Phase,
 }
@@ -123,6 +130,8 @@ pub enum FromController {
         number: RequestNumber,
         /// A budget is used up with this: the proxy says [`FromProxy::Delivered`] when the response has left.
         crossed: bool,
+        /// What is left in each budget that binds the bottle.
+        allowances: Vec<Allowance>,
     },
     /// Answer to `MintLeaf`.
     Leaf {
@@ -157,6 +166,8 @@ pub enum Admission {
 pub struct Permit {
     /// The reservation's number.
     pub id: PermitId,
+    /// What is left in each budget that binds the bottle, this reservation among what is held.
+    pub allowances: Vec<Allowance>,
 }
 
 /// Certificate or the reason there is none.

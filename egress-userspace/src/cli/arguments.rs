@@ -4,10 +4,11 @@ use std::ffi::OsString;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::domain::{AgentName, BottleName, ProviderName, Tokens};
+use crate::domain::{AgentName, BottleName, Limit, LimitError, ProviderName, Scope};
 use crate::meter::Dialect;
 
 /// Meters what AI agents spend, budgets it, and cuts their network in the kernel when it is gone.
@@ -49,6 +50,12 @@ pub enum Command {
         /// How to print.
         output: Output,
     },
+    /// Show and change budgets.
+    #[command(subcommand)]
+    Budget(BudgetCommand),
+    /// Look at the settings.
+    #[command(subcommand)]
+    Settings(SettingsCommand),
     /// Show the tokens used.
     Usage {
         #[command(flatten)]
@@ -89,6 +96,118 @@ pub enum Command {
     },
 }
 
+/// `egress budget`
+#[derive(Debug, Subcommand)]
+pub enum BudgetCommand {
+    /// Show every scope that has a budget or has used something.
+    Show {
+        #[command(flatten)]
+        /// How to print.
+        output: Output,
+    },
+    /// Show what a bottle's spending counts for, which budget governs and why.
+    Explain {
+        /// Which.
+        bottle: BottleName,
+        #[command(flatten)]
+        /// How to print.
+        output: Output,
+    },
+    /// Set a budget at once, in place of what settings and launch flags say.
+    Set {
+        /// Such as claude=5M or claude=2M/day.
+        #[arg(value_name = "PROVIDER=TOKENS")]
+        amount: Amount,
+        #[command(flatten)]
+        /// Whose.
+        whose: Whose,
+        #[command(flatten)]
+        /// How to print.
+        output: Output,
+    },
+    /// Add to a budget, for a time or for good.
+    Grant {
+        /// Such as claude=500k.
+        #[arg(value_name = "PROVIDER=TOKENS")]
+        amount: Amount,
+        /// For so long, such as 30m, 2h or 1d.
+        #[arg(long, value_name = "TIME")]
+        ttl: Option<TimeToLive>,
+        #[command(flatten)]
+        /// Whose.
+        whose: Whose,
+        #[command(flatten)]
+        /// How to print.
+        output: Output,
+    },
+    /// Take back what was set and granted: settings and launch flags count again.
+    Clear {
+        /// Of this provider only.
+        provider: Option<ProviderName>,
+        #[command(flatten)]
+        /// Whose.
+        whose: Whose,
+        #[command(flatten)]
+        /// How to print.
+        output: Output,
+    },
+}
+
+/// Whose budget; the host's when nothing is said.
+#[derive(Debug, Args)]
+pub struct Whose {
+    /// This bottle's, and so its children's.
+    #[arg(long, conflicts_with = "agent")]
+    pub bottle: Option<BottleName>,
+    /// This agent's, wherever it runs.
+    #[arg(long)]
+    pub agent: Option<AgentName>,
+}
+
+impl Whose {
+    pub(super) fn scope(self) -> Scope {
+        let bottle = self.bottle.map(Scope::Bottle);
+        bottle.or(self.agent.map(Scope::Agent)).unwrap_or(Scope::Host)
+    }
+}
+
+/// `--ttl 2h`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimeToLive(pub Duration);
+
+impl FromStr for TimeToLive {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let shape = || format!("{text:?} is not a time: write 90s, 30m, 2h or 1d");
+        let seconds_per_unit = match text.as_bytes().last() {
+            Some(b's') => 1,
+            Some(b'm') => 60,
+            Some(b'h') => 60 * 60,
+            Some(b'd') => 24 * 60 * 60,
+            _ => return Err(shape()),
+        };
+        let number: u32 = text.get(..text.len() - 1).and_then(|digits| digits.parse().ok()).ok_or_else(shape)?;
+        if number == 0 { Err(shape()) } else { Ok(Self(Duration::from_secs(u64::from(number) * seconds_per_unit))) }
+    }
+}
+
+/// `egress settings`
+#[derive(Debug, Subcommand)]
+pub enum SettingsCommand {
+    /// Read settings.yml as the daemon does, and say what is wrong. Ends with 1 when something is.
+    Check(CheckArguments),
+}
+
+/// `egress settings check`
+#[derive(Debug, Args)]
+pub struct CheckArguments {
+    /// Directory of settings, ledger and CA [default: ~/.bot-bottle].
+    #[arg(long, env = "BOT_BOTTLE_HOME", value_name = "DIR")]
+    pub home: Option<PathBuf>,
+    /// This file instead.
+    pub file: Option<PathBuf>,
+}
+
 /// `egress run`
 #[derive(Debug, Args)]
 pub struct RunArguments {
@@ -97,9 +216,12 @@ pub struct RunArguments {
     /// The role the command runs as.
     #[arg(long)]
     pub agent: Option<AgentName>,
-    /// The bottle's budget for this run, such as claude=500k; may be repeated.
+    /// The bottle's budget for this run, such as claude=500k or claude=2M/day; may be repeated.
     #[arg(long, value_name = "PROVIDER=TOKENS")]
-    pub budget: Vec<Budget>,
+    pub budget: Vec<Amount>,
+    /// The bottle's parent for this run: what it spends counts for the parent and its ancestors too.
+    #[arg(long, value_name = "BOTTLE")]
+    pub extends: Option<BottleName>,
     /// The command and its arguments.
     #[arg(last = true, required = true, value_name = "CMD")]
     pub command: Vec<OsString>,
@@ -107,20 +229,20 @@ pub struct RunArguments {
 
 /// `--budget claude=500k`
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Budget {
+pub struct Amount {
     /// Whose tokens.
     pub provider: ProviderName,
-    /// How many.
-    pub tokens: Tokens,
+    /// How many, and how often.
+    pub limit: Limit,
 }
 
-impl FromStr for Budget {
+impl FromStr for Amount {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         let (provider, tokens) = text.split_once('=').ok_or("write PROVIDER=TOKENS, such as claude=500k")?;
         let provider = provider.parse().map_err(|error: crate::domain::NameError| error.to_string())?;
-        let tokens = tokens.parse().map_err(|error: crate::domain::AmountError| error.to_string())?;
-        Ok(Self { provider, tokens })
+        let limit = tokens.parse().map_err(|error: LimitError| error.to_string())?;
+        Ok(Self { provider, limit })
     }
 }
 
@@ -233,10 +355,18 @@ mod tests {
 
     #[test]
     fn budgets_are_read() {
-        let budget: Budget = "claude=5k".parse().unwrap();
-        assert_eq!(budget.tokens, Tokens(5_000));
+        let budget: Amount = "claude=5k/day".parse().unwrap();
+        assert_eq!(budget.limit.to_string(), "5,000/day");
         for bad in ["claude", "=5k", "claude=", "Claude=5", "claude=5x"] {
-            assert!(bad.parse::<Budget>().is_err(), "{bad}");
+            assert!(bad.parse::<Amount>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn times_to_live_are_read() {
+        assert_eq!("2h".parse(), Ok(TimeToLive(Duration::from_secs(7_200))));
+        for bad in ["", "h", "0s", "-1h", "2", "2w", "1.5h", "99999999999s", "2µ"] {
+            assert!(bad.parse::<TimeToLive>().is_err(), "{bad}");
         }
     }
 

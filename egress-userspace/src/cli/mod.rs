@@ -1,13 +1,14 @@
 //! The command line. Knows the control API and the words; does nothing itself.
 
 mod arguments;
+mod budget;
 mod meter;
 mod plan;
 mod run;
 mod show;
 mod terminal;
 
-pub use arguments::{Arguments, AttachMode, Command, DaemonArguments, MeterArguments};
+pub use arguments::{Arguments, AttachMode, CheckArguments, Command, DaemonArguments, MeterArguments, SettingsCommand};
 
 use std::process::ExitCode;
 
@@ -77,6 +78,7 @@ async fn dispatch(client: &Client, command: Command) -> Result<ExitCode> {
             let reply: BottlesReply = client.get("bottles").await?;
             show::bottles(&reply, output.json)?;
         }
+        Command::Budget(command) => budget::run(client, command).await?,
         Command::Usage { rows, output } => {
             let reply: UsageReply = client.get(&format!("usage{}", rows.query())).await?;
             show::usage(&reply, output.json)?;
@@ -89,7 +91,7 @@ async fn dispatch(client: &Client, command: Command) -> Result<ExitCode> {
             let reply: StatusReply = client.get("status").await?;
             show::status(&reply, output.json)?;
         }
-        Command::Meter(_) | Command::Daemon(_) | Command::Proxy | Command::BottleInit { .. } => {
+        Command::Meter(_) | Command::Settings(_) | Command::Daemon(_) | Command::Proxy | Command::BottleInit { .. } => {
             anyhow::bail!("this command has no daemon to ask")
         }
     }

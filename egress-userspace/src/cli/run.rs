@@ -59,7 +59,8 @@ fn request(arguments: RunArguments, streams: &Streams) -> Result<RunRequest> {
     let bytes = OsString::into_vec;
     Ok(RunRequest {
         agent: arguments.agent,
-        budget: arguments.budget.into_iter().map(|budget| (budget.provider, budget.tokens)).collect(),
+        budget: arguments.budget.into_iter().map(|amount| (amount.provider, amount.limit)).collect(),
+        extends: arguments.extends,
         command: arguments.command.into_iter().map(bytes).collect(),
         environment: std::env::vars_os().map(|(name, value)| (bytes(name), bytes(value))).collect(),
         directory: directory.as_os_str().as_bytes().to_vec(),

@@ -7,9 +7,9 @@ use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use crate::control::{AuditReply, BottleInfo, BottlesReply, GateReply, StatusReply, UsageReply};
-use crate::domain::{AuditKind, CutCause, GateView, UnixMillis};
+use crate::domain::{AuditKind, BudgetView, CutCause, GateView, UnixMillis};
 
-use super::plan;
+use super::{budget, plan};
 
 pub(super) fn error(error: &anyhow::Error) {
     eprintln!("egress: {error:#}");
@@ -31,6 +31,7 @@ pub(super) fn status(reply: &StatusReply, as_json: bool) -> Result<()> {
     let proxy = reply.proxy_pid.map_or_else(|| "not running".to_owned(), |pid| format!("process {pid}"));
     println!("egress {} (process {}), gates by {} in {}", reply.version, reply.pid, reply.enforcer, reply.pins);
     println!("gateway {}, proxy {proxy}", reply.gateway);
+    settings_problem(reply.settings_problem.as_deref());
     Ok(())
 }
 
@@ -52,6 +53,7 @@ pub(super) fn bottles(reply: &BottlesReply, as_json: bool) -> Result<()> {
     }
     if reply.bottles.is_empty() {
         println!("no bottles: start one with `egress run NAME -- COMMAND`");
+        settings_problem(reply.settings_problem.as_deref());
         return Ok(());
     }
     let mut table = Table::new(&["BOTTLE", "AGENT", "STATE", "GATE", "ADDRESS", "USED / BUDGET", "DROPPED"]);
@@ -67,16 +69,23 @@ pub(super) fn bottles(reply: &BottlesReply, as_json: bool) -> Result<()> {
         ]);
     }
     table.print();
+    settings_problem(reply.settings_problem.as_deref());
     Ok(())
 }
 
+fn settings_problem(problem: Option<&str>) {
+    if let Some(problem) = problem {
+        note(&format!("settings.yml is not in force, the settings of before are: {problem}"));
+    }
+}
+
 fn budgets(bottle: &BottleInfo) -> String {
-    let of = |view: &crate::domain::BudgetView| {
-        let governing = view.chain.iter().find_map(|state| state.limit.map(|limit| (state, limit)));
-        match (governing, view.chain.first()) {
-            (Some((state, limit)), _) => format!("{} {} / {limit} ({})", view.provider, state.used, state.scope),
-            (None, Some(state)) => format!("{} {} / no budget", view.provider, state.used),
-            (None, None) => view.provider.to_string(),
+    let of = |view: &BudgetView| {
+        let binding: Vec<String> = view.chain.iter().filter(|state| state.binds).map(budget::of_scope).collect();
+        if binding.is_empty() {
+            format!("{} {} / no budget", view.provider, view.own)
+        } else {
+            format!("{} {}", view.provider, binding.join(" and "))
         }
     };
     if bottle.budgets.is_empty() {
@@ -136,10 +145,33 @@ fn audit_text(kind: &AuditKind) -> String {
         AuditKind::BottleStarted { agent: Some(agent) } => format!("started as {agent}"),
         AuditKind::BottleStarted { agent: None } => "started".to_owned(),
         AuditKind::BottleEnded { exit_code } => format!("ended with exit code {exit_code}"),
-        AuditKind::BudgetCrossed { scope, provider, budget, used, request } => {
+        AuditKind::BudgetCrossed { scope, provider, budget, used, held, request } => {
             let request = request.as_ref().map(|request| format!(", by request {request}")).unwrap_or_default();
-            format!("{provider} budget of {scope} crossed: {used} of {budget} tokens used{request}")
+            let held = if held.0 > 0 { format!(", {held} more in flight") } else { String::new() };
+            format!("{provider} budget of {scope} crossed: {used} of {budget} tokens used{held}{request}")
         }
+        AuditKind::BudgetOvershot { scope, provider, budget, used } => {
+            format!("{provider} budget of {scope} overshot by what was in flight: {used} of {budget} tokens used")
+        }
+        AuditKind::BudgetUsed { scope, provider, percent, budget, used } => {
+            format!("{percent} % of the {provider} budget of {scope} used: {used} of {budget} tokens")
+        }
+        AuditKind::BudgetSet { scope, provider, limit, by } => {
+            format!("{provider} budget of {scope} set to {limit} by user {by}")
+        }
+        AuditKind::BudgetGranted { scope, provider, tokens, until, by } => {
+            let until = until.map(|until| format!(" until {}", time(until))).unwrap_or_default();
+            format!("{tokens} tokens added to the {provider} budget of {scope}{until} by user {by}")
+        }
+        AuditKind::BudgetCleared { scope, provider, by } => {
+            let provider = provider.as_ref().map(|provider| format!("{provider} ")).unwrap_or_default();
+            format!("{provider}budget of {scope} as settings and flags say again, by user {by}")
+        }
+        AuditKind::GrantEnded { scope, provider, tokens } => {
+            format!("{tokens} tokens added to the {provider} budget of {scope} for a time are gone")
+        }
+        AuditKind::SettingsReloaded => "settings read anew".to_owned(),
+        AuditKind::CutLifted => "open again: the budget it was cut for allows more".to_owned(),
         AuditKind::GateCut { cause } => gate_text(GateView::Cut(*cause)),
         AuditKind::GateRestored => "restored".to_owned(),
         AuditKind::Repaired { what } => format!("repaired: {what}"),
@@ -160,31 +192,31 @@ fn gate_text(gate: GateView) -> String {
     }
 }
 
-fn text(value: Option<impl ToString>) -> String {
+pub(super) fn text(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
-fn time(at: UnixMillis) -> String {
+pub(super) fn time(at: UnixMillis) -> String {
     Timestamp::from_millisecond(at.0)
         .map(|at| at.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string())
         .unwrap_or_else(|_| at.0.to_string())
 }
 
 /// Columns as wide as their widest cell.
-struct Table {
+pub(super) struct Table {
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    fn new(head: &[&str]) -> Self {
+    pub(super) fn new(head: &[&str]) -> Self {
         Self { rows: vec![head.iter().map(|cell| (*cell).to_owned()).collect()] }
     }
 
-    fn row(&mut self, cells: Vec<String>) {
+    pub(super) fn row(&mut self, cells: Vec<String>) {
         self.rows.push(cells);
     }
 
-    fn print(&self) {
+    pub(super) fn print(&self) {
         let columns = self.rows.first().map_or(0, Vec::len);
         let widths: Vec<usize> = (0..columns)
             .map(|column| {

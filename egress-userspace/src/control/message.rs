@@ -5,7 +5,8 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
-    AgentName, AuditRow, BottleName, BudgetView, GateView, ProviderName, Tokens, UnixMillis, UsageRow, UsageSum,
+    AgentName, AuditRow, BottleName, Budget, BudgetView, GateView, Limit, Precedence, ProviderName, Scope, ScopeView,
+    Tokens, UnixMillis, UsageRow, UsageSum,
 };
 
 /// What kind of failure; decides the HTTP status and the exit code.
@@ -49,6 +50,8 @@ pub struct StatusReply {
     pub gateway: Ipv4Addr,
     /// Where the gates are pinned.
     pub pins: String,
+    /// Why settings.yml, as it is, is not in force.
+    pub settings_problem: Option<String>,
 }
 
 /// One bottle, as `egress list` shows it.
@@ -82,6 +85,61 @@ pub struct BottleInfo {
 pub struct BottlesReply {
     /// Running ones, and those that ended with a cut gate.
     pub bottles: Vec<BottleInfo>,
+    /// Why settings.yml, as it is, is not in force.
+    pub settings_problem: Option<String>,
+}
+
+/// `GET /v1/budgets`: every scope; `POST /v1/budgets`: the scope that was changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BudgetsReply {
+    /// By scope and provider.
+    pub scopes: Vec<ScopeView>,
+}
+
+/// `POST /v1/budgets`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "change", rename_all = "snake_case")]
+pub enum BudgetChangeRequest {
+    /// This limit in place of any other.
+    Set {
+        /// Whose.
+        scope: Scope,
+        /// Of which provider.
+        provider: ProviderName,
+        /// From now on.
+        limit: Limit,
+    },
+    /// So much more.
+    Grant {
+        /// Whose.
+        scope: Scope,
+        /// Of which provider.
+        provider: ProviderName,
+        /// How many.
+        tokens: Tokens,
+        /// For how long, in seconds; for good when `None`.
+        ttl_seconds: Option<u64>,
+    },
+    /// As settings and launch flags say.
+    Clear {
+        /// Whose.
+        scope: Scope,
+        /// Of which provider; of all when `None`.
+        provider: Option<ProviderName>,
+    },
+}
+
+/// `GET /v1/bottles/{name}/budget`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExplainReply {
+    /// Which.
+    pub bottle: BottleName,
+    /// The scopes that count what it spends, nearest first.
+    pub chain: Vec<Scope>,
+    /// Which of their budgets bind.
+    pub precedence: Precedence,
+    /// By provider.
+    pub budgets: Vec<BudgetView>,
 }
 
 /// `POST /v1/bottles/{name}/run`: answered by a stream of [`RunEvent`]s; closing it ends the run.
@@ -90,7 +148,9 @@ pub struct RunRequest {
     /// The role.
     pub agent: Option<AgentName>,
     /// `--budget`.
-    pub budget: Vec<(ProviderName, Tokens)>,
+    pub budget: Budget,
+    /// `--extends`.
+    pub extends: Option<BottleName>,
     /// Program and arguments, each as bytes (arguments need not be UTF-8).
     pub command: Vec<Vec<u8>>,
     /// The caller's environment.

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use crate::domain::BottleName;
 
 use super::PROTOCOL;
-use super::message::{ApiError, ErrorCode, RunRequest, SignalRequest};
+use super::message::{ApiError, BudgetChangeRequest, ErrorCode, RunRequest, SignalRequest};
 
 /// Everything a front-end can ask.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,6 +25,12 @@ pub enum ApiRequest {
     Cut(BottleName),
     /// `POST bottles/{name}/restore`
     Restore(BottleName),
+    /// `GET bottles/{name}/budget`
+    Explain(BottleName),
+    /// `GET budgets`
+    Budgets,
+    /// `POST budgets`
+    ChangeBudget(BudgetChangeRequest),
     /// `GET usage`
     Usage(RowFilter),
     /// `GET audit`
@@ -53,6 +59,9 @@ impl ApiRequest {
         match parts.as_slice() {
             ["status"] if get => Ok(Self::Status),
             ["bottles"] if get => Ok(Self::Bottles),
+            ["bottles", name, "budget"] if get => Ok(Self::Explain(name.parse().map_err(usage)?)),
+            ["budgets"] if get => Ok(Self::Budgets),
+            ["budgets"] if post => Ok(Self::ChangeBudget(json(body)?)),
             ["usage"] if get => Ok(Self::Usage(filter(query)?)),
             ["audit"] if get => Ok(Self::Audit(filter(query)?)),
             ["bottles", name, action] if post => {

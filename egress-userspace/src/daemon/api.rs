@@ -5,22 +5,26 @@ use std::collections::BTreeMap;
 use egress_common::Outcome;
 use tokio::sync::mpsc;
 
+use crate::budget;
 use crate::control::{
-    ApiError, ApiReply, ApiRequest, AuditReply, BottleInfo, BottlesReply, ErrorCode, GateReply, Peer, RowFilter,
-    RunEvent, StatusReply, UsageReply,
+    ApiError, ApiReply, ApiRequest, AuditReply, BottleInfo, BottlesReply, BudgetChangeRequest, BudgetsReply, ErrorCode,
+    ExplainReply, GateReply, Peer, RowFilter, RunEvent, StatusReply, UsageReply,
 };
-use crate::domain::{BottleId, BottleName, CutCause, GateView};
-use crate::ledger::{AuditFilter, BottleRow, UsageFilter};
+use crate::domain::{BottleId, BottleName, CutCause, GateView, ProviderName, Scope, UnixMillis};
+use crate::ledger::{AuditFilter, BottleRow, BudgetChange, UsageFilter};
 
+use super::clock::now;
 use super::controller::{Running, View};
 use super::launch::{Launcher, failed, hang_up, refused};
 use super::lifeline::Lifeline;
+use super::reload::InForce;
 
 /// Everything requests are answered from.
 #[derive(Clone)]
 pub(super) struct Desk {
     pub(super) launcher: Launcher,
     pub(super) pins: String,
+    pub(super) in_force: InForce,
 }
 
 impl Desk {
@@ -28,7 +32,13 @@ impl Desk {
         match request {
             ApiRequest::Status => ApiReply::json(&self.status().await?),
             ApiRequest::Bottles => ApiReply::json(&self.bottles().await?),
-            ApiRequest::Run(name, request) => Ok(ApiReply::Events(self.launcher.run(peer, name, request).await?)),
+            ApiRequest::Run(name, request) => {
+                request.budget.iter().try_for_each(|(provider, _)| self.check_provider(provider))?;
+                Ok(ApiReply::Events(self.launcher.run(peer, name, request).await?))
+            }
+            ApiRequest::Explain(name) => ApiReply::json(&self.explain(name).await?),
+            ApiRequest::Budgets => ApiReply::json(&self.budgets(None).await?),
+            ApiRequest::ChangeBudget(request) => ApiReply::json(&self.change_budget(&peer, request).await?),
             ApiRequest::Wait(name) => Ok(ApiReply::Events(self.wait(&name).await?)),
             ApiRequest::Signal(name, request) => {
                 let signaller = self.running(&name).await?.signaller;
@@ -66,6 +76,7 @@ impl Desk {
             enforcer: self.launcher.enforcer.backend().to_owned(),
             gateway: self.launcher.pool.gateway,
             pins: self.pins.clone(),
+            settings_problem: self.in_force.problem(),
         })
     }
 
@@ -81,7 +92,7 @@ impl Desk {
                 bottles.push(self.info(row, running).await?);
             }
         }
-        Ok(BottlesReply { bottles })
+        Ok(BottlesReply { bottles, settings_problem: self.in_force.problem() })
     }
 
     async fn info(&self, row: BottleRow, running: Option<&Running>) -> Result<BottleInfo, ApiError> {
@@ -118,7 +129,7 @@ impl Desk {
         let row = self.launcher.ledger.bottle(&name).await.map_err(|error| refused(&error))?;
         let was_already = self.launcher.controller.restore(row.id).await.map_err(|error| refused(&error))?;
         let budgets = self.launcher.ledger.budgets(row.id).await.map_err(|error| refused(&error))?;
-        let gone = budgets.iter().find_map(|view| Some((view, crate::budget::crossed(&view.chain)?)));
+        let gone = budgets.iter().find_map(|view| Some((view, budget::crossed(&view.chain)?)));
         let note = gone.map(|(view, crossing)| {
             format!(
                 "the {} budget of {} is still used up ({} of {}): the next request is refused and {name} is cut again",
@@ -134,6 +145,51 @@ impl Desk {
         let rows =
             self.launcher.ledger.usage_rows(UsageFilter { bottle, last }).await.map_err(|error| refused(&error))?;
         Ok(UsageReply { sums, rows })
+    }
+
+    /// A budget for a provider that nobody knows would never bind.
+    fn check_provider(&self, provider: &ProviderName) -> Result<(), ApiError> {
+        if self.in_force.knows(provider) {
+            return Ok(());
+        }
+        let known = self.in_force.providers();
+        let known: Vec<&str> = known.iter().map(ProviderName::as_str).collect();
+        let message = format!("there is no provider {provider}: known are {}", known.join(", "));
+        Err(ApiError { code: ErrorCode::Usage, message })
+    }
+
+    async fn explain(&self, name: BottleName) -> Result<ExplainReply, ApiError> {
+        let ledger = &self.launcher.ledger;
+        let row = ledger.bottle(&name).await.map_err(|error| refused(&error))?;
+        let lineage = ledger.lineage(row.id).await.map_err(|error| refused(&error))?;
+        let budgets = ledger.budgets(row.id).await.map_err(|error| refused(&error))?;
+        let chain = budget::scopes(row.agent.as_ref(), lineage);
+        Ok(ExplainReply { bottle: name, chain, precedence: ledger.rules().precedence, budgets })
+    }
+
+    async fn budgets(&self, of: Option<Scope>) -> Result<BudgetsReply, ApiError> {
+        let mut scopes = self.launcher.ledger.scopes().await.map_err(|error| refused(&error))?;
+        scopes.retain(|view| of.as_ref().is_none_or(|scope| view.state.scope == *scope));
+        Ok(BudgetsReply { scopes })
+    }
+
+    /// What is changed is in force when this returns: bottles that may go on are open again, others on their way to be cut.
+    async fn change_budget(&self, peer: &Peer, request: BudgetChangeRequest) -> Result<BudgetsReply, ApiError> {
+        let (scope, change) = match request {
+            BudgetChangeRequest::Set { scope, provider, limit } => {
+                self.check_provider(&provider)?;
+                (scope.clone(), BudgetChange::Set { scope, provider, limit })
+            }
+            BudgetChangeRequest::Grant { scope, provider, tokens, ttl_seconds } => {
+                self.check_provider(&provider)?;
+                let until = ttl_seconds.map(after);
+                (scope.clone(), BudgetChange::Grant { scope, provider, tokens, until })
+            }
+            BudgetChangeRequest::Clear { scope, provider } => (scope.clone(), BudgetChange::Clear { scope, provider }),
+        };
+        self.launcher.ledger.change_budget(change, peer.uid).await.map_err(|error| refused(&error))?;
+        self.launcher.controller.review().await;
+        self.budgets(Some(scope)).await
     }
 
     /// The end of a run that another controller started. As with the connection that started it, closing this one ends the
@@ -156,4 +212,10 @@ impl Desk {
         });
         Ok(receiver)
     }
+}
+
+/// So many seconds from now.
+fn after(seconds: u64) -> UnixMillis {
+    let millis = i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1000);
+    UnixMillis(now().0.saturating_add(millis))
 }

@@ -2,7 +2,7 @@
 //!
 //! A task that takes orders one by one. Cutting goes in a fixed order: kernel, exchanges in flight, audit.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,20 +10,21 @@ use std::time::Duration;
 use egress_common::CutReason;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, info};
 
 use crate::bottle::Signaller;
 use crate::broker::{BottleView, FromController, Phase, Snapshot};
 use crate::domain::{
     AgentName, AuditKind, BottleId, BottleName, BudgetView, Crossing, CutCause, ProviderName, Refusal, RefusalReason,
-    Scope, Tokens, with_causes,
+    Rules, Tokens, with_causes,
 };
 use crate::kernel::{Enforcer, GateStatus, IfIndex};
 use crate::ledger::{GateChange, Ledger, LedgerError, Settled};
 
 use super::cutting::{Bounds, Moment, Stage};
 use super::lifeline::Lifeline;
+use super::review::{REVIEW_EVERY, Review};
 
 /// Between two attempts to write what happened to a gate when the disk is full.
 const RECORD_RETRY_EVERY: Duration = Duration::from_millis(500);
@@ -37,6 +38,8 @@ pub(super) struct Running {
     pub(super) id: BottleId,
     pub(super) name: BottleName,
     pub(super) agent: Option<AgentName>,
+    /// Itself and its ancestors.
+    pub(super) lineage: Vec<BottleName>,
     pub(super) address: Ipv4Addr,
     pub(super) interface: IfIndex,
     pub(super) interface_name: String,
@@ -60,6 +63,8 @@ enum Order {
     Cut { bottle: BottleId, done: oneshot::Sender<Result<bool, LedgerError>> },
     Restore { bottle: BottleId, done: oneshot::Sender<Result<bool, LedgerError>> },
     Look { done: oneshot::Sender<View> },
+    Policy { policy: Box<Snapshot>, bounds: Bounds, done: oneshot::Sender<()> },
+    Review { done: oneshot::Sender<()> },
 }
 
 /// What there is at one moment.
@@ -88,6 +93,19 @@ impl ControllerHandle {
     pub(super) async fn started(&self, running: Running) {
         let running = Box::new(running);
         let _ = ask!(self, Started { running });
+    }
+
+    /// Budgets have been changed: returns when every bottle is as they want it.
+    pub(super) async fn review(&self) {
+        let (done, answer) = oneshot::channel();
+        let _ = self.orders.send(Order::Review { done });
+        let _ = answer.await;
+    }
+
+    /// New settings are in force: returns when the proxy has been told, and every bottle is as they want it.
+    pub(super) async fn policy(&self, policy: Snapshot, bounds: Bounds) {
+        let policy = Box::new(policy);
+        let _ = ask!(self, Policy { policy, bounds });
     }
 
     /// Its command has been started.
@@ -147,13 +165,13 @@ impl ControllerHandle {
 
 /// The state and what it acts on.
 pub(super) struct Controller {
-    ledger: Ledger,
+    pub(super) ledger: Ledger,
     enforcer: Arc<dyn Enforcer>,
     /// What the proxy may know, but for the bottles.
     policy: Snapshot,
     bounds: Bounds,
     born: Instant,
-    running: BTreeMap<BottleId, Running>,
+    pub(super) running: BTreeMap<BottleId, Running>,
     proxy: Option<UnboundedSender<FromController>>,
     proxy_pid: Option<u32>,
     unrecorded: VecDeque<Record>,
@@ -186,6 +204,8 @@ pub(super) fn spawn(ledger: Ledger, enforcer: Arc<dyn Enforcer>, policy: Snapsho
 
 impl Controller {
     async fn run(mut self, mut orders: UnboundedReceiver<Order>) {
+        let mut review = tokio::time::interval(REVIEW_EVERY);
+        review.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
             // A failure is logged where it happens, and this loop comes back to it.
             let _ = self.write_unrecorded().await;
@@ -196,6 +216,7 @@ impl Controller {
                     None => return,
                 },
                 () = tokio::time::sleep_until(wake) => self.advance_all(Stage::due).await,
+                _ = review.tick() => self.review_clock().await,
             }
         }
     }
@@ -249,6 +270,16 @@ impl Controller {
             Order::Restore { bottle, done } => {
                 let _ = done.send(self.restore(bottle).await);
             }
+            Order::Policy { policy, bounds, done } => {
+                (self.policy, self.bounds) = (*policy, bounds);
+                self.review(Review::Whole).await;
+                self.tell_proxy();
+                let _ = done.send(());
+            }
+            Order::Review { done } => {
+                self.review(Review::Whole).await;
+                let _ = done.send(());
+            }
             Order::Look { done } => {
                 let running = self.running.values().cloned().collect();
                 let _ = done.send(View { running, proxy_pid: self.proxy_pid });
@@ -256,42 +287,60 @@ impl Controller {
         }
     }
 
-    /// A budget is used up: everything its scope governs is on its way to being cut.
+    /// Budgets are used up: every bottle that one of them binds is on its way to being cut.
     async fn crossed(&mut self, settled: Settled) {
-        let Some(crossing) = settled.crossing else { return };
-        let is_first = self.running.get(&settled.bottle).is_some_and(|running| running.stage == Stage::Open);
-        let refusal = refusal(&crossing, &settled.provider);
-        let governed = self.governed(settled.bottle, &crossing, &settled.provider).await;
-        // Noted first, as the cut that may follow at once is told after its cause.
-        if is_first {
-            let Crossing { scope, budget, used } = crossing;
-            let (provider, request) = (settled.provider, settled.provider_request_id);
-            let kind = AuditKind::BudgetCrossed { scope, provider, budget, used, request };
-            self.unrecorded.push_back(Record::Audit(Some(settled.bottle), kind));
-        }
-        for bottle in governed {
-            let refusal = refusal.clone();
-            self.advance(bottle, |stage, bounds, now| stage.crossed(refusal, bounds, now)).await;
+        let Settled { bottle, provider, provider_request_id: request, crossing, crossed_for_others, .. } = settled;
+        let is_first = self.running.get(&bottle).is_some_and(|running| running.stage == Stage::Open);
+        for (crossing, is_own) in
+            crossing.into_iter().zip([true]).chain(crossed_for_others.into_iter().zip(std::iter::repeat(false)))
+        {
+            let refusal = refusal(&crossing, &provider);
+            let mut bound = self.bound(&crossing, &provider).await;
+            if is_own {
+                bound.insert(bottle);
+            }
+            // Noted first, as the cut that may follow at once is told after its cause.
+            self.note_crossing(bottle, crossing, &provider, request.clone(), is_first || !is_own);
+            for bottle in bound {
+                let refusal = refusal.clone();
+                self.advance(bottle, |stage, bounds, now| stage.crossed(refusal, bounds, now)).await;
+            }
         }
     }
 
-    /// The bottle that crossed, and every other that spends from the same budget.
-    async fn governed(&self, bottle: BottleId, crossing: &Crossing, provider: &ProviderName) -> Vec<BottleId> {
-        let mut governed = vec![bottle];
-        if matches!(crossing.scope, Scope::Bottle(_)) {
-            return governed;
-        }
-        for id in self.running.keys().copied().filter(|id| *id != bottle) {
+    fn note_crossing(
+        &mut self,
+        bottle: BottleId,
+        crossing: Crossing,
+        provider: &ProviderName,
+        request: Option<String>,
+        is_first: bool,
+    ) {
+        let Crossing { scope, budget, used, held } = crossing;
+        let provider = provider.clone();
+        let kind = match (is_first, held) {
+            (true, _) => AuditKind::BudgetCrossed { scope, provider, budget, used, held, request },
+            // The last of those that were in flight when it was crossed.
+            (false, Tokens::ZERO) => AuditKind::BudgetOvershot { scope, provider, budget, used },
+            (false, _) => return,
+        };
+        self.unrecorded.push_back(Record::Audit(Some(bottle), kind));
+    }
+
+    /// The bottles that spend from a budget and are bound by it.
+    async fn bound(&self, crossing: &Crossing, provider: &ProviderName) -> BTreeSet<BottleId> {
+        let mut bound = BTreeSet::new();
+        for id in self.running.keys().copied() {
             let budgets = self.ledger.budgets(id).await.unwrap_or_default();
-            let spends = budgets.iter().filter(|view| view.provider == *provider).any(|view| {
-                let governing = crate::budget::governing(&view.chain);
-                governing.is_some_and(|state| state.scope == crossing.scope) && spends(view)
-            });
-            if spends {
-                governed.push(id);
+            let binds = |view: &BudgetView| {
+                let mut binding = crate::budget::binding(&view.chain);
+                view.provider == *provider && binding.any(|(state, _)| state.scope == crossing.scope) && spends(view)
+            };
+            if budgets.iter().any(binds) {
+                bound.insert(id);
             }
         }
-        governed
+        bound
     }
 
     async fn advance_all(&mut self, step: impl Fn(Stage, Bounds, Moment) -> Stage) {
@@ -302,7 +351,7 @@ impl Controller {
     }
 
     /// Moves one bottle along and does what its new stage means.
-    async fn advance(&mut self, bottle: BottleId, step: impl FnOnce(Stage, Bounds, Moment) -> Stage) {
+    pub(super) async fn advance(&mut self, bottle: BottleId, step: impl FnOnce(Stage, Bounds, Moment) -> Stage) {
         let now = self.born.elapsed();
         let Some(running) = self.running.get_mut(&bottle) else { return };
         let before = running.stage.clone();
@@ -347,17 +396,21 @@ impl Controller {
         self.ledger.change_gate(bottle, GateChange::Cut(CutCause::Operator)).await
     }
 
-    /// The record first: a gate is never open that the ledger wants cut.
     async fn restore(&mut self, bottle: BottleId) -> Result<bool, LedgerError> {
+        self.open(bottle, GateChange::Restore).await
+    }
+
+    /// The record first: a gate is never open that the ledger wants cut.
+    pub(super) async fn open(&mut self, bottle: BottleId, change: GateChange) -> Result<bool, LedgerError> {
         self.write_unrecorded().await?;
-        let was_open = self.ledger.change_gate(bottle, GateChange::Restore).await?;
+        let was_open = self.ledger.change_gate(bottle, change).await?;
         let Some(running) = self.running.get_mut(&bottle) else { return Ok(was_open) };
         if let Err(error) = self.enforcer.set(running.interface, GateStatus::Open) {
             error!(bottle = %running.name, error = with_causes(&error), "the gate could not be opened");
             return Ok(was_open);
         }
         running.stage = Stage::Open;
-        info!(bottle = %running.name, "restored");
+        info!(bottle = %running.name, "open again");
         self.tell_proxy();
         Ok(was_open)
     }
@@ -365,7 +418,8 @@ impl Controller {
     /// Pushes what the proxy may know.
     fn tell_proxy(&self) {
         let Some(proxy) = &self.proxy else { return };
-        let bottles = self.running.values().map(view).collect();
+        let rules = self.ledger.rules();
+        let bottles = self.running.values().map(|running| view(running, &rules)).collect();
         let _ = proxy.send(FromController::Snapshot(Snapshot { bottles, ..self.policy.clone() }));
     }
 
@@ -386,7 +440,7 @@ impl Controller {
     }
 }
 
-fn view(running: &Running) -> BottleView {
+fn view(running: &Running, rules: &Rules) -> BottleView {
     let phase = match &running.stage {
         Stage::Open => Phase::Open,
         Stage::Draining { refusal, .. } | Stage::LastWord { refusal, .. } => Phase::LastWord(refusal.clone()),
@@ -397,19 +451,19 @@ fn view(running: &Running) -> BottleView {
         name: running.name.clone(),
         agent: running.agent.clone(),
         address: running.address,
+        preflight: rules.preflight_of(&running.lineage),
         phase,
     }
 }
 
 /// Has the bottle itself a part in what is used, or held?
 pub(super) fn spends(view: &BudgetView) -> bool {
-    let own = view.chain.iter().find(|state| matches!(state.scope, Scope::Bottle(_)));
-    own.is_some_and(|state| state.used + state.held > Tokens::ZERO)
+    view.own > Tokens::ZERO
 }
 
 /// What a bottle hears once a budget is used up.
 pub(super) fn refusal(crossing: &Crossing, provider: &ProviderName) -> Refusal {
-    let Crossing { scope, budget, used } = crossing;
+    let Crossing { scope, budget, used, .. } = crossing;
     Refusal {
         reason: RefusalReason::BudgetExhausted,
         message: format!(

@@ -20,14 +20,14 @@ use crate::broker::{
     Admission, BrokerError, FrameReader, FromController, FromProxy, LeafReply, Permit, RequestNumber,
     write_frames_blocking,
 };
-use crate::domain::{AuditKind, BottleId, Host, PermitId, Refusal, RefusalReason, Settlement, with_causes};
-use crate::ledger::{Command, Done, Ledger, LedgerError, Settled};
-use crate::policy::Routes;
+use crate::domain::{AuditKind, BottleId, Host, Refusal, RefusalReason, Settlement, with_causes};
+use crate::ledger::{Admitted, Command, Done, Ledger, LedgerError, Passed, Settled};
 
 use super::authority::Authority;
 use super::clock::now;
 use super::controller::ControllerHandle;
 use super::proxy_link::{SETTLE_RETRY_EVERY, announce};
+use super::reload::InForce;
 
 /// Longest method and path of an unknown kind that is noted, in characters.
 const UNKNOWN_TARGET_CHARACTERS_MAX: usize = 512;
@@ -40,7 +40,7 @@ pub(super) struct Conversation {
     pub(super) outgoing: UnboundedSender<FromController>,
     pub(super) ledger: Ledger,
     pub(super) controller: ControllerHandle,
-    pub(super) routes: Routes,
+    pub(super) in_force: InForce,
     pub(super) authority: Arc<Mutex<Authority>>,
     pub(super) runtime: Handle,
     /// Questions whose answers take longer.
@@ -131,10 +131,10 @@ impl Conversation {
         &mut self,
         number: RequestNumber,
         bottle: BottleId,
-        admitted: Result<Result<PermitId, Refusal>, LedgerError>,
+        admitted: Result<Result<Admitted, Refusal>, LedgerError>,
     ) -> Option<FromController> {
         let admission = match admitted {
-            Ok(Ok(id)) => Admission::Permit(Permit { id }),
+            Ok(Ok(Admitted { permit, allowances })) => Admission::Permit(Permit { id: permit, allowances }),
             Ok(Err(refusal)) if refusal.is_exhausted() => {
                 let (controller, outgoing) = (self.controller.clone(), self.outgoing.clone());
                 self.later(async move {
@@ -162,16 +162,22 @@ impl Conversation {
         settlement: Box<Settlement>,
         settled: Result<Settled, LedgerError>,
     ) -> Option<FromController> {
-        if settled.as_ref().is_ok_and(|settled| settled.crossing.is_none()) {
-            return Some(FromController::Settled { number, crossed: false });
-        }
+        let settled = match settled {
+            Ok(settled) if !settled.crosses() => {
+                warn_of_passed(&settled);
+                return Some(FromController::Settled { number, crossed: false, allowances: settled.allowances });
+            }
+            settled => settled,
+        };
         let (ledger, controller, outgoing) = (self.ledger.clone(), self.controller.clone(), self.outgoing.clone());
         self.later(async move {
-            let crossed = match settle_for_sure(&ledger, *settlement, settled).await {
-                Some(settled) => announce(&controller, settled).await,
-                None => false,
-            };
-            let _ = outgoing.send(FromController::Settled { number, crossed });
+            let (mut crossed, mut allowances) = (false, Vec::new());
+            if let Some(mut settled) = settle_for_sure(&ledger, *settlement, settled).await {
+                allowances = std::mem::take(&mut settled.allowances);
+                warn_of_passed(&settled);
+                crossed = announce(&controller, settled).await;
+            }
+            let _ = outgoing.send(FromController::Settled { number, crossed, allowances });
         });
         None
     }
@@ -191,10 +197,17 @@ impl Conversation {
     }
 
     fn mint(&self, host: &Host) -> LeafReply {
-        match self.routes.find(host) {
+        match self.in_force.routes().find(host) {
             Some(_) => self.authority.lock().unwrap_or_else(PoisonError::into_inner).mint(host, now()),
             None => LeafReply::Refused(format!("no route allows {host}")),
         }
+    }
+}
+
+/// The operator hears when little is left.
+fn warn_of_passed(settled: &Settled) {
+    for Passed { scope, percent, budget, used } in &settled.passed {
+        warn!(%scope, provider = %settled.provider, %budget, %used, "{percent} % of a budget are used");
     }
 }
 

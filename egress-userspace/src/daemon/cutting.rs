@@ -67,6 +67,14 @@ impl Stage {
         }
     }
 
+    /// The budget allows something again.
+    pub(super) fn relieved(self) -> Self {
+        match self {
+            Self::Draining { .. } | Self::LastWord { .. } => Self::Open,
+            Self::Open | Self::Cut(_) => self,
+        }
+    }
+
     /// Time has passed.
     pub(super) fn due(self, bounds: Bounds, now: Moment) -> Self {
         match self {
@@ -142,6 +150,13 @@ mod tests {
     fn a_refused_request_starts_the_last_word() {
         let stage = Stage::Open.exhausted(refusal(), BOUNDS, at(5));
         assert_eq!(stage.deadline(), Some(at(2_005)));
+    }
+
+    #[test]
+    fn a_relief_before_the_cut_spares_it() {
+        assert_eq!(Stage::Open.crossed(refusal(), BOUNDS, at(0)).relieved(), Stage::Open);
+        assert_eq!(Stage::Open.exhausted(refusal(), BOUNDS, at(0)).relieved(), Stage::Open);
+        assert_eq!(CUT.relieved(), CUT);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use caps::{CapSet, Capability};
 
@@ -41,14 +41,27 @@ pub(super) fn make_directories(options: &Options) -> Result<(), DaemonError> {
     Ok(())
 }
 
+pub(super) fn settings_path(home: &Path) -> PathBuf {
+    home.join("settings.yml")
+}
+
+fn parse_settings(text: &str, path: &Path) -> Result<Settings, DaemonError> {
+    let built_in: Vec<_> = metered_hosts().into_iter().map(|row| (row.host, row.provider)).collect();
+    Ok(settings::parse(text, path, &built_in)?)
+}
+
+/// Reads a settings file as the daemon would at start.
+pub(super) fn check_settings(path: &Path) -> Result<(), DaemonError> {
+    let failed = |source| DaemonError::File { path: path.to_owned(), action: "read", source };
+    let text = fs::read_to_string(path).map_err(failed)?;
+    parse_settings(&text, path).map(drop)
+}
+
 /// `settings.yml`, or the defaults when there is none.
 pub(super) fn read_settings(home: &Path) -> Result<Settings, DaemonError> {
-    let path = home.join("settings.yml");
+    let path = settings_path(home);
     match fs::read_to_string(&path) {
-        Ok(text) => {
-            let built_in: Vec<_> = metered_hosts().into_iter().map(|row| (row.host, row.provider)).collect();
-            Ok(settings::parse(&text, &path, &built_in)?)
-        }
+        Ok(text) => parse_settings(&text, &path),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Settings::default()),
         Err(source) => Err(DaemonError::File { path, action: "read", source }),
     }
@@ -63,4 +76,10 @@ pub(super) fn read_roots(home: &Path, settings: &Settings) -> Result<String, Dae
         action: "read (upstream.ca of settings.yml)",
         source,
     })
+}
+
+/// Which boot of the host this is.
+pub(super) fn boot() -> String {
+    // Without it no reservation is told to be of another boot; all are settled at start anyway.
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
 }

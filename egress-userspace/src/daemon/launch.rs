@@ -55,7 +55,12 @@ impl Launcher {
         name: BottleName,
         request: RunRequest,
     ) -> Result<mpsc::Receiver<RunEvent>, ApiError> {
-        let new = NewRun { name, agent: request.agent.clone(), budget: request.budget.clone() };
+        let new = NewRun {
+            name,
+            agent: request.agent.clone(),
+            budget: request.budget.clone(),
+            extends: request.extends.clone(),
+        };
         let launch = launch(&peer, request)?;
         let row = self.ledger.begin_run(new, self.pool).await.map_err(|error| refused(&error))?;
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
@@ -96,7 +101,8 @@ impl Launcher {
         let interface = IfIndex(built.interface);
         self.enforcer.attach(&self.gate(row, address, interface)).map_err(|error| failed(with_causes(&error)))?;
         self.runtime.bring_up(&spec, &built).await.map_err(|error| failed(with_causes(&error)))?;
-        self.controller.started(running(row, address, &built, lifeline)).await;
+        let lineage = self.ledger.lineage(row.id).await.map_err(|error| refused(&error))?;
+        self.controller.started(running(row, lineage, address, &built, lifeline)).await;
         let command = self.runtime.start(&spec, launch).map_err(|error| failed(with_causes(&error)))?;
         self.controller.runs(row.id, command.init_pid(), command.signaller());
         Ok((command, interface, address))
@@ -184,7 +190,13 @@ pub(super) async fn hang_up(signaller: Option<&Signaller>, end: &Notify) {
 }
 
 /// What the controller keeps of a run.
-pub(super) fn running(row: &BottleRow, address: Ipv4Addr, built: &BuiltBottle, lifeline: Lifeline) -> Running {
+pub(super) fn running(
+    row: &BottleRow,
+    lineage: Vec<BottleName>,
+    address: Ipv4Addr,
+    built: &BuiltBottle,
+    lifeline: Lifeline,
+) -> Running {
     let stage = match row.gate {
         GateView::Open => Stage::Open,
         GateView::Cut(cause) => Stage::Cut(cause),
@@ -193,6 +205,7 @@ pub(super) fn running(row: &BottleRow, address: Ipv4Addr, built: &BuiltBottle, l
         id: row.id,
         name: row.name.clone(),
         agent: row.agent.clone(),
+        lineage,
         address,
         interface: IfIndex(built.interface),
         interface_name: built.interface_name.clone(),
@@ -236,8 +249,12 @@ pub(super) fn failed(message: impl Into<String>) -> ApiError {
 /// A ledger error as the front-end hears it.
 pub(super) fn refused(error: &LedgerError) -> ApiError {
     let code = match error {
-        LedgerError::NoBottle(_) => ErrorCode::NotFound,
-        LedgerError::AlreadyRunning(_) | LedgerError::StillCut { .. } => ErrorCode::Conflict,
+        LedgerError::NoBottle(_) | LedgerError::NoParent(_) => ErrorCode::NotFound,
+        LedgerError::AlreadyRunning(_)
+        | LedgerError::StillCut { .. }
+        | LedgerError::Cycle(_)
+        | LedgerError::NoBudget { .. }
+        | LedgerError::NoOverride(_) => ErrorCode::Conflict,
         LedgerError::Open { .. }
         | LedgerError::FromTheFuture { .. }
         | LedgerError::InUse { .. }

@@ -14,9 +14,11 @@ mod lifeline;
 mod listeners;
 mod proxy_link;
 mod reconcile;
+mod reload;
+mod review;
 
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -29,7 +31,7 @@ use crate::broker::{Configuration, Snapshot};
 use crate::control;
 use crate::domain::AuditKind;
 use crate::kernel::{EbpfEnforcer, Enforcer, KernelError, TcAttachment};
-use crate::ledger::{AddressPool, Ledger, LedgerError, Limits};
+use crate::ledger::{AddressPool, Ledger, LedgerError, Terms};
 use crate::policy::Routes;
 use crate::settings::{Settings, SettingsError};
 
@@ -39,6 +41,7 @@ use controller::ControllerHandle;
 use cutting::Bounds;
 use launch::Launcher;
 use proxy_link::ProxyLink;
+use reload::{InForce, Reload};
 
 /// The proxy's TCP ports on the gateway: explicit, TLS by SNI, plain by Host.
 const PROXY_PORTS: [u16; 3] = [8080, 443, 80];
@@ -117,6 +120,7 @@ pub enum DaemonError {
 pub async fn run(options: Options) -> Result<(), DaemonError> {
     files::check_privilege()?;
     files::make_directories(&options)?;
+    let seen = reload::stamp(&options.home);
     let settings = files::read_settings(&options.home)?;
     let ledger = open_ledger(&options, &settings)?;
     let authority = Authority::open(&options.home.join("ca"))?;
@@ -131,10 +135,8 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
         source,
     })?;
 
-    let policy = policy(&settings);
-    let routes = policy.routes.clone();
-    let bounds = Bounds { drain: settings.drain, last_word: settings.last_word };
-    let controller = controller::spawn(ledger.clone(), Arc::clone(&enforcer), policy, bounds);
+    let in_force = InForce::new(&settings);
+    let controller = controller::spawn(ledger.clone(), Arc::clone(&enforcer), policy(&settings), bounds(&settings));
     let drops = drops::log_drops(Arc::clone(&enforcer));
     let pool = AddressPool { gateway: options.gateway, prefix: options.prefix };
     let launcher = Launcher { ledger: ledger.clone(), enforcer, runtime, controller: controller.clone(), pool };
@@ -146,14 +148,25 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     let configuration =
         Configuration { gateway: options.gateway, extra_roots_pem: files::read_roots(&options.home, &settings)? };
     let authority = Arc::new(Mutex::new(authority));
-    let link = ProxyLink { listeners, configuration, routes, authority, ledger, controller };
-    let desk = Desk { launcher, pins: options.pins.display().to_string() };
+    let reload = Reload {
+        home: options.home.clone(),
+        settings,
+        in_force: in_force.clone(),
+        ledger: ledger.clone(),
+        controller: controller.clone(),
+    };
+    let stale = proxy_link::settle_stale(ledger.clone(), controller.clone());
+    let link = ProxyLink { listeners, configuration, in_force: in_force.clone(), authority, ledger, controller };
+    let desk = Desk { launcher, pins: options.pins.display().to_string(), in_force };
+    let hang_up = stop_signal(SignalKind::hangup())?;
     let mut terminated = stop_signal(SignalKind::terminate())?;
     let mut interrupted = stop_signal(SignalKind::interrupt())?;
     info!(gateway = %options.gateway, socket = %socket_path.display(), "ready");
     tokio::select! {
         () = link.supervise() => {}
         () = drops => {}
+        () = reload.watch(hang_up, seen) => {}
+        () = stale => {}
         () = control::serve(socket, move |peer, request| desk.clone().answer(peer, request)) => {}
         _ = terminated.recv() => {}
         _ = interrupted.recv() => {}
@@ -166,8 +179,13 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
 }
 
 fn open_ledger(options: &Options, settings: &Settings) -> Result<Ledger, LedgerError> {
-    let limits = Limits { host: settings.budget.clone(), preflight: settings.preflight };
-    Ledger::open(&options.home.join("bot-bottle.db"), limits, clock::now)
+    let terms = Terms {
+        rules: settings.rules.clone(),
+        durability: settings.durability,
+        clock: Arc::new(clock::now),
+        boot: files::boot(),
+    };
+    Ledger::open(&options.home.join("bot-bottle.db"), terms)
 }
 
 fn wiring(options: &Options, authority: &Authority) -> HostWiring {
@@ -180,13 +198,28 @@ fn wiring(options: &Options, authority: &Authority) -> HostWiring {
     }
 }
 
+fn bounds(settings: &Settings) -> Bounds {
+    Bounds { drain: settings.drain, last_word: settings.last_word }
+}
+
+/// Reads a settings file, that of `home` if none is named, as the daemon would. Returns its path.
+///
+/// # Errors
+/// What is wrong with it, and where.
+pub fn check_settings(home: &Path, file: Option<PathBuf>) -> Result<PathBuf, DaemonError> {
+    let path = file.unwrap_or_else(|| files::settings_path(home));
+    files::check_settings(&path)?;
+    Ok(path)
+}
+
 /// What the proxy may know while no bottle runs.
 fn policy(settings: &Settings) -> Snapshot {
     let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     Snapshot {
         bottles: Vec::new(),
         routes: Routes::new(&settings.providers, &settings.upstream_resolve),
-        preflight: settings.preflight,
+        preflight: settings.rules.preflight.clone(),
+        crossing: settings.rules.crossing,
         drain_ms: milliseconds(settings.drain),
         idle_ms: milliseconds(settings.upstream_idle),
     }

@@ -18,11 +18,11 @@ use tracing::{error, warn};
 use crate::broker::{Configuration, FromController, Listeners, send_listeners};
 use crate::domain::{AuditKind, Ending, with_causes};
 use crate::ledger::{Ledger, LedgerError, Settled};
-use crate::policy::Routes;
 
 use super::authority::Authority;
 use super::controller::ControllerHandle;
 use super::conversation::Conversation;
+use super::reload::InForce;
 
 /// A proxy that lived shorter than this is replaced a little later, so that one that cannot start does not eat the machine.
 const SHORT_LIFE: Duration = Duration::from_secs(1);
@@ -31,11 +31,14 @@ const RESTART_PAUSE: Duration = Duration::from_millis(300);
 /// Between two attempts to write what a full disk did not take.
 pub(super) const SETTLE_RETRY_EVERY: Duration = Duration::from_millis(200);
 
+/// Between two looks for requests that nobody has settled in time.
+const STALE_EVERY: Duration = Duration::from_secs(60);
+
 /// Everything the proxy is given and asks for.
 pub(super) struct ProxyLink {
     pub(super) listeners: Listeners,
     pub(super) configuration: Configuration,
-    pub(super) routes: Routes,
+    pub(super) in_force: InForce,
     pub(super) authority: Arc<Mutex<Authority>>,
     pub(super) ledger: Ledger,
     pub(super) controller: ControllerHandle,
@@ -86,7 +89,7 @@ impl ProxyLink {
             outgoing,
             ledger: self.ledger.clone(),
             controller: self.controller.clone(),
-            routes: self.routes.clone(),
+            in_force: self.in_force.clone(),
             authority: Arc::clone(&self.authority),
             runtime: Handle::current(),
             unfinished: JoinSet::new(),
@@ -107,11 +110,11 @@ impl ProxyLink {
 
 /// Says a crossing to the controller, and returns once the proxy has been told what follows from it.
 pub(super) async fn announce(controller: &ControllerHandle, settled: Settled) -> bool {
-    let crossed = settled.crossing.is_some();
-    if crossed {
+    let crosses_own = settled.crossing.is_some();
+    if settled.crosses() {
         controller.crossed(settled).await;
     }
-    crossed
+    crosses_own
 }
 
 /// Settles every open permit conservatively: nobody else knows how their exchanges ended.
@@ -131,6 +134,23 @@ pub(super) async fn settle_open(ledger: &Ledger, controller: &ControllerHandle) 
         announce(controller, one).await;
     }
     count
+}
+
+/// Settles now and then what nobody will settle any more.
+pub(super) async fn settle_stale(ledger: Ledger, controller: ControllerHandle) {
+    loop {
+        tokio::time::sleep(STALE_EVERY).await;
+        match ledger.settle_stale().await {
+            Ok(settled) if settled.is_empty() => {}
+            Ok(settled) => {
+                warn!(permits = settled.len(), "requests that nobody settled in time are settled conservatively");
+                for one in settled {
+                    announce(&controller, one).await;
+                }
+            }
+            Err(error) => error!(error = with_causes(&error), "stale requests are not settled yet; trying again"),
+        }
+    }
 }
 
 async fn audit(ledger: &Ledger, kind: AuditKind) {

@@ -51,7 +51,8 @@ async fn adopt(launcher: &Launcher, row: &BottleRow) -> Result<Option<IfIndex>, 
         audit(launcher, row, "the gate was not what the ledger wants").await?;
     }
     let (lifeline, exit) = Lifeline::new();
-    launcher.controller.started(running(row, address, &built, lifeline.clone())).await;
+    let lineage = launcher.ledger.lineage(row.id).await?;
+    launcher.controller.started(running(row, lineage, address, &built, lifeline.clone())).await;
     launcher.controller.runs(row.id, command.init_pid(), command.signaller());
     info!(bottle = %row.name, "adopted");
     resume_cutting(launcher, row).await?;

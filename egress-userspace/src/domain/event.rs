@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AgentName, Host, ProviderName, Scope, Tokens};
+use super::{AgentName, Host, Limit, ProviderName, Scope, Tokens, UnixMillis};
 
 /// How an exchange ended. Named once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,9 +163,82 @@ pub enum AuditKind {
         budget: Tokens,
         /// How many are used.
         used: Tokens,
+        /// How many are set aside for requests in flight: what may still be used beyond the budget.
+        #[serde(default)]
+        held: Tokens,
         /// The provider's id of the request that crossed, when it gave one.
         request: Option<String>,
     },
+    /// A budget that was used up has been overshot, and nothing is in flight any more.
+    BudgetOvershot {
+        /// Whose.
+        scope: Scope,
+        /// Of which provider.
+        provider: ProviderName,
+        /// How many tokens it allowed.
+        budget: Tokens,
+        /// How many are used.
+        used: Tokens,
+    },
+    /// A part of a budget that is worth a word was used.
+    BudgetUsed {
+        /// Whose.
+        scope: Scope,
+        /// Of which provider.
+        provider: ProviderName,
+        /// The part, in percent.
+        percent: u8,
+        /// How many tokens it allows.
+        budget: Tokens,
+        /// How many are used.
+        used: Tokens,
+    },
+    /// An operator set a limit.
+    BudgetSet {
+        /// Whose.
+        scope: Scope,
+        /// Of which provider.
+        provider: ProviderName,
+        /// From then on.
+        limit: Limit,
+        /// The operator's user id.
+        by: u32,
+    },
+    /// An operator added to a limit.
+    BudgetGranted {
+        /// Whose.
+        scope: Scope,
+        /// Of which provider.
+        provider: ProviderName,
+        /// How many.
+        tokens: Tokens,
+        /// Until then; for good when `None`.
+        until: Option<UnixMillis>,
+        /// The operator's user id.
+        by: u32,
+    },
+    /// An operator took back what operators had set and granted.
+    BudgetCleared {
+        /// Whose.
+        scope: Scope,
+        /// Of which provider; of all when `None`.
+        provider: Option<ProviderName>,
+        /// The operator's user id.
+        by: u32,
+    },
+    /// What was added to a limit for a time is over.
+    GrantEnded {
+        /// Whose.
+        scope: Scope,
+        /// Of which provider.
+        provider: ProviderName,
+        /// How many.
+        tokens: Tokens,
+    },
+    /// The settings were read anew and are in force.
+    SettingsReloaded,
+    /// The budget that a gate was cut for is no longer used up, and the gate open again.
+    CutLifted,
     /// A gate was cut.
     GateCut {
         /// Why.

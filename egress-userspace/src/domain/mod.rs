@@ -8,12 +8,15 @@ mod cause;
 mod event;
 mod exchange;
 mod host_pattern;
+mod limit;
 mod name;
 mod preflight;
 mod provider;
 mod rate_limits;
 mod report;
+mod rules;
 mod usage;
+mod zone;
 
 pub use amount::{AmountError, Tokens};
 pub use api::{Api, StreamUsage};
@@ -21,12 +24,15 @@ pub use cause::with_causes;
 pub use event::{AuditKind, CutCause, CutoffPolicy, Ending, GateView, Refusal, RefusalReason};
 pub use exchange::{ProviderNotes, Settlement, SpendRequest};
 pub use host_pattern::{HostPattern, HostPatternError};
+pub use limit::{Budget, Limit, LimitError, Window};
 pub use name::{AgentName, BottleName, Host, HostError, NameError, ProviderName};
-pub use preflight::Preflight;
+pub use preflight::{Preflight, Preflights};
 pub use provider::Provider;
 pub use rate_limits::{PlanWindow, RateLimits};
-pub use report::{AuditRow, BudgetView, Crossing, ScopeState, UsageRow, UsageSum};
+pub use report::{Allowance, AuditRow, BudgetView, Crossing, LimitSource, ScopeState, ScopeView, UsageRow, UsageSum};
+pub use rules::{BottleRules, CacheReads, CrossingMode, Durability, Precedence, Rules, Thresholds};
 pub use usage::{Known, Usage, UsageDetails};
+pub use zone::{Zone, ZoneError};
 
 use serde::{Deserialize, Serialize};
 
@@ -46,7 +52,7 @@ pub struct PermitId(pub i64);
 pub struct UnixMillis(pub i64);
 
 /// Which budget a sum belongs to.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(tag = "scope", content = "name", rename_all = "lowercase")]
 pub enum Scope {
     /// A named agent, wherever it runs.

@@ -4,19 +4,73 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     AgentName, AuditKind, BottleName, Ending, Host, Known, ProviderName, ProviderNotes, Scope, Tokens, UnixMillis,
-    Usage, UsageDetails,
+    Usage, UsageDetails, Window,
 };
 
-/// One scope of a chain with what it has used.
+/// Who laid a limit down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LimitSource {
+    /// settings.yml.
+    Settings,
+    /// A flag of the run.
+    Launch,
+    /// An operator, at run time.
+    Operator,
+}
+
+/// One scope of a chain with what it allows one provider, and has used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScopeState {
     /// Whose budget.
     #[serde(flatten)]
     pub scope: Scope,
-    /// What it allows for the provider asked about; `None` when it says nothing.
+    /// What it allows, grants included; `None` when it says nothing.
     pub limit: Option<Tokens>,
-    /// Settled tokens of everything in the scope.
+    /// How often.
+    pub window: Option<Window>,
+    /// When the window ends.
+    pub turns: Option<UnixMillis>,
+    /// Who said so.
+    pub source: Option<LimitSource>,
+    /// How much of the limit was granted at run time.
+    pub granted: Tokens,
+    /// Settled tokens of everything in the scope: in this window when there is one, else ever.
     pub used: Tokens,
+    /// Tokens set aside for requests in flight.
+    pub held: Tokens,
+    /// Its limit decides, because nothing nearer says anything of the provider or every limit does.
+    pub binds: bool,
+}
+
+impl ScopeState {
+    /// A scope that allows anything and has used nothing.
+    #[must_use]
+    pub fn of(scope: Scope) -> Self {
+        Self {
+            scope,
+            limit: None,
+            window: None,
+            turns: None,
+            source: None,
+            granted: Tokens::ZERO,
+            used: Tokens::ZERO,
+            held: Tokens::ZERO,
+            binds: false,
+        }
+    }
+}
+
+/// What one binding budget leaves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allowance {
+    /// Whose budget.
+    #[serde(flatten)]
+    pub scope: Scope,
+    /// How many tokens it allows.
+    pub budget: Tokens,
+    /// What settled exchanges leave of it.
+    pub left: Tokens,
     /// Tokens set aside for requests in flight.
     pub held: Tokens,
 }
@@ -26,8 +80,20 @@ pub struct ScopeState {
 pub struct BudgetView {
     /// Whose budget.
     pub provider: ProviderName,
+    /// What the bottle itself has used, and set aside.
+    pub own: Tokens,
     /// Nearest scope first.
     pub chain: Vec<ScopeState>,
+}
+
+/// A scope's budget for one provider.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScopeView {
+    /// Whose budget.
+    pub provider: ProviderName,
+    /// The scope.
+    #[serde(flatten)]
+    pub state: ScopeState,
 }
 
 /// A budget that has been used up.
@@ -39,6 +105,8 @@ pub struct Crossing {
     pub budget: Tokens,
     /// How many are used.
     pub used: Tokens,
+    /// How many are set aside for requests in flight: what may still be used beyond the budget.
+    pub held: Tokens,
 }
 
 /// One settled exchange.
@@ -124,7 +192,11 @@ mod tests {
     fn scopes_survive_the_wire() {
         let scopes = [Scope::Agent("a".parse().unwrap()), Scope::Bottle("b".parse().unwrap()), Scope::Host];
         for (scope, limit) in scopes.into_iter().zip([None, Some(Tokens(0)), Some(Tokens(5))]) {
-            round_trip(&ScopeState { scope, limit, used: Tokens(1), held: Tokens(2) });
+            round_trip(&Allowance { scope: scope.clone(), budget: Tokens(5), left: Tokens(4), held: Tokens(2) });
+            let (window, source) = (Some(Window::Day), Some(LimitSource::Operator));
+            let (granted, used, held) = (Tokens(3), Tokens(1), Tokens(2));
+            let turns = Some(UnixMillis(7));
+            round_trip(&ScopeState { scope, limit, window, turns, source, granted, used, held, binds: true });
         }
     }
 
@@ -157,6 +229,7 @@ mod tests {
             provider: "claude".parse().unwrap(),
             budget: Tokens(100),
             used: Tokens(120),
+            held: Tokens(3),
             request: Some("req_1".to_owned()),
         };
         let kinds = [
@@ -166,6 +239,15 @@ mod tests {
             crossed,
             AuditKind::GateCut { cause: CutCause::Operator },
             AuditKind::GateRestored,
+            AuditKind::CutLifted,
+            AuditKind::SettingsReloaded,
+            AuditKind::BudgetSet {
+                scope: Scope::Host,
+                provider: "claude".parse().unwrap(),
+                limit: "5/day".parse().unwrap(),
+                by: 7,
+            },
+            AuditKind::BudgetCleared { scope: Scope::Bottle("base".parse().unwrap()), provider: None, by: 0 },
             AuditKind::Repaired { what: "a gate".to_owned() },
             AuditKind::PathUnknown { host: "a.example".parse().unwrap(), target: "POST /x".to_owned() },
             AuditKind::ProxyRestarted { permits_settled: 3 },

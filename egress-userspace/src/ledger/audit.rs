@@ -14,7 +14,7 @@ impl Desk {
     /// Adds a row.
     pub(super) fn audit(&mut self, bottle: Option<BottleId>, kind: &AuditKind) -> Result<(), Fault> {
         if let Some(id) = bottle
-            && self.book.bottle(&self.connection, id)?.is_none()
+            && self.book.bottle(&self.connection, &self.rules, id)?.is_none()
         {
             return Err(LedgerError::NoBottle(format!("number {}", id.0)).into());
         }

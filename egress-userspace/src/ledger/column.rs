@@ -5,7 +5,7 @@ use rusqlite::types::{FromSqlError, Type};
 use serde::de::DeserializeOwned;
 use serde::de::value::{Error as WordError, StrDeserializer};
 
-use crate::domain::Tokens;
+use crate::domain::{Scope, Tokens};
 
 /// Most tokens of one kind that one exchange can be charged, so that no provider's answer can overflow a total.
 pub(super) const TOKENS_PER_EXCHANGE_MAX: Tokens = Tokens(1 << 40);
@@ -32,6 +32,22 @@ pub(super) fn word<T: DeserializeOwned>(row: &Row<'_>, index: usize) -> rusqlite
 pub(super) fn word_or_null<T: DeserializeOwned>(row: &Row<'_>, index: usize) -> rusqlite::Result<Option<T>> {
     let text = row.get_ref(index)?.as_str_or_null().map_err(|error| unreadable(index, error))?;
     text.map(|text| word_from(text, index)).transpose()
+}
+
+/// The first two columns as a scope: its kind and its name.
+pub(super) fn scope(row: &Row<'_>) -> rusqlite::Result<Scope> {
+    Ok(match row.get_ref(0)?.as_str()? {
+        "agent" => Scope::Agent(word(row, 1)?),
+        "bottle" => Scope::Bottle(word(row, 1)?),
+        _ => Scope::Host,
+    })
+}
+
+/// A column of JSON.
+pub(super) fn json<T: DeserializeOwned>(row: &Row<'_>, index: usize) -> rusqlite::Result<T> {
+    let text = row.get_ref(index)?.as_str().map_err(|error| unreadable(index, error))?;
+    serde_json::from_str(text)
+        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(index, Type::Text, Box::new(error)))
 }
 
 /// A column of JSON that may be NULL.

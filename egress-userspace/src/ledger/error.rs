@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use crate::domain::{BottleName, CutCause, PermitId};
+use crate::budget::Cycle;
+use crate::domain::{BottleName, CutCause, PermitId, ProviderName, Scope};
 
 /// Why the ledger did not do it.
 #[derive(Debug, Error)]
@@ -75,6 +76,23 @@ pub enum LedgerError {
     /// There is no such open reservation: it was settled before.
     #[error("reservation {} is not open", .0.0)]
     NoReservation(PermitId),
+    /// A parent that neither the settings nor the ledger know.
+    #[error("there is no bottle {0} to extend: name it under `bottles:` in settings.yml, or run it first")]
+    NoParent(BottleName),
+    /// A bottle would be its own ancestor.
+    #[error(transparent)]
+    Cycle(Cycle),
+    /// There is no limit to add to.
+    #[error("{scope} has no {provider} budget to add to: `egress budget set {provider}=AMOUNT` gives it one")]
+    NoBudget {
+        /// Whose.
+        scope: Scope,
+        /// Of which provider.
+        provider: ProviderName,
+    },
+    /// Nothing was set or granted there.
+    #[error("nothing was set or granted for {0} at run time: `egress budget show` shows what is in force")]
+    NoOverride(Scope),
     /// Every address of the pool is taken.
     #[error("all bottle addresses are in use")]
     NoAddress,

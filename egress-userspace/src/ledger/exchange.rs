@@ -4,33 +4,38 @@ use std::sync::Arc;
 
 use rusqlite::{Row, params};
 
-use super::Settled;
-use super::account::Posting;
+use super::account::{Moment, Posting};
 use super::book::BottleEntry;
 use super::column::{TOKENS_PER_EXCHANGE_MAX, amount, bounded, tokens, word};
 use super::error::{Fault, LedgerError};
 use super::writer::Desk;
+use super::{Admitted, Passed, Settled};
 use crate::budget::{self, Decision, Want};
 use crate::domain::{
-    AgentName, BottleId, Ending, Known, PermitId, Preflight, ProviderName, ProviderNotes, RateLimits, Refusal,
-    RefusalReason, Settlement, SpendRequest, Tokens, Usage, UsageDetails,
+    AgentName, AuditKind, BottleId, Crossing, Ending, Known, PermitId, ProviderName, ProviderNotes, RateLimits,
+    Refusal, RefusalReason, Rules, ScopeState, Settlement, SpendRequest, Tokens, Usage, UsageDetails,
 };
 
+/// How long a request may be in flight, in milliseconds: a day, more than any provider works on an answer. A reservation
+/// that is older belongs to nobody and is settled as if all of it had been used.
+const FLIGHT_MILLIS_MAX: i64 = 24 * 60 * 60 * 1000;
+
 const RESERVE: &str = "INSERT INTO reservation
-    (permit, bottle, agent, provider, host, target, model, is_metered, input_estimate, output_cap, admitted)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+    (permit, bottle, agent, provider, host, target, model, is_metered, input_estimate, output_cap, admitted,
+     chain, held, boot, expires)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";
 
 /// Everything that admission wrote is kept; the response's model stands in for the request's when it names one.
 const RECORD: &str = "INSERT INTO usage
     (permit, bottle, agent, provider, host, target, model, request_id, status,
      input, cache_write, cache_read, output, known, ending, admitted, settled,
-     cache_write_1h, reasoning, service_tier, limits)
+     cache_write_1h, reasoning, service_tier, limits, chain)
     SELECT permit, bottle, agent, provider, host, target, ifnull(?2, model), ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, admitted, ?11,
-     ?12, ?13, ?14, ?15
+     ?12, ?13, ?14, ?15, chain
     FROM reservation WHERE permit = ?1";
 
-const RELEASE: &str =
-    "DELETE FROM reservation WHERE permit = ?1 RETURNING bottle, provider, is_metered, input_estimate, output_cap";
+const RELEASE: &str = "DELETE FROM reservation WHERE permit = ?1
+    RETURNING bottle, provider, is_metered, input_estimate, output_cap, held, chain";
 
 /// An open reservation.
 #[derive(Debug)]
@@ -40,23 +45,33 @@ struct Held {
     is_metered: bool,
     input_estimate: Tokens,
     output_cap: Tokens,
+    held: Tokens,
+    chain: Option<i64>,
+}
+
+/// Which reservations nobody will settle any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Abandoned {
+    /// All.
+    All,
+    /// Those that have expired, or were made on another boot of the host.
+    Stale,
 }
 
 impl Desk {
     /// Decides, and writes the reservation of what is admitted.
-    pub(super) fn admit(&mut self, request: &SpendRequest) -> Result<Result<PermitId, Refusal>, Fault> {
+    pub(super) fn admit(&mut self, request: &SpendRequest) -> Result<Result<Admitted, Refusal>, Fault> {
         let entry = self.bottle(request.bottle)?;
-        let mut chain =
-            self.book.chain(&self.connection, &self.limits, (&entry.name, &entry.budget), &request.provider)?;
+        let (rules, provider) = (Arc::clone(&self.rules), &request.provider);
+        let scopes = &entry.chain.scopes;
+        let mut chain = self.book.states(&self.connection, &rules, self.now, scopes, provider)?;
         let (input_estimate, output_cap) = match request.is_metered {
             true => (capped(request.input_estimate), capped(request.output_cap)),
             false => (Tokens::ZERO, Tokens::ZERO),
         };
-        let input_wanted = match self.limits.preflight {
-            Preflight::Estimate | Preflight::Exact => input_estimate,
-            Preflight::Off => Tokens::ZERO,
-        };
-        if let Decision::Refuse(refusal) = budget::decide(&chain, Want { input_estimate: input_wanted }) {
+        let preflight = rules.preflight.of(rules.preflight_of(&entry.lineage), provider);
+        let want = Want::of(preflight, input_estimate, output_cap);
+        if let Decision::Refuse(refusal) = budget::decide(&chain, want) {
             return Ok(Err(refusal));
         }
         if let Some(refusal) = closed(&entry) {
@@ -67,7 +82,7 @@ impl Desk {
             permit.0,
             request.bottle.0,
             entry.agent.as_ref().map(AgentName::as_str),
-            request.provider.as_str(),
+            provider.as_str(),
             request.host.as_str(),
             bounded(&request.target),
             request.model.as_deref().map(bounded),
@@ -75,9 +90,18 @@ impl Desk {
             amount(input_estimate),
             amount(output_cap),
             self.now.0,
+            entry.chain.id,
+            amount(want.held),
+            self.boot,
+            self.now.0.saturating_add(FLIGHT_MILLIS_MAX),
         ])?;
-        self.book.post(&mut chain, &request.provider, Posting::Hold(input_estimate));
-        Ok(Ok(permit))
+        let moment = Moment { now: self.now, zone: &rules.zone };
+        let who = (&entry.name, provider);
+        self.book.post(&self.connection, &moment, scopes, who, Posting::Hold(want.held))?;
+        for state in &mut chain {
+            state.held = state.held + want.held;
+        }
+        Ok(Ok(Admitted { permit, allowances: budget::allowances(&chain) }))
     }
 
     /// Replaces a reservation by what was used.
@@ -112,21 +136,38 @@ impl Desk {
         }
         let held = self.connection.prepare_cached(RELEASE)?.query_row([settlement.permit.0], held)?;
         let entry = self.bottle(held.bottle)?;
-        let mut chain =
-            self.book.chain(&self.connection, &self.limits, (&entry.name, &entry.budget), &held.provider)?;
-        let posting = Posting::Settle { held: held.input_estimate, usage, known: settlement.known };
-        self.book.post(&mut chain, &held.provider, posting);
+        let rules = Arc::clone(&self.rules);
+        // What was set aside is given back where it was set aside, whoever the bottle's parents are meanwhile.
+        let scopes = &self.book.chain(&self.connection, held.chain, &entry.name)?.scopes;
+        let before = self.book.states(&self.connection, &rules, self.now, scopes, &held.provider)?;
+        let posting = Posting::Settle { held: held.held, usage, known: settlement.known };
+        let moment = Moment { now: self.now, zone: &rules.zone };
+        self.book.post(&self.connection, &moment, scopes, (&entry.name, &held.provider), posting)?;
+        let after = self.book.states(&self.connection, &rules, self.now, scopes, &held.provider)?;
+        let passed = passed(&rules, &before, &after);
+        self.note(&passed, held.bottle, &held.provider)?;
         Ok(Settled {
             bottle: held.bottle,
-            crossing: budget::crossed(&chain),
+            crossing: budget::crossed(&after),
+            crossed_for_others: crossed_for_others(&before, &after),
+            passed,
+            allowances: budget::allowances(&after),
             provider: held.provider,
             provider_request_id: settlement.provider_request_id.clone(),
         })
     }
 
-    /// Settles whatever is open as if everything that was set aside had been used.
-    pub(super) fn settle_open(&mut self, ending: Ending) -> Result<Vec<Settled>, Fault> {
-        let open = self.open_reservations()?;
+    fn note(&mut self, passed: &[Passed], bottle: BottleId, provider: &ProviderName) -> Result<(), Fault> {
+        for Passed { scope, percent, budget, used } in passed.iter().cloned() {
+            let kind = AuditKind::BudgetUsed { scope, provider: provider.clone(), percent, budget, used };
+            self.audit(Some(bottle), &kind)?;
+        }
+        Ok(())
+    }
+
+    /// Settles what nobody will as if everything that was set aside had been used.
+    pub(super) fn settle_abandoned(&mut self, which: Abandoned, ending: Ending) -> Result<Vec<Settled>, Fault> {
+        let open = self.abandoned(which)?;
         let mut settled = Vec::with_capacity(open.len());
         for (permit, held) in open {
             let usage = Usage { input: held.input_estimate, output: held.output_cap, ..Usage::default() };
@@ -146,18 +187,42 @@ impl Desk {
         Ok(settled)
     }
 
-    fn open_reservations(&self) -> rusqlite::Result<Vec<(PermitId, Held)>> {
+    fn abandoned(&self, which: Abandoned) -> rusqlite::Result<Vec<(PermitId, Held)>> {
         let mut statement = self.connection.prepare_cached(
-            "SELECT bottle, provider, is_metered, input_estimate, output_cap, permit FROM reservation ORDER BY permit",
+            "SELECT bottle, provider, is_metered, input_estimate, output_cap, held, chain, permit FROM reservation
+             WHERE ?1 OR boot IS NOT ?2 OR expires <= ?3 ORDER BY permit",
         )?;
-        statement.query_map([], |row| Ok((PermitId(row.get(5)?), held(row)?)))?.collect()
+        statement
+            .query_map(params![which == Abandoned::All, self.boot, self.now.0], |row| {
+                Ok((PermitId(row.get(7)?), held(row)?))
+            })?
+            .collect()
     }
 
     /// What is known of a bottle that must exist.
     pub(super) fn bottle(&mut self, id: BottleId) -> Result<Arc<BottleEntry>, Fault> {
-        let entry = self.book.bottle(&self.connection, id)?;
+        let entry = self.book.bottle(&self.connection, &self.rules, id)?;
         entry.ok_or_else(|| LedgerError::NoBottle(format!("number {}", id.0)).into())
     }
+}
+
+/// Parts of budgets that are used since `before`.
+fn passed(rules: &Rules, before: &[ScopeState], after: &[ScopeState]) -> Vec<Passed> {
+    let passed = |(before, after): (&ScopeState, &ScopeState)| {
+        let budget = after.limit.filter(|budget| *budget > Tokens::ZERO)?;
+        let percent = budget::passed(&rules.thresholds, budget, before.used, after.used)?;
+        Some(Passed { scope: after.scope.clone(), percent, budget, used: after.used })
+    };
+    before.iter().zip(after).filter_map(passed).collect()
+}
+
+/// Budgets that are used up since `before`, and do not bind the bottle that did it.
+fn crossed_for_others(before: &[ScopeState], after: &[ScopeState]) -> Vec<Crossing> {
+    let crossing = |(before, after): (&ScopeState, &ScopeState)| {
+        let budget = after.limit.filter(|budget| !after.binds && before.used < *budget)?;
+        budget::crossing(after, budget)
+    };
+    before.iter().zip(after).filter_map(crossing).collect()
 }
 
 /// One object, or NULL when nothing was told.
@@ -188,5 +253,7 @@ fn held(row: &Row<'_>) -> rusqlite::Result<Held> {
         is_metered: row.get(2)?,
         input_estimate: tokens(row, 3)?,
         output_cap: tokens(row, 4)?,
+        held: tokens(row, 5)?,
+        chain: row.get(6)?,
     })
 }

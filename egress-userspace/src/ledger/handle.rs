@@ -9,15 +9,17 @@ use std::thread::{self, JoinHandle};
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
+use super::book::Book;
 use super::error::{Fault, LedgerError};
+use super::exchange::Abandoned;
 use super::writer::{self, Desk, Job, QUEUE_COMMANDS_MAX, job};
 use super::{
-    AddressPool, AuditFilter, BottleRow, Command, Done, GateChange, Limits, NewRun, Settled, UsageFilter, audit, open,
-    report,
+    AddressPool, Admitted, AuditFilter, BottleRow, BudgetChange, Clock, Command, Done, GateChange, NewRun, Settled,
+    Terms, UsageFilter, audit, open, report,
 };
 use crate::domain::{
-    AuditKind, AuditRow, BottleId, BottleName, BudgetView, Ending, PermitId, Refusal, Settlement, SpendRequest,
-    UnixMillis, UsageRow, UsageSum,
+    AuditKind, AuditRow, BottleId, BottleName, BudgetView, Durability, Ending, Refusal, Rules, ScopeView, Settlement,
+    SpendRequest, UsageRow, UsageSum,
 };
 
 /// The ledger of this host. Clones share one writer; it ends, and the files are free again, when the last one is dropped.
@@ -32,7 +34,9 @@ struct Shared {
     writer: Option<JoinHandle<()>>,
     /// `None` only while dropping.
     reader: Option<Mutex<Connection>>,
-    limits: Limits,
+    /// As the desk has them.
+    rules: Mutex<Arc<Rules>>,
+    clock: Clock,
     desk: Arc<Mutex<Desk>>,
     /// Last, so that it outlives the writer.
     _lock: File,
@@ -44,10 +48,11 @@ impl Ledger {
     ///
     /// # Errors
     /// When it is in use, written by a later version, or cannot be opened.
-    pub fn open(path: &Path, limits: Limits, clock: fn() -> UnixMillis) -> Result<Self, LedgerError> {
-        let opened = open::open(path, clock())?;
+    pub fn open(path: &Path, terms: Terms) -> Result<Self, LedgerError> {
+        let opened = open::open(path, (terms.clock)(), terms.durability)?;
         let failed = |source| LedgerError::Open { path: path.to_owned(), source };
-        let desk = Arc::new(Mutex::new(Desk::new(opened.writer, limits.clone(), clock).map_err(failed)?));
+        let (rules, clock) = (Mutex::new(Arc::new(terms.rules.clone())), Arc::clone(&terms.clock));
+        let desk = Arc::new(Mutex::new(Desk::new(opened.writer, terms).map_err(failed)?));
         let serving = Arc::clone(&desk);
         let (queue, commands) = mpsc::channel(QUEUE_COMMANDS_MAX);
         let writer = thread::Builder::new()
@@ -55,7 +60,8 @@ impl Ledger {
             .spawn(move || writer::serve(&serving, commands))
             .map_err(|source| LedgerError::File { path: path.to_owned(), source })?;
         let reader = Some(Mutex::new(opened.reader));
-        let shared = Shared { queue: Some(queue), writer: Some(writer), reader, limits, desk, _lock: opened.lock };
+        let shared =
+            Shared { queue: Some(queue), writer: Some(writer), reader, rules, clock, desk, _lock: opened.lock };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -63,7 +69,7 @@ impl Ledger {
     ///
     /// # Errors
     /// When it could not be recorded: the request must not go.
-    pub async fn admit(&self, request: SpendRequest) -> Result<Result<PermitId, Refusal>, LedgerError> {
+    pub async fn admit(&self, request: SpendRequest) -> Result<Result<Admitted, Refusal>, LedgerError> {
         self.write("admit a request", move |desk| desk.admit(&request)).await
     }
 
@@ -89,7 +95,59 @@ impl Ledger {
     /// # Errors
     /// When it could not be recorded; all are still open.
     pub async fn settle_open(&self, ending: Ending) -> Result<Vec<Settled>, LedgerError> {
-        self.write("settle the open requests", move |desk| desk.settle_open(ending)).await
+        self.write("settle the open requests", move |desk| desk.settle_abandoned(Abandoned::All, ending)).await
+    }
+
+    /// The same for what nobody will settle any more: reservations that have expired, or were made on another boot.
+    ///
+    /// # Errors
+    /// When it could not be recorded; all are still open.
+    pub async fn settle_stale(&self) -> Result<Vec<Settled>, LedgerError> {
+        let stale = Abandoned::Stale;
+        self.write("settle what is stale", move |desk| desk.settle_abandoned(stale, Ending::TimedOut)).await
+    }
+
+    /// Decides by these rules from now on.
+    ///
+    /// # Errors
+    /// When a running bottle would be its own ancestor; nothing has changed then.
+    pub async fn set_rules(&self, rules: Rules) -> Result<(), LedgerError> {
+        let rules = Arc::new(rules);
+        let set = Arc::clone(&rules);
+        self.write("take new rules", move |desk| desk.set_rules(set)).await?;
+        *self.shared.rules.lock().unwrap_or_else(PoisonError::into_inner) = rules;
+        Ok(())
+    }
+
+    /// Makes commits so sure from now on.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn set_durability(&self, durability: Durability) -> Result<(), LedgerError> {
+        let shared = Arc::clone(&self.shared);
+        let setting = tokio::task::spawn_blocking(move || {
+            // Between two transactions: inside one it cannot be changed.
+            let desk = writer::take(&shared.desk);
+            open::set_durability(&desk.connection, durability)
+        });
+        let failed = |source| LedgerError::Transaction { action: "change its durability", source };
+        setting.await.map_err(|_| LedgerError::Closed)?.map_err(failed)
+    }
+
+    /// Changes budgets at run time, with its audit row. `by` is the operator's user id.
+    ///
+    /// # Errors
+    /// When there is nothing to add to or to clear, or it could not be recorded.
+    pub async fn change_budget(&self, change: BudgetChange, by: u32) -> Result<(), LedgerError> {
+        self.write("change a budget", move |desk| desk.change_budget(&change, by)).await
+    }
+
+    /// Takes grants away whose time is over; tells how many there were.
+    ///
+    /// # Errors
+    /// When it could not be recorded. They count no more all the same.
+    pub async fn end_grants(&self) -> Result<usize, LedgerError> {
+        self.write("end what was granted for a time", Desk::end_grants).await
     }
 
     /// Starts a run of a bottle, with an address of `pool`. Lifts a cut for a used-up budget when the budgets that
@@ -130,7 +188,7 @@ impl Ledger {
     /// # Errors
     /// When it could not be read.
     pub async fn bottles(&self) -> Result<Vec<BottleRow>, LedgerError> {
-        self.read("read the bottles", |connection, _| Ok(report::bottles(connection)?)).await
+        self.read("read the bottles", |connection| Ok(report::bottles(connection)?)).await
     }
 
     /// One bottle.
@@ -139,7 +197,7 @@ impl Ledger {
     /// When there is none of that name or it could not be read.
     pub async fn bottle(&self, name: &BottleName) -> Result<BottleRow, LedgerError> {
         let name = name.clone();
-        self.read("read a bottle", move |connection, _| named(connection, &name)).await
+        self.read("read a bottle", move |connection| named(connection, &name)).await
     }
 
     /// Settled exchanges in the order they were admitted.
@@ -147,7 +205,7 @@ impl Ledger {
     /// # Errors
     /// When there is no such bottle or it could not be read.
     pub async fn usage_rows(&self, filter: UsageFilter) -> Result<Vec<UsageRow>, LedgerError> {
-        self.read("read the usage", move |connection, _| {
+        self.read("read the usage", move |connection| {
             let bottle = filter.bottle.as_ref().map(|name| named(connection, name)).transpose()?;
             Ok(report::usage_rows(connection, bottle.as_ref(), &filter)?)
         })
@@ -159,7 +217,7 @@ impl Ledger {
     /// # Errors
     /// When there is no such bottle or it could not be read.
     pub async fn usage_sums(&self, bottle: Option<BottleName>) -> Result<Vec<UsageSum>, LedgerError> {
-        self.read("read the usage", move |connection, _| {
+        self.read("read the usage", move |connection| {
             let bottle = bottle.as_ref().map(|name| named(connection, name)).transpose()?;
             Ok(report::usage_sums(connection, bottle.as_ref().map(|bottle| &bottle.name))?)
         })
@@ -171,24 +229,58 @@ impl Ledger {
     /// # Errors
     /// When there is no such bottle or it could not be read.
     pub async fn audit_rows(&self, filter: AuditFilter) -> Result<Vec<AuditRow>, LedgerError> {
-        self.read("read the audit", move |connection, _| {
+        self.read("read the audit", move |connection| {
             let bottle = filter.bottle.as_ref().map(|name| named(connection, name)).transpose()?;
             Ok(audit::rows(connection, bottle.as_ref(), &filter)?)
         })
         .await
     }
 
-    /// Budgets of a bottle for each provider that has a limit, or that it has used.
+    /// Budgets of a bottle for each provider that has a limit on its chain, or that it has used.
     ///
     /// # Errors
     /// When there is no such bottle or it could not be read.
     pub async fn budgets(&self, bottle: BottleId) -> Result<Vec<BudgetView>, LedgerError> {
-        self.read("read the budgets", move |connection, limits| {
-            let row = report::bottle_by_id(connection, bottle)?;
-            let row = row.ok_or_else(|| LedgerError::NoBottle(format!("number {}", bottle.0)))?;
-            Ok(report::budgets(connection, limits, &row)?)
+        let (rules, now) = (self.rules(), (self.shared.clock)());
+        self.read("read the budgets", move |connection| {
+            let mut book = Book::default();
+            let entry = book.bottle(connection, &rules, bottle)?;
+            let entry = entry.ok_or_else(|| LedgerError::NoBottle(format!("number {}", bottle.0)))?;
+            Ok(report::views(&mut book, connection, &rules, now, &entry)?)
         })
         .await
+    }
+
+    /// A bottle and its ancestors, nearest first.
+    ///
+    /// # Errors
+    /// When there is no such bottle or it could not be read.
+    pub async fn lineage(&self, bottle: BottleId) -> Result<Vec<BottleName>, LedgerError> {
+        let rules = self.rules();
+        self.read("read a bottle's line", move |connection| {
+            let entry = Book::default().bottle(connection, &rules, bottle)?;
+            let entry = entry.ok_or_else(|| LedgerError::NoBottle(format!("number {}", bottle.0)))?;
+            Ok(entry.lineage.clone())
+        })
+        .await
+    }
+
+    /// Every scope that has a limit or has used something, per provider.
+    ///
+    /// # Errors
+    /// When it could not be read.
+    pub async fn scopes(&self) -> Result<Vec<ScopeView>, LedgerError> {
+        let (rules, now) = (self.rules(), (self.shared.clock)());
+        self.read("read the budgets", move |connection| {
+            Ok(report::all_scopes(&mut Book::default(), connection, &rules, now)?)
+        })
+        .await
+    }
+
+    /// What it decides by.
+    #[must_use]
+    pub fn rules(&self) -> Arc<Rules> {
+        Arc::clone(&self.shared.rules.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(super) async fn write<T: Send + 'static>(
@@ -206,14 +298,14 @@ impl Ledger {
     async fn read<T: Send + 'static>(
         &self,
         action: &'static str,
-        work: impl FnOnce(&Connection, &Limits) -> Result<T, Fault> + Send + 'static,
+        work: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, LedgerError> {
         let shared = Arc::clone(&self.shared);
         let reading = tokio::task::spawn_blocking(move || {
             let connection =
                 shared.reader.as_ref().ok_or(LedgerError::Closed)?.lock().unwrap_or_else(PoisonError::into_inner);
             let transaction = connection.unchecked_transaction()?;
-            work(&transaction, &shared.limits)
+            work(&transaction)
         });
         reading.await.map_err(|_| LedgerError::Closed)?.map_err(|fault| fault.while_trying_to(action))
     }
@@ -221,7 +313,7 @@ impl Ledger {
 
 /// Where the answer to a command will be.
 enum Waiting {
-    Admit(oneshot::Receiver<Result<Result<PermitId, Refusal>, LedgerError>>),
+    Admit(oneshot::Receiver<Result<Result<Admitted, Refusal>, LedgerError>>),
     Settle(oneshot::Receiver<Result<Settled, LedgerError>>),
 }
 
@@ -250,7 +342,7 @@ fn prepare(command: Command) -> (Job, Waiting) {
 
 impl fmt::Debug for Shared {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Shared").field("limits", &self.limits).finish_non_exhaustive()
+        formatter.debug_struct("Shared").field("rules", &self.rules).finish_non_exhaustive()
     }
 }
 

@@ -11,6 +11,7 @@ mod error;
 mod exchange;
 mod handle;
 mod open;
+mod overrides;
 mod report;
 mod run;
 mod writer;
@@ -19,23 +20,31 @@ mod writer;
 mod tests;
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use crate::domain::{
-    AgentName, BottleId, BottleName, Crossing, CutCause, GateView, PermitId, Preflight, ProviderName, Refusal,
-    Settlement, SpendRequest, Tokens, UnixMillis,
+    AgentName, Allowance, BottleId, BottleName, Budget, Crossing, CutCause, Durability, GateView, Limit, PermitId,
+    ProviderName, Refusal, Rules, Scope, Settlement, SpendRequest, Tokens, UnixMillis,
 };
 
 pub use address::AddressPool;
 pub use error::LedgerError;
 pub use handle::Ledger;
 
-/// The limits in force, as `settings` and the launch flags give them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Limits {
-    /// `budget:` of settings.yml.
-    pub host: Vec<(ProviderName, Tokens)>,
-    /// `preflight:` of settings.yml.
-    pub preflight: Preflight,
+/// Tells the time.
+pub type Clock = Arc<dyn Fn() -> UnixMillis + Send + Sync>;
+
+/// What a ledger is opened with.
+#[derive(Clone)]
+pub struct Terms {
+    /// What decisions go by.
+    pub rules: Rules,
+    /// How sure a commit is.
+    pub durability: Durability,
+    /// The time.
+    pub clock: Clock,
+    /// Which boot of the host this is: reservations of another are nobody's.
+    pub boot: String,
 }
 
 /// A bottle to launch.
@@ -45,8 +54,10 @@ pub struct NewRun {
     pub name: BottleName,
     /// The role that runs in it.
     pub agent: Option<AgentName>,
+    /// `--extends`: its parent for this run.
+    pub extends: Option<BottleName>,
     /// `--budget`: the bottle's scope for this run.
-    pub budget: Vec<(ProviderName, Tokens)>,
+    pub budget: Budget,
 }
 
 /// A bottle as the ledger knows it.
@@ -62,8 +73,10 @@ pub struct BottleRow {
     pub address: Option<Ipv4Addr>,
     /// Desired state of its gate; kept over runs until restored.
     pub gate: GateView,
+    /// `--extends` of its last run.
+    pub extends: Option<BottleName>,
     /// `--budget` of its last run.
-    pub budget: Vec<(ProviderName, Tokens)>,
+    pub budget: Budget,
     /// When its last run started.
     pub started: UnixMillis,
     /// When it ended; `None` while it runs.
@@ -79,8 +92,76 @@ pub struct Settled {
     pub provider: ProviderName,
     /// The provider's id of the request.
     pub provider_request_id: Option<String>,
-    /// The governing budget is used up.
+    /// A budget that binds the bottle is used up.
     pub crossing: Option<Crossing>,
+    /// Budgets on its chain that were used up with this, and bind only others.
+    pub crossed_for_others: Vec<Crossing>,
+    /// Budgets of which this used a part that is worth a word.
+    pub passed: Vec<Passed>,
+    /// What is left in each budget that binds.
+    pub allowances: Vec<Allowance>,
+}
+
+impl Settled {
+    /// Is there a budget to be enforced?
+    #[must_use]
+    pub fn crosses(&self) -> bool {
+        self.crossing.is_some() || !self.crossed_for_others.is_empty()
+    }
+}
+
+/// A budget that is used up to some part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Passed {
+    /// Whose.
+    pub scope: Scope,
+    /// The part, in percent.
+    pub percent: u8,
+    /// How many tokens it allows.
+    pub budget: Tokens,
+    /// How many are used.
+    pub used: Tokens,
+}
+
+/// A request that may go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admitted {
+    /// The number of its reservation.
+    pub permit: PermitId,
+    /// What is left in each budget that binds.
+    pub allowances: Vec<Allowance>,
+}
+
+/// A change of budgets at run time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BudgetChange {
+    /// This limit in place of any other, for good.
+    Set {
+        /// Whose.
+        scope: Scope,
+        /// Of which provider.
+        provider: ProviderName,
+        /// From now on.
+        limit: Limit,
+    },
+    /// So much more.
+    Grant {
+        /// Whose.
+        scope: Scope,
+        /// Of which provider.
+        provider: ProviderName,
+        /// How many.
+        tokens: Tokens,
+        /// Until then; for good when `None`.
+        until: Option<UnixMillis>,
+    },
+    /// As settings and launch flags say.
+    Clear {
+        /// Whose.
+        scope: Scope,
+        /// Of which provider; of all when `None`.
+        provider: Option<ProviderName>,
+    },
 }
 
 /// One of the two commands of every request, to be done together with others ([`Ledger::write_together`]).
@@ -96,7 +177,7 @@ pub enum Command {
 #[derive(Debug)]
 pub enum Done {
     /// Of [`Command::Admit`].
-    Admitted(Result<Result<PermitId, Refusal>, LedgerError>),
+    Admitted(Result<Result<Admitted, Refusal>, LedgerError>),
     /// Of [`Command::Settle`].
     Settled(Result<Settled, LedgerError>),
 }
@@ -126,4 +207,6 @@ pub enum GateChange {
     Cut(CutCause),
     /// Open it.
     Restore,
+    /// Open it, unless an operator cut it: the budget that it was cut for is no longer used up.
+    Lift,
 }

@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OpenFlags, TransactionBehavior, params};
 
 use super::error::LedgerError;
-use crate::domain::UnixMillis;
+use crate::domain::{Durability, UnixMillis};
 
 /// Every schema there has been, in order; the first is version 1.
 pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/0001_first.sql"),
     include_str!("../../../migrations/0002_endings.sql"),
     include_str!("../../../migrations/0003_notes.sql"),
+    include_str!("../../../migrations/0005_budgets.sql"),
 ];
 /// How long to wait for another process that reads or copies the database.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -43,7 +44,7 @@ pub(super) struct Opened {
 }
 
 /// Opens the ledger for this process alone and brings its schema up to date.
-pub(super) fn open(path: &Path, now: UnixMillis) -> Result<Opened, LedgerError> {
+pub(super) fn open(path: &Path, now: UnixMillis, durability: Durability) -> Result<Opened, LedgerError> {
     let lock = take(path)?;
     let failed = |source| LedgerError::Open { path: path.to_owned(), source };
     let mut writer = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(failed)?;
@@ -54,7 +55,7 @@ pub(super) fn open(path: &Path, now: UnixMillis) -> Result<Opened, LedgerError> 
     if version > known {
         return Err(LedgerError::FromTheFuture { path: path.to_owned(), found: version, known });
     }
-    configure(&writer).map_err(failed)?;
+    configure(&writer, durability).map_err(failed)?;
     migrate(&mut writer, now).map_err(failed)?;
     let reader = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(failed)?;
     reader.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
@@ -100,9 +101,18 @@ fn private_file(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-fn configure(connection: &Connection) -> rusqlite::Result<()> {
+/// In a write-ahead log, NORMAL leaves it to the kernel when a commit reaches the disk; FULL waits for it.
+pub(super) fn set_durability(connection: &Connection, durability: Durability) -> rusqlite::Result<()> {
+    let synchronous = match durability {
+        Durability::Process => "NORMAL",
+        Durability::Power => "FULL",
+    };
+    connection.pragma_update(None, "synchronous", synchronous)
+}
+
+fn configure(connection: &Connection, durability: Durability) -> rusqlite::Result<()> {
     connection.pragma_update(None, "journal_mode", "WAL")?;
-    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    set_durability(connection, durability)?;
     connection.pragma_update(None, "foreign_keys", true)?;
     connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
     connection.pragma_update(None, "journal_size_limit", LOG_BYTES_KEPT_MAX)?;

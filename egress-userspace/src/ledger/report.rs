@@ -5,16 +5,15 @@ use std::net::Ipv4Addr;
 
 use rusqlite::{Connection, Row, params};
 
-use super::account::AccountKey;
-use super::book::{limit_of, read_account};
-use super::column::{json_or_default, tokens, word, word_or_null};
-use super::{BottleRow, Limits, UsageFilter};
+use super::book::{Book, BottleEntry};
+use super::column::{json_or_default, scope, tokens, word, word_or_null};
+use super::{BottleRow, UsageFilter};
 use crate::domain::{
-    BottleId, BottleName, BudgetView, GateView, ProviderName, ProviderNotes, Scope, Tokens, UnixMillis, Usage,
-    UsageDetails, UsageRow, UsageSum,
+    BottleId, BottleName, Budget, BudgetView, GateView, Limit, ProviderName, ProviderNotes, Rules, Scope, ScopeView,
+    UnixMillis, Usage, UsageDetails, UsageRow, UsageSum,
 };
 
-const BOTTLE: &str = "SELECT id, name, agent, address, cut, started, ended FROM bottle";
+const BOTTLE: &str = "SELECT id, name, agent, address, cut, started, ended, extends FROM bottle";
 
 /// All bottles, by name.
 pub(super) fn bottles(connection: &Connection) -> rusqlite::Result<Vec<BottleRow>> {
@@ -40,10 +39,10 @@ pub(super) fn bottle_by_id(connection: &Connection, id: BottleId) -> rusqlite::R
 }
 
 /// `--budget` of a bottle's last run, by provider.
-pub(super) fn budget_of(connection: &Connection, id: BottleId) -> rusqlite::Result<Vec<(ProviderName, Tokens)>> {
+fn budget_of(connection: &Connection, id: BottleId) -> rusqlite::Result<Budget> {
     connection
-        .prepare_cached("SELECT provider, tokens FROM bottle_budget WHERE bottle = ?1 ORDER BY provider")?
-        .query_map([id.0], |row| Ok((word(row, 0)?, tokens(row, 1)?)))?
+        .prepare_cached("SELECT provider, tokens, window FROM bottle_budget WHERE bottle = ?1 ORDER BY provider")?
+        .query_map([id.0], |row| Ok((word(row, 0)?, Limit { tokens: tokens(row, 1)?, window: word_or_null(row, 2)? })))?
         .collect()
 }
 
@@ -84,7 +83,7 @@ pub(super) fn usage_sums(connection: &Connection, bottle: Option<&BottleName>) -
     connection
         .prepare_cached(
             "SELECT name, provider, requests, input, cache_write, cache_read, output, held FROM spend
-             WHERE scope = 'bottle' AND (?1 IS NULL OR name = ?1) ORDER BY name, provider",
+             WHERE scope = 'own' AND (?1 IS NULL OR name = ?1) ORDER BY name, provider",
         )?
         .query_map([bottle.map(BottleName::as_str)], |row| {
             Ok(UsageSum {
@@ -98,26 +97,59 @@ pub(super) fn usage_sums(connection: &Connection, bottle: Option<&BottleName>) -
         .collect()
 }
 
-/// Budgets of a bottle for each provider that has a limit, or that it has used.
-pub(super) fn budgets(
+/// Budgets of a bottle for each provider that has a limit on its chain, or that it has used.
+pub(super) fn views(
+    book: &mut Book,
     connection: &Connection,
-    limits: &Limits,
-    bottle: &BottleRow,
+    rules: &Rules,
+    now: UnixMillis,
+    entry: &BottleEntry,
 ) -> rusqlite::Result<Vec<BudgetView>> {
-    let sums = usage_sums(connection, Some(&bottle.name))?;
-    let used = sums.into_iter().map(|sum| sum.provider);
-    let limited = bottle.budget.iter().chain(&limits.host).map(|(provider, _)| provider.clone());
-    let providers: BTreeSet<ProviderName> = used.chain(limited).collect();
-    let scopes = [(Scope::Bottle(bottle.name.clone()), &bottle.budget), (Scope::Host, &limits.host)];
+    let sums = usage_sums(connection, Some(&entry.name))?;
+    let mut providers: BTreeSet<ProviderName> = sums.into_iter().map(|sum| sum.provider).collect();
+    for scope in &entry.chain.scopes {
+        providers.extend(book.limited(connection, rules, scope)?);
+    }
     let view = |provider: ProviderName| {
-        let state = |(scope, budget): &(Scope, &Vec<(ProviderName, Tokens)>)| {
-            let key = AccountKey { scope: scope.clone(), provider: provider.clone() };
-            Ok(read_account(connection, &key)?.state(key.scope, limit_of(budget, &provider)))
-        };
-        let chain = scopes.iter().map(state).collect::<rusqlite::Result<_>>()?;
-        Ok(BudgetView { provider, chain })
+        let chain = book.states(connection, rules, now, &entry.chain.scopes, &provider)?;
+        let own = book.own(connection, &entry.name, &provider)?;
+        Ok(BudgetView { provider, own, chain })
     };
     providers.into_iter().map(view).collect()
+}
+
+/// Every scope that has a limit or has used something, per provider.
+pub(super) fn all_scopes(
+    book: &mut Book,
+    connection: &Connection,
+    rules: &Rules,
+    now: UnixMillis,
+) -> rusqlite::Result<Vec<ScopeView>> {
+    let spent: Vec<(Scope, ProviderName)> = connection
+        .prepare_cached("SELECT scope, name, provider FROM spend WHERE scope <> 'own'")?
+        .query_map([], |row| Ok((scope(row)?, word(row, 2)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    let in_settings = limited_by(rules);
+    let running = bottles(connection)?.into_iter().filter(|bottle| bottle.ended.is_none());
+    let launched = running.flat_map(|bottle| {
+        let scope = Scope::Bottle(bottle.name);
+        bottle.budget.into_iter().map(move |(provider, _)| (scope.clone(), provider))
+    });
+    let said = book.overridden(connection)?;
+    let all: BTreeSet<(Scope, ProviderName)> =
+        spent.into_iter().chain(in_settings).chain(launched).chain(said).collect();
+    let view = |(scope, provider): (Scope, ProviderName)| {
+        let state = book.state(connection, rules, now, &scope, &provider)?;
+        Ok(ScopeView { provider, state })
+    };
+    all.into_iter().map(view).collect()
+}
+
+fn limited_by(rules: &Rules) -> impl Iterator<Item = (Scope, ProviderName)> {
+    let agents = rules.agents.iter().map(|(name, budget)| (Scope::Agent(name.clone()), budget));
+    let bottles = rules.bottles.iter().map(|(name, rules)| (Scope::Bottle(name.clone()), &rules.budget));
+    let all = agents.chain(bottles).chain([(Scope::Host, &rules.host)]);
+    all.flat_map(|(scope, budget)| budget.iter().map(move |(provider, _)| (scope.clone(), provider.clone())))
 }
 
 /// A LIMIT: all rows when nothing is said.
@@ -139,6 +171,7 @@ fn bottle_row(row: &Row<'_>) -> rusqlite::Result<BottleRow> {
         budget: Vec::new(),
         started: UnixMillis(row.get(5)?),
         ended: row.get::<_, Option<i64>>(6)?.map(UnixMillis),
+        extends: word_or_null(row, 7)?,
     })
 }
 

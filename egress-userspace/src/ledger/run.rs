@@ -1,29 +1,34 @@
 //! Runs and gates of bottles, each change with its audit row in the same transaction.
 
+use std::sync::Arc;
+
 use rusqlite::params;
 
+use super::book::BottleEntry;
 use super::column::amount;
 use super::error::{Fault, LedgerError};
 use super::writer::Desk;
 use super::{AddressPool, BottleRow, GateChange, NewRun, report};
 use crate::budget;
-use crate::domain::{AgentName, AuditKind, BottleId, BottleName, CutCause, GateView, ProviderName, Tokens};
+use crate::domain::{AgentName, AuditKind, BottleId, BottleName, Budget, CutCause, GateView, Rules, Tokens, Window};
 
 impl Desk {
     /// Starts a run: gives the bottle its number (the one it has always had) and an address.
     pub(super) fn begin_run(&mut self, run: &NewRun, pool: AddressPool) -> Result<BottleRow, Fault> {
         let known = report::bottle(&self.connection, &run.name)?;
-        if let Some(bottle) = &known {
-            self.may_run_again(bottle, &run.budget)?;
+        if let Some(bottle) = known.as_ref().filter(|bottle| bottle.ended.is_none()) {
+            return Err(LedgerError::AlreadyRunning(bottle.name.clone()).into());
         }
+        self.check_parent(run)?;
         let in_use = report::addresses(&self.connection)?;
         let address = pool.lowest_free(&in_use).ok_or(LedgerError::NoAddress)?;
         let id: u32 = self
             .connection
             .prepare_cached(
-                "INSERT INTO bottle (name, agent, address, started) VALUES (?1, ?2, ?3, ?4)
+                "INSERT INTO bottle (name, agent, address, started, extends) VALUES (?1, ?2, ?3, ?4, ?5)
                  ON CONFLICT (name) DO UPDATE SET
-                    agent = excluded.agent, address = excluded.address, cut = NULL, started = excluded.started, ended = NULL
+                    agent = excluded.agent, address = excluded.address, cut = NULL, started = excluded.started, ended = NULL,
+                    extends = excluded.extends
                  RETURNING id",
             )?
             .query_row(
@@ -31,14 +36,17 @@ impl Desk {
                     run.name.as_str(),
                     run.agent.as_ref().map(AgentName::as_str),
                     address.to_bits(),
-                    self.now.0
+                    self.now.0,
+                    run.extends.as_ref().map(BottleName::as_str),
                 ],
                 |row| row.get(0),
             )?;
         let id = BottleId(id);
         self.replace_budget(id, &run.budget)?;
-        self.book.forget_bottle(id);
-        if known.is_some_and(|bottle| bottle.gate != GateView::Open) {
+        self.book.forget_bottles();
+        self.check_lineage(&run.name)?;
+        if let Some(GateView::Cut(cause)) = known.map(|bottle| bottle.gate) {
+            self.check_cut_is_over(id, cause)?;
             self.audit(Some(id), &AuditKind::GateRestored)?;
         }
         self.audit(Some(id), &AuditKind::BottleStarted { agent: run.agent.clone() })?;
@@ -55,7 +63,7 @@ impl Desk {
         self.connection
             .prepare_cached("UPDATE bottle SET address = NULL, ended = ?2 WHERE id = ?1")?
             .execute(params![id.0, self.now.0])?;
-        self.book.forget_bottle(id);
+        self.book.forget_bottles();
         self.audit(Some(id), &AuditKind::BottleEnded { exit_code })
     }
 
@@ -65,6 +73,8 @@ impl Desk {
         let before = self.bottle(id)?.cut;
         let (after, kind, was_already) = match change {
             GateChange::Restore => (None, AuditKind::GateRestored, before.is_none()),
+            GateChange::Lift if before == Some(CutCause::Operator) => return Ok(true),
+            GateChange::Lift => (None, AuditKind::CutLifted, before.is_none()),
             GateChange::Cut(cause) => (Some(cause), AuditKind::GateCut { cause }, before.is_some()),
         };
         let is_stronger = before == Some(CutCause::Budget) && after == Some(CutCause::Operator);
@@ -74,47 +84,73 @@ impl Desk {
         self.connection
             .prepare_cached("UPDATE bottle SET cut = ?2 WHERE id = ?1")?
             .execute(params![id.0, after.map(CutCause::as_str)])?;
-        self.book.forget_bottle(id);
+        self.book.forget_bottles();
         self.audit(Some(id), &kind)?;
         Ok(was_already)
     }
 
-    fn may_run_again(&mut self, bottle: &BottleRow, budget: &[(ProviderName, Tokens)]) -> Result<(), Fault> {
-        if bottle.ended.is_none() {
-            return Err(LedgerError::AlreadyRunning(bottle.name.clone()).into());
+    /// Decides by these rules from now on.
+    pub(super) fn set_rules(&mut self, rules: Arc<Rules>) -> Result<(), Fault> {
+        let before = std::mem::replace(&mut self.rules, rules);
+        self.book.forget_bottles();
+        let bottles = report::bottles(&self.connection)?;
+        let mut running = bottles.iter().filter(|bottle| bottle.ended.is_none());
+        let outcome = running.try_for_each(|bottle| self.check_lineage(&bottle.name));
+        if outcome.is_err() {
+            self.rules = before;
+            self.book.forget_bottles();
         }
-        let still_cut = match bottle.gate {
-            GateView::Open => None,
-            GateView::Cut(CutCause::Operator) => Some(CutCause::Operator),
-            GateView::Cut(CutCause::Budget) => self.is_used_up(&bottle.name, budget)?.then_some(CutCause::Budget),
-        };
-        match still_cut {
-            Some(cause) => Err(LedgerError::StillCut { name: bottle.name.clone(), cause }.into()),
-            None => Ok(()),
-        }
+        outcome
     }
 
-    /// Whether any governing budget would be used up. One that allows nothing and of which nothing was used forbids a
-    /// provider; it has not run out.
-    fn is_used_up(&mut self, name: &BottleName, budget: &[(ProviderName, Tokens)]) -> rusqlite::Result<bool> {
-        let limits = self.limits.clone();
-        for (provider, _) in budget.iter().chain(&limits.host) {
-            let chain = self.book.chain(&self.connection, &limits, (name, budget), provider)?;
-            if budget::crossed(&chain).is_some_and(|crossing| crossing.used > Tokens::ZERO) {
-                return Ok(true);
+    /// A parent that nobody knows would be one whose budget is never looked at.
+    fn check_parent(&self, run: &NewRun) -> Result<(), Fault> {
+        let Some(parent) = &run.extends else { return Ok(()) };
+        if self.rules.bottles.contains_key(parent) || report::bottle(&self.connection, parent)?.is_some() {
+            return Ok(());
+        }
+        Err(LedgerError::NoParent(parent.clone()).into())
+    }
+
+    fn check_lineage(&mut self, bottle: &BottleName) -> Result<(), Fault> {
+        let rules = Arc::clone(&self.rules);
+        self.book.lineage(&self.connection, &rules, bottle)?.map_err(LedgerError::Cycle)?;
+        Ok(())
+    }
+
+    /// A cut of an operator's is lifted by an operator only; a budget's by a budget that is not used up.
+    fn check_cut_is_over(&mut self, id: BottleId, cause: CutCause) -> Result<(), Fault> {
+        let entry = self.bottle(id)?;
+        match cause {
+            CutCause::Budget if !self.is_used_up(&entry)? => Ok(()),
+            CutCause::Budget | CutCause::Operator => {
+                Err(LedgerError::StillCut { name: entry.name.clone(), cause }.into())
             }
         }
-        Ok(false)
     }
 
-    fn replace_budget(&self, id: BottleId, budget: &[(ProviderName, Tokens)]) -> rusqlite::Result<()> {
+    /// Whether any binding budget is used up. One that allows nothing and of which nothing was used forbids a provider; it
+    /// has not run out.
+    fn is_used_up(&mut self, entry: &BottleEntry) -> rusqlite::Result<bool> {
+        let rules = Arc::clone(&self.rules);
+        let views = report::views(&mut self.book, &self.connection, &rules, self.now, entry)?;
+        let crossed = views.iter().filter_map(|view| budget::crossed(&view.chain));
+        Ok(crossed.into_iter().any(|crossing| crossing.used > Tokens::ZERO))
+    }
+
+    fn replace_budget(&self, id: BottleId, budget: &Budget) -> rusqlite::Result<()> {
         self.connection.prepare_cached("DELETE FROM bottle_budget WHERE bottle = ?1")?.execute([id.0])?;
         let mut statement = self.connection.prepare_cached(
-            "INSERT INTO bottle_budget (bottle, provider, tokens) VALUES (?1, ?2, ?3)
-             ON CONFLICT (bottle, provider) DO UPDATE SET tokens = excluded.tokens",
+            "INSERT INTO bottle_budget (bottle, provider, tokens, window) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT (bottle, provider) DO UPDATE SET tokens = excluded.tokens, window = excluded.window",
         )?;
-        for (provider, tokens) in budget {
-            statement.execute(params![id.0, provider.as_str(), amount(*tokens)])?;
+        for (provider, limit) in budget {
+            statement.execute(params![
+                id.0,
+                provider.as_str(),
+                amount(limit.tokens),
+                limit.window.map(Window::as_str)
+            ])?;
         }
         Ok(())
     }

@@ -6,15 +6,15 @@
 //! Each command runs in a savepoint, so one that fails does not spoil its neighbours. Nobody is answered before the
 //! commit; when it fails, nothing was kept and every command of the batch is told so.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
-use super::Limits;
 use super::book::Book;
 use super::error::{Fault, LedgerError, again};
-use crate::domain::{PermitId, UnixMillis};
+use super::{Clock, Terms};
+use crate::domain::{PermitId, Rules, UnixMillis};
 
 /// Most commands in one transaction.
 const BATCH_COMMANDS_MAX: usize = 512;
@@ -30,10 +30,12 @@ type Answer = Box<dyn FnOnce(Result<(), &rusqlite::Error>)>;
 pub(super) struct Desk {
     pub(super) connection: Connection,
     pub(super) book: Book,
-    pub(super) limits: Limits,
+    pub(super) rules: Arc<Rules>,
+    /// Which boot of the host this is.
+    pub(super) boot: String,
     /// The time of this transaction.
     pub(super) now: UnixMillis,
-    clock: fn() -> UnixMillis,
+    clock: Clock,
     next_permit: i64,
     /// Why the transaction can no longer be committed.
     spoilt: Option<rusqlite::Error>,
@@ -43,7 +45,7 @@ pub(super) struct Desk {
 }
 
 impl Desk {
-    pub(super) fn new(connection: Connection, limits: Limits, clock: fn() -> UnixMillis) -> rusqlite::Result<Self> {
+    pub(super) fn new(connection: Connection, terms: Terms) -> rusqlite::Result<Self> {
         let next_permit = connection.query_row(
             "SELECT 1 + max(ifnull((SELECT max(permit) FROM reservation), 0), ifnull((SELECT max(permit) FROM usage), 0))",
             [],
@@ -52,9 +54,10 @@ impl Desk {
         Ok(Self {
             connection,
             book: Book::default(),
-            limits,
-            now: clock(),
-            clock,
+            rules: Arc::new(terms.rules),
+            boot: terms.boot,
+            now: (terms.clock)(),
+            clock: terms.clock,
             next_permit,
             spoilt: None,
             wants_checkpoint: true,

@@ -166,7 +166,8 @@ impl Run<'_> {
         if !ask.is_meterable() {
             return Ok(self.refuse_unsent(refusal::not_meterable(&target), body).await);
         }
-        if ask.is_metered && self.policy.preflight == Preflight::Exact {
+        let preflight = self.policy.preflight.of(self.bottle.view.preflight, &allowed.provider);
+        if ask.is_metered && preflight == Preflight::Exact {
             ask.input_estimate = self.count(&allowed, &head, &body, &ask).await;
         }
         let permit = match self.admit(&allowed, &target, &ask).await {

@@ -155,7 +155,7 @@ impl Link {
                 }
             }
             FromController::Admitted { number, admission } => self.take_admission(number, admission),
-            FromController::Settled { number, crossed } => {
+            FromController::Settled { number, crossed, .. } => {
                 if let Some(Waiter::Settle(waiter)) = self.waiter(number) {
                     // Settled and nobody waits: the exchange was dropped, which needs no answer.
                     let _ = waiter.send(Committed { crossed });

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::broker::{BottleView, Phase, Snapshot};
-use crate::domain::Preflight;
+use crate::domain::Preflights;
 use crate::policy::Routes;
 
 use super::limits::{CONNECTIONS_PER_BOTTLE_MAX, WEBSOCKETS_PER_BOTTLE_MAX};
@@ -18,7 +18,7 @@ use super::limits::{CONNECTIONS_PER_BOTTLE_MAX, WEBSOCKETS_PER_BOTTLE_MAX};
 #[derive(Debug, Default)]
 pub(super) struct PolicyView {
     pub(super) routes: Routes,
-    pub(super) preflight: Preflight,
+    pub(super) preflight: Preflights,
     pub(super) drain: Duration,
     /// Longest silence inside a response.
     pub(super) idle: Duration,
@@ -81,8 +81,8 @@ impl PolicyView {
     /// The view after `snapshot`: bottles that go on keep their passage; those that are cut, gone or replaced by another
     /// at the same address are severed.
     pub(super) fn succeed(&self, snapshot: Snapshot) -> Self {
-        let bottles: HashMap<_, _> = snapshot
-            .bottles
+        let Snapshot { bottles, routes, preflight, drain_ms, idle_ms, .. } = snapshot;
+        let bottles: HashMap<_, _> = bottles
             .into_iter()
             .filter(|view| view.phase != Phase::Cut)
             .map(|view| {
@@ -97,8 +97,8 @@ impl PolicyView {
                 before.passage.severed.send_replace(true);
             }
         }
-        let [drain, idle] = [snapshot.drain_ms, snapshot.idle_ms].map(Duration::from_millis);
-        Self { routes: snapshot.routes, preflight: snapshot.preflight, drain, idle, bottles }
+        let [drain, idle] = [drain_ms, idle_ms].map(Duration::from_millis);
+        Self { routes, preflight, drain, idle, bottles }
     }
 
     /// Severs everyone: the controller is gone.
@@ -122,6 +122,7 @@ mod tests {
             name: "web".parse().unwrap(),
             agent: None,
             address: ADDRESS,
+            preflight: None,
             phase: phase.clone(),
         };
         Snapshot { bottles: bottles.iter().map(view).collect(), ..Snapshot::default() }

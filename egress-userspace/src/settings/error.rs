@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use crate::domain::{AmountError, Api, Host, HostError, HostPatternError, NameError, ProviderName};
+use super::parse::nearest;
+use crate::domain::{Api, Host, HostError, HostPatternError, LimitError, NameError, ProviderName, ZoneError};
 
 /// Something in a settings file that is not understood.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -53,12 +54,40 @@ pub enum Problem {
     /// Keys and values, or nothing at all.
     #[error("{0:?} needs one value on its own line")]
     NotAValue(String),
-    /// No amount of tokens.
+    /// No amount of tokens, alone or per window.
     #[error(transparent)]
-    Amount(#[from] AmountError),
-    /// An amount per time.
-    #[error("{0:?} has a time window, which this version does not support: write the amount alone, such as 2M")]
-    Window(String),
+    Limit(#[from] LimitError),
+    /// A name that stands for nothing.
+    #[error("there is no {what} {name:?}: {hint}")]
+    UnknownName {
+        /// What it should be the name of.
+        what: &'static str,
+        /// What it says.
+        name: String,
+        /// What may have been meant, or would mean something.
+        hint: String,
+    },
+    /// Bottles that are their own ancestors.
+    #[error("bottles extend each other in a circle: {0}")]
+    Circle(String),
+    /// Neither way of telling which budgets bind.
+    #[error("{0:?} is not a precedence: write nearest (the nearest budget binds) or strict (every budget does)")]
+    Precedence(String),
+    /// Neither way of ending the response that uses a budget up.
+    #[error("{0:?} is not a way to cross a budget: write finish (the response is delivered) or sever (it ends there)")]
+    Crossing(String),
+    /// Neither way of counting cache reads.
+    #[error("{0:?} is not a way to treat cache reads: write count or ignore")]
+    CacheReads(String),
+    /// Neither kind of durability.
+    #[error("{0:?} is not a durability: write process (survives crashes) or power (survives the loss of power too)")]
+    Durability(String),
+    /// No time zone.
+    #[error(transparent)]
+    Zone(#[from] ZoneError),
+    /// No list of percentages.
+    #[error("{0:?} is not a list of percentages: write 80, 90, 95, 99 — each from 1 to 99, rising — or nothing")]
+    Thresholds(String),
     /// No name of a provider.
     #[error(transparent)]
     Name(#[from] NameError),
@@ -107,11 +136,8 @@ pub enum Problem {
         /// The limit.
         max_seconds: u64,
     },
-    /// A way to look ahead that is known but not built.
-    #[error("preflight {0:?} is not supported: this version supports estimate, exact and off")]
-    PreflightNotSupported(String),
     /// No way to look ahead.
-    #[error("{0:?} is not a way to look at a request before it is sent: write estimate, exact or off")]
+    #[error("{0:?} is not a way to look at a request before it is sent: write estimate, exact, strict or off")]
     Preflight(String),
     /// A cutoff policy that is known but not built.
     #[error("shutdown {0:?} is not supported: this version supports cutoff only")]
@@ -119,6 +145,17 @@ pub enum Problem {
     /// No cutoff policy.
     #[error("{0:?} is not a way to shut a bottle down: write cutoff")]
     Shutdown(String),
+}
+
+impl Problem {
+    /// A name that is none of those known.
+    pub(super) fn unknown_name(what: &'static str, name: &str, known: &[&str]) -> Self {
+        let hint = match known {
+            [] => "nothing of the kind is named here".to_owned(),
+            known => hint(nearest(name, known.iter().copied()), known),
+        };
+        Self::UnknownName { what, name: name.to_owned(), hint }
+    }
 }
 
 fn hint(suggestion: Option<&str>, known: &[&str]) -> String {

@@ -5,6 +5,7 @@
 mod error;
 mod parse;
 mod providers;
+mod spending;
 mod yaml;
 
 #[cfg(test)]
@@ -14,7 +15,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::domain::{CutoffPolicy, Host, HostPattern, Preflight, Provider, ProviderName, Tokens};
+use crate::domain::{CutoffPolicy, Durability, Host, HostPattern, Provider, ProviderName, Rules};
 
 pub use error::{Problem, SettingsError};
 pub use parse::parse;
@@ -25,10 +26,10 @@ pub type BuiltIn = [(HostPattern, ProviderName)];
 /// Everything settings.yml says, defaults filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// `budget:` the host's, by provider.
-    pub budget: Vec<(ProviderName, Tokens)>,
-    /// `preflight:` what is looked at before a request is sent.
-    pub preflight: Preflight,
+    /// Who may spend what.
+    pub rules: Rules,
+    /// `durability:` how sure what is recorded is.
+    pub durability: Durability,
     /// `shutdown:` what happens when a budget is gone.
     pub shutdown: CutoffPolicy,
     /// `drain:` how long the response that crosses may take to reach the client.
@@ -48,8 +49,8 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            budget: Vec::new(),
-            preflight: Preflight::default(),
+            rules: Rules::default(),
+            durability: Durability::default(),
             shutdown: CutoffPolicy::default(),
             drain: Duration::from_secs(1),
             last_word: Duration::from_secs(2),

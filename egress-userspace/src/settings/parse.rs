@@ -6,11 +6,28 @@ use std::time::Duration;
 
 use super::error::{Problem, SettingsError};
 use super::providers::providers;
+use super::spending::Mentions;
 use super::yaml::{self, Misplaced, Node, Place, Text};
 use super::{BuiltIn, Settings};
-use crate::domain::{CutoffPolicy, Host, Preflight, ProviderName, Tokens};
+use crate::domain::{CacheReads, CrossingMode, CutoffPolicy, Durability, Host, Precedence, Preflight, Thresholds};
 
-const KEYS: &[&str] = &["budget", "preflight", "shutdown", "drain", "last_word", "providers", "upstream"];
+const KEYS: &[&str] = &[
+    "budget",
+    "precedence",
+    "crossing",
+    "cache_reads",
+    "time_zone",
+    "thresholds",
+    "preflight",
+    "durability",
+    "shutdown",
+    "drain",
+    "last_word",
+    "agents",
+    "bottles",
+    "providers",
+    "upstream",
+];
 const UPSTREAM_KEYS: &[&str] = &["ca", "idle", "resolve"];
 /// Longest `drain` and `last_word`: a used-up budget is enforced by the kernel after that at the latest.
 const DURATION_SECONDS_MAX: u64 = 600;
@@ -35,15 +52,25 @@ pub fn parse(text: &str, file: &Path, built_in: &BuiltIn) -> Result<Settings, Se
 fn settings(text: &str, built_in: &BuiltIn) -> Result<Settings, Misplaced> {
     let mut settings = Settings::default();
     let mut resolved = Vec::new();
+    let mut mentions = Mentions::default();
+    let rules = &mut settings.rules;
     for (key, value) in entries(yaml::read(text)?)? {
         match key.text.as_str() {
-            "budget" => settings.budget = budget(value)?,
-            "preflight" => settings.preflight = read(&key, value, preflight)?,
+            "budget" => rules.host = mentions.budget(value)?,
+            "precedence" => rules.precedence = read(&key, value, precedence)?,
+            "crossing" => rules.crossing = read(&key, value, crossing)?,
+            "cache_reads" => rules.cache_reads = read(&key, value, cache_reads)?,
+            "time_zone" => rules.zone = read(&key, value, |text| Ok(text.parse()?))?,
+            "thresholds" => rules.thresholds = thresholds(&key, value)?,
+            "preflight" => rules.preflight.usual = read(&key, value, preflight)?,
+            "durability" => settings.durability = read(&key, value, durability)?,
+            "agents" => rules.agents = mentions.agents(value)?,
+            "bottles" => rules.bottles = mentions.bottles(value)?,
             "shutdown" => settings.shutdown = read(&key, value, shutdown)?,
             "drain" => settings.drain = read(&key, value, duration)?,
             "last_word" => settings.last_word = read(&key, value, duration)?,
-            "providers" => settings.providers = providers(value, built_in)?,
-            "upstream" => resolved = upstream(value, &mut settings)?,
+            "providers" => (settings.providers, rules.preflight.by_provider) = providers(value, built_in)?,
+            "upstream" => resolved = upstream(value, (&mut settings.upstream_ca, &mut settings.upstream_idle))?,
             _ => return Err(unknown(key, KEYS)),
         }
     }
@@ -55,6 +82,11 @@ fn settings(text: &str, built_in: &BuiltIn) -> Result<Settings, Misplaced> {
             return Err((*place, Problem::NobodysHost(host.clone())));
         }
     }
+    let own = settings.providers.iter().map(|provider| &provider.name);
+    let mut providers: Vec<_> = built_in.iter().map(|(_, name)| name).chain(own).collect();
+    providers.sort();
+    providers.dedup();
+    mentions.check(&providers, &settings.rules.bottles)?;
     settings.upstream_resolve = resolved.into_iter().map(|Resolved { host, address, .. }| (host, address)).collect();
     Ok(settings)
 }
@@ -66,25 +98,17 @@ struct Resolved {
     address: SocketAddr,
 }
 
-fn upstream(node: Node, settings: &mut Settings) -> Result<Vec<Resolved>, Misplaced> {
+fn upstream(node: Node, (ca, idle_max): (&mut Option<PathBuf>, &mut Duration)) -> Result<Vec<Resolved>, Misplaced> {
     let mut resolved = Vec::new();
     for (key, value) in entries(node)? {
         match key.text.as_str() {
-            "ca" => settings.upstream_ca = Some(read(&key, value, path)?),
-            "idle" => settings.upstream_idle = read(&key, value, idle)?,
+            "ca" => *ca = Some(read(&key, value, path)?),
+            "idle" => *idle_max = read(&key, value, idle)?,
             "resolve" => resolved = resolve(value)?,
             _ => return Err(unknown(key, UPSTREAM_KEYS)),
         }
     }
     Ok(resolved)
-}
-
-fn budget(node: Node) -> Result<Vec<(ProviderName, Tokens)>, Misplaced> {
-    let amount = |(key, value): (Text, Node)| {
-        let provider = key.text.parse().map_err(|error| (key.place, Problem::Name(error)))?;
-        Ok((provider, read(&key, value, tokens)?))
-    };
-    entries(node)?.into_iter().map(amount).collect()
 }
 
 fn resolve(node: Node) -> Result<Vec<Resolved>, Misplaced> {
@@ -101,24 +125,60 @@ fn resolve(node: Node) -> Result<Vec<Resolved>, Misplaced> {
     Ok(resolved)
 }
 
-fn tokens(text: &str) -> Result<Tokens, Problem> {
-    if text.contains('/') {
-        return Err(Problem::Window(text.to_owned()));
-    }
-    Ok(text.parse()?)
-}
-
-fn preflight(text: &str) -> Result<Preflight, Problem> {
+fn precedence(text: &str) -> Result<Precedence, Problem> {
     match text {
-        "estimate" => Ok(Preflight::Estimate),
-        "exact" => Ok(Preflight::Exact),
-        "off" => Ok(Preflight::Off),
-        "strict" => Err(Problem::PreflightNotSupported(text.to_owned())),
-        _ => Err(Problem::Preflight(text.to_owned())),
+        "nearest" => Ok(Precedence::Nearest),
+        "strict" => Ok(Precedence::Strict),
+        _ => Err(Problem::Precedence(text.to_owned())),
     }
 }
 
-fn shutdown(text: &str) -> Result<CutoffPolicy, Problem> {
+fn crossing(text: &str) -> Result<CrossingMode, Problem> {
+    match text {
+        "finish" => Ok(CrossingMode::Finish),
+        "sever" => Ok(CrossingMode::Sever),
+        _ => Err(Problem::Crossing(text.to_owned())),
+    }
+}
+
+fn cache_reads(text: &str) -> Result<CacheReads, Problem> {
+    match text {
+        "count" => Ok(CacheReads::Count),
+        "ignore" => Ok(CacheReads::Ignore),
+        _ => Err(Problem::CacheReads(text.to_owned())),
+    }
+}
+
+fn durability(text: &str) -> Result<Durability, Problem> {
+    match text {
+        "process" => Ok(Durability::Process),
+        "power" => Ok(Durability::Power),
+        _ => Err(Problem::Durability(text.to_owned())),
+    }
+}
+
+/// `80, 90, 95, 99`; nothing for none.
+fn thresholds(key: &Text, value: Node) -> Result<Thresholds, Misplaced> {
+    if let Node::Nothing(_) = value {
+        return Ok(Thresholds(Vec::new()));
+    }
+    read(key, value, |text| {
+        let shape = || Problem::Thresholds(text.to_owned());
+        let percents: Vec<u8> = text
+            .split(',')
+            .map(|word| word.trim().parse().ok().filter(|percent| (1..=99).contains(percent)))
+            .collect::<Option<_>>()
+            .ok_or_else(shape)?;
+        if percents.is_sorted_by(|one, next| one < next) { Ok(Thresholds(percents)) } else { Err(shape()) }
+    })
+}
+
+pub(super) fn preflight(text: &str) -> Result<Preflight, Problem> {
+    let found = Preflight::ALL.into_iter().find(|way| way.as_str() == text);
+    found.ok_or_else(|| Problem::Preflight(text.to_owned()))
+}
+
+pub(super) fn shutdown(text: &str) -> Result<CutoffPolicy, Problem> {
     match text {
         "cutoff" => Ok(CutoffPolicy::Cutoff),
         "freeze" | "kill" => Err(Problem::ShutdownNotSupported(text.to_owned())),
@@ -173,7 +233,11 @@ pub(super) fn entries(node: Node) -> Result<Vec<(Text, Node)>, Misplaced> {
 }
 
 /// The value of a key, whose problems are at the value.
-pub(super) fn read<T>(key: &Text, value: Node, value_of: fn(&str) -> Result<T, Problem>) -> Result<T, Misplaced> {
+pub(super) fn read<T>(
+    key: &Text,
+    value: Node,
+    value_of: impl FnOnce(&str) -> Result<T, Problem>,
+) -> Result<T, Misplaced> {
     match value {
         Node::Scalar(text) => value_of(&text.text).map_err(|problem| (text.place, problem)),
         Node::Nothing(_) | Node::Mapping(..) => Err((value.place(), Problem::NotAValue(key.text.clone()))),
@@ -181,13 +245,13 @@ pub(super) fn read<T>(key: &Text, value: Node, value_of: fn(&str) -> Result<T, P
 }
 
 pub(super) fn unknown(key: Text, known: &'static [&'static str]) -> Misplaced {
-    (key.place, Problem::UnknownKey { suggestion: nearest(&key.text, known), known, key: key.text })
+    (key.place, Problem::UnknownKey { suggestion: nearest(&key.text, known.iter().copied()), known, key: key.text })
 }
 
 /// The word that may have been meant.
-pub(super) fn nearest(text: &str, known: &[&'static str]) -> Option<&'static str> {
+pub(super) fn nearest<'a>(text: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let distance = |candidate: &str| strsim::damerau_levenshtein(text, candidate);
-    let nearest = known.iter().copied().min_by_key(|candidate| distance(candidate));
+    let nearest = known.min_by_key(|candidate| distance(candidate));
     // Two edits turn any two letters into any others: that is no likeness.
     let is_near = |candidate: &&str| distance(candidate) <= TYPOS_MAX && distance(candidate) < candidate.len();
     nearest.filter(is_near)

@@ -1,16 +1,22 @@
 //! `providers:` — which hosts count for whom, and what they speak.
 
+use std::collections::BTreeMap;
+
 use super::BuiltIn;
 use super::error::Problem;
-use super::parse::{entries, nearest, read, unknown};
+use super::parse::{entries, nearest, preflight, read, unknown};
 use super::yaml::{Misplaced, Node, Text};
-use crate::domain::{Api, HostPattern, Provider, ProviderName, StreamUsage};
+use crate::domain::{Api, HostPattern, Preflight, Provider, ProviderName, StreamUsage};
 
-const KEYS: &[&str] = &["hosts", "stream_usage"];
+const KEYS: &[&str] = &["hosts", "stream_usage", "preflight"];
+
+/// The section: whose hosts are whose, and how their requests are looked at when other than as usual.
+type Providers = (Vec<Provider>, BTreeMap<ProviderName, Preflight>);
 
 /// Reads the section. A host is named once in all of it.
-pub(super) fn providers(node: Node, built_in: &BuiltIn) -> Result<Vec<Provider>, Misplaced> {
+pub(super) fn providers(node: Node, built_in: &BuiltIn) -> Result<Providers, Misplaced> {
     let mut providers = Vec::new();
+    let mut preflights = BTreeMap::new();
     let mut lines = Vec::new();
     for (key, value) in entries(node)? {
         let name: ProviderName = key.text.parse().map_err(|error| (key.place, Problem::Name(error)))?;
@@ -19,6 +25,9 @@ pub(super) fn providers(node: Node, built_in: &BuiltIn) -> Result<Vec<Provider>,
             match key.text.as_str() {
                 "hosts" => provider.hosts = hosts(value, &mut lines)?,
                 "stream_usage" => provider.stream_usage = Some(read(&key, value, stream_usage)?),
+                "preflight" => {
+                    preflights.insert(provider.name.clone(), read(&key, value, preflight)?);
+                }
                 _ => return Err(unknown(key, KEYS)),
             }
         }
@@ -27,7 +36,7 @@ pub(super) fn providers(node: Node, built_in: &BuiltIn) -> Result<Vec<Provider>,
         }
         providers.push(provider);
     }
-    Ok(providers)
+    Ok((providers, preflights))
 }
 
 /// `lines` are where hosts were named before.
@@ -50,7 +59,7 @@ fn pattern(key: &Text) -> Result<HostPattern, Misplaced> {
 
 fn api(text: &str) -> Result<Api, Problem> {
     let found = Api::ALL.into_iter().find(|api| api.as_str() == text);
-    let suggestion = || nearest(text, &Api::ALL.map(Api::as_str));
+    let suggestion = || nearest(text, Api::ALL.iter().map(|api| api.as_str()));
     found.ok_or_else(|| Problem::Api { text: text.to_owned(), suggestion: suggestion() })
 }
 

@@ -1,9 +1,12 @@
 //! What settings files mean, and what is said of those that mean nothing.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::*;
-use crate::domain::{Api, StreamUsage};
+use crate::domain::{
+    Api, BottleRules, Budget, CacheReads, CrossingMode, Precedence, Preflight, Preflights, StreamUsage, Thresholds,
+};
 
 /// Reads it beside a small built-in table.
 fn read(text: &str) -> Result<Settings, SettingsError> {
@@ -21,17 +24,33 @@ fn bad(text: &str, expected: &str) {
     assert_eq!(error.to_string(), format!("settings.yml:{expected}"), "{text:?}");
 }
 
-#[test]
-fn everything_that_can_be_said() {
-    let text = "\
+const EVERYTHING: &str = "\
 # The host's.
 budget:
   claude: 5000000   # as a number
   codex: 5_000_000
-  gemini: 5M
-  other: \"200k\"
-  none: 0
+  azure: \"200k/hour\"
+  local: 0
+precedence: strict
+crossing: sever
+cache_reads: ignore
+time_zone: Europe/Berlin
+thresholds: 50, 99
 preflight: exact
+durability: power
+agents:
+  reviewer:
+    budget:
+      claude: 2M/day
+  writer:
+bottles:
+  web:
+    extends: base
+    preflight: strict
+    shutdown: cutoff
+  base:
+    budget:
+      local: 1k/month
 shutdown: cutoff
 drain: 500ms
 last_word: 0
@@ -50,11 +69,15 @@ providers:
     stream_usage: told
   codex:
     stream_usage: on_request
+    preflight: off
 ";
-    let amounts = [("claude", 5_000_000), ("codex", 5_000_000), ("gemini", 5_000_000), ("other", 200_000), ("none", 0)];
+
+#[test]
+fn everything_that_can_be_said() {
+    let text = EVERYTHING;
     let expected = Settings {
-        budget: amounts.iter().map(|(provider, tokens)| (provider.parse().unwrap(), Tokens(*tokens))).collect(),
-        preflight: Preflight::Exact,
+        rules: everything_laid_down(),
+        durability: Durability::Power,
         shutdown: CutoffPolicy::Cutoff,
         drain: Duration::from_millis(500),
         last_word: Duration::ZERO,
@@ -81,6 +104,87 @@ providers:
     assert_eq!(good(&text.replace('\n', "\r\n")), expected, "written on Windows");
     assert_eq!(good(&format!("---\n{text}...\n")), expected, "with document marks");
     assert_eq!(good(&format!("\u{feff}{text}")), expected, "with a byte order mark");
+}
+
+fn everything_laid_down() -> Rules {
+    let budget = |amounts: &[(&str, &str)]| -> Budget {
+        amounts.iter().map(|(provider, limit)| (provider.parse().unwrap(), limit.parse().unwrap())).collect()
+    };
+    let web = BottleRules {
+        extends: Some("base".parse().unwrap()),
+        preflight: Some(Preflight::Strict),
+        shutdown: Some(CutoffPolicy::Cutoff),
+        ..BottleRules::default()
+    };
+    let base = BottleRules { budget: budget(&[("local", "1k/month")]), ..BottleRules::default() };
+    Rules {
+        host: budget(&[("claude", "5M"), ("codex", "5M"), ("azure", "200k/hour"), ("local", "0")]),
+        agents: BTreeMap::from([
+            ("reviewer".parse().unwrap(), budget(&[("claude", "2M/day")])),
+            ("writer".parse().unwrap(), Budget::new()),
+        ]),
+        bottles: BTreeMap::from([("web".parse().unwrap(), web), ("base".parse().unwrap(), base)]),
+        precedence: Precedence::Strict,
+        cache_reads: CacheReads::Ignore,
+        crossing: CrossingMode::Sever,
+        preflight: Preflights {
+            usual: Preflight::Exact,
+            by_provider: BTreeMap::from([("codex".parse().unwrap(), Preflight::Off)]),
+        },
+        thresholds: Thresholds(vec![50, 99]),
+        zone: "Europe/Berlin".parse().unwrap(),
+    }
+}
+
+/// The file of a user who wants just that.
+#[test]
+fn two_keys_are_enough() {
+    let settings = good("budget:\n  claude: 5000000\n  codex: 2000000\nshutdown: cutoff\n");
+    let budget: Vec<String> =
+        settings.rules.host.iter().map(|(provider, limit)| format!("{provider} {limit}")).collect();
+    assert_eq!(budget, ["claude 5,000,000", "codex 2,000,000"]);
+}
+
+#[test]
+fn names_that_stand_for_nothing_are_shown() {
+    bad("budget:\n  cluade: 1", "2:3: there is no provider \"cluade\": did you mean \"claude\"?");
+    let known = "known here are azure, claude, codex";
+    bad("agents:\n  a:\n    budget:\n      gemini: 1", &format!("4:7: there is no provider \"gemini\": {known}"));
+    let bottles = "bottles:\n  web:\n    extends: bsae\n  base:\n";
+    bad(bottles, "3:14: there is no bottle \"bsae\": did you mean \"base\"?");
+    bad("bottles:\n  web:\n    extends: x", "3:14: there is no bottle \"x\": nothing of the kind is named here");
+    let circle = "bottles:\n  a:\n    extends: b\n  b:\n    extends: c\n  c:\n    extends: a\n";
+    bad(circle, "3:14: bottles extend each other in a circle: a -> b -> c -> a");
+    bad("bottles:\n  a:\n    extends: a", "3:14: bottles extend each other in a circle: a -> a");
+    good("budget:\n  later: 1\nproviders:\n  later:\n    hosts:\n      a.example: openai_compatible");
+}
+
+#[test]
+fn words_of_choice() {
+    bad(
+        "precedence: all",
+        "1:13: \"all\" is not a precedence: write nearest (the nearest budget binds) or strict (every budget does)",
+    );
+    bad(
+        "crossing: cut",
+        "1:11: \"cut\" is not a way to cross a budget: write finish (the response is delivered) or sever (it ends there)",
+    );
+    bad("cache_reads: free", "1:14: \"free\" is not a way to treat cache reads: write count or ignore");
+    bad(
+        "durability: disk",
+        "1:13: \"disk\" is not a durability: write process (survives crashes) or power (survives the loss of power too)",
+    );
+    bad(
+        "time_zone: CET-ish",
+        "1:12: \"CET-ish\" is not a time zone: write a name of the IANA database, such as UTC or Europe/Berlin",
+    );
+    for text in ["80, 70", "0", "100", "80,80", "80 90", "x", "80,"] {
+        let shape = "is not a list of percentages: write 80, 90, 95, 99 — each from 1 to 99, rising — or nothing";
+        bad(&format!("thresholds: {text}"), &format!("1:13: {text:?} {shape}"));
+    }
+    assert_eq!(good("thresholds:").rules.thresholds, Thresholds(Vec::new()));
+    bad("bottles:\n  web:\n    budgte:\n", "3:5: unknown key \"budgte\": did you mean \"budget\"?");
+    bad("agents:\n  web:\n    extends: x\n", "3:5: unknown key \"extends\": known here are budget");
 }
 
 #[test]
@@ -120,22 +224,18 @@ fn a_bad_value_is_shown_where_it_stands() {
         "budget:\n  claude: 99999999M\n  codex: 9999999999999M",
         "3:10: \"9999999999999M\" is more tokens than can be counted",
     );
-    for window in ["2M/day", "500k/hour"] {
-        let text = "has a time window, which this version does not support: write the amount alone, such as 2M";
-        bad(&format!("budget:\n  claude: {window}"), &format!("2:11: {window:?} {text}"));
-    }
+    let window = "is not a window: write an amount alone, or with /hour, /day, /week or /month, such as 2M/day";
+    bad("budget:\n  claude: 2M/year", &format!("2:11: \"/year\" {window}"));
+    bad("budget:\n  claude: 2M/", &format!("2:11: \"/\" {window}"));
+    bad("budget:\n  claude: 2x/day", &format!("2:11: \"2x\" {shape}"));
     bad("shutdown: freeze", "1:11: shutdown \"freeze\" is not supported: this version supports cutoff only");
     bad("shutdown: kill", "1:11: shutdown \"kill\" is not supported: this version supports cutoff only");
-    bad(
-        "preflight: strict",
-        "1:12: preflight \"strict\" is not supported: this version supports estimate, exact and off",
-    );
-    let way = "is not a way to look at a request before it is sent: write estimate, exact or off";
+    let way = "is not a way to look at a request before it is sent: write estimate, exact, strict or off";
     for text in ["on", "Exact", "false"] {
         bad(&format!("preflight: {text}"), &format!("1:12: {text:?} {way}"));
     }
-    for (text, preflight) in [("estimate", Preflight::Estimate), ("exact", Preflight::Exact), ("off", Preflight::Off)] {
-        assert_eq!(good(&format!("preflight: {text}")).preflight, preflight);
+    for preflight in Preflight::ALL {
+        assert_eq!(good(&format!("preflight: {}", preflight.as_str())).rules.preflight.usual, preflight);
     }
     bad("shutdown: Cutoff", "1:11: \"Cutoff\" is not a way to shut a bottle down: write cutoff");
     let address = "is not an address with a port: write 127.0.0.1:9443 or \"[::1]:9443\"";
@@ -149,9 +249,6 @@ fn a_bad_key_is_shown_where_it_stands() {
     bad("drain: 1s\nbudgets:\n  claude: 1", "2:1: unknown key \"budgets\": did you mean \"budget\"?");
     bad("Drain: 1s", "1:1: unknown key \"Drain\": did you mean \"drain\"?");
     bad("lastword: 1s", "1:1: unknown key \"lastword\": did you mean \"last_word\"?");
-    let all = "known here are budget, preflight, shutdown, drain, last_word, providers, upstream";
-    bad("agents:\n  reviewer:\n    budget:\n      claude: 200k", &format!("1:1: unknown key \"agents\": {all}"));
-    bad("bottles:", &format!("1:1: unknown key \"bottles\": {all}"));
     bad("upstream:\n  resolv:", "2:3: unknown key \"resolv\": did you mean \"resolve\"?");
     bad("upstream:\n  xy: 1", "2:3: unknown key \"xy\": known here are ca, idle, resolve");
     bad(

@@ -36,7 +36,7 @@ fn exact_goes_by_what_the_provider_counts() -> Result<()> {
     let Some(world) = world("the provider counts", &settings("exact"))? else { return Ok(()) };
     let mut bottle = world.shell("web", &[])?;
     let refusal = bottle.ask("claude-test+count-60000")?;
-    ensure!(refusal.status == 402 && refusal.body.contains("about 60,000 tokens of input"), "{refusal:?}");
+    ensure!(refusal.status == 402 && refusal.body.contains("about 60,000 tokens"), "{refusal:?}");
     assert_eq!(asked(&world), [COUNT]);
     assert_eq!(world.bottle("web")?.gate, GateView::Open, "too large for what is left, which is not used up");
     assert_eq!(bottle.ask("claude-test+input-400+output-100")?.status, 200);

@@ -108,6 +108,7 @@ fn a_budget_is_spent_on_one_socket_and_the_refused_request_never_leaves() -> Res
         provider: "codex".parse()?,
         budget: Tokens(5_000),
         used: Tokens(5_500),
+        held: Tokens::ZERO,
         request: served.last().map(|served| served.id.clone()),
     };
     ensure!(world.audit(Some("web"))?.contains(&crossed), "{:?}", world.audit(Some("web"))?);

@@ -53,6 +53,7 @@ fn assert_audited(world: &World, name: &str, scope: &Scope, used: u64) -> Result
         provider: "claude".parse()?,
         budget: Tokens(5_000),
         used: Tokens(used),
+        held: Tokens::ZERO,
         request,
     };
     let crossing = audit.iter().position(|kind| *kind == crossed).with_context(|| format!("{audit:?}"))?;

@@ -9,7 +9,9 @@ use egress_userspace::broker::{
     Admission, BottleView, Configuration, FrameReader, FrameWriter, FromController, FromProxy, LeafReply, Listeners,
     Permit, Phase, Snapshot, send_listeners,
 };
-use egress_userspace::domain::{BottleId, Host, PermitId, Preflight, Refusal, Settlement, SpendRequest};
+use egress_userspace::domain::{
+    BottleId, CrossingMode, Host, PermitId, Preflight, Preflights, Refusal, Settlement, SpendRequest,
+};
 use egress_userspace::policy::Routes;
 use egress_userspace::proxy::{Prepared, ProxyError};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
@@ -198,10 +200,24 @@ impl World {
     }
 
     fn publish(&self, phase: Phase, routes: Routes) {
-        let bottle =
-            BottleView { id: BOTTLE, name: "web".parse().unwrap(), agent: None, address: Ipv4Addr::LOCALHOST, phase };
+        let bottle = BottleView {
+            id: BOTTLE,
+            name: "web".parse().unwrap(),
+            agent: None,
+            address: Ipv4Addr::LOCALHOST,
+            preflight: None,
+            phase,
+        };
         let preflight = *self.preflight.lock().unwrap();
-        let snapshot = Snapshot { bottles: vec![bottle], routes, preflight, drain_ms: 1_000, idle_ms: 2_000 };
+        let preflight = Preflights { usual: preflight, ..Preflights::default() };
+        let snapshot = Snapshot {
+            bottles: vec![bottle],
+            routes,
+            preflight,
+            crossing: CrossingMode::Finish,
+            drain_ms: 1_000,
+            idle_ms: 2_000,
+        };
         self.to_proxy.send(FromController::Snapshot(snapshot)).unwrap();
     }
 
@@ -263,7 +279,7 @@ impl Controller {
                 self.heard.send_modify(|heard| heard.admits.push(request));
                 self.permits += 1;
                 let refusal = self.script.lock().unwrap().refusal.clone();
-                let permit = Admission::Permit(Permit { id: PermitId(self.permits) });
+                let permit = Admission::Permit(Permit { id: PermitId(self.permits), allowances: Vec::new() });
                 let admission = refusal.map_or(permit, Admission::Refused);
                 let answer = FromController::Admitted { number, admission };
                 let (mut holds, to_proxy) = (self.holds_admissions.clone(), self.to_proxy.clone());
@@ -278,7 +294,7 @@ impl Controller {
                 let (mut holds, to_proxy) = (self.holds_settlements.clone(), self.to_proxy.clone());
                 tokio::spawn(async move {
                     let _ = holds.wait_for(|holds| !holds).await;
-                    let _ = to_proxy.send(FromController::Settled { number, crossed });
+                    let _ = to_proxy.send(FromController::Settled { number, crossed, allowances: Vec::new() });
                 });
             }
             FromProxy::Delivered { bottle } => {

@@ -99,7 +99,7 @@ pub(super) const OWNERS: &[(&str, &[&str])] = &[
     ("http_body_util", &["proxy", "control"]),
     ("hyper", &["proxy", "control"]),
     ("hyper_util", &["proxy", "control"]),
-    ("jiff", &["cli", "tui", "daemon"]),
+    ("jiff", &["domain", "budget", "cli", "tui", "daemon"]),
     ("landlock", &["proxy"]),
     ("memchr", &["meter", "proxy"]),
     ("netlink_packet_core", &["kernel"]),

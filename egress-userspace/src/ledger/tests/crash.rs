@@ -15,7 +15,7 @@ const TEST: &str = "ledger::tests::crash::killed_at_any_moment_nothing_that_was_
 async fn open_reservations_outlive_a_restart_and_are_settled_at_their_most() {
     let mut world = World::new(&[]);
     let web = world.run("web", &[("claude", 400)]).await;
-    let permit = world.ledger().admit(reserve(&web, "claude", 100, 400)).await.unwrap().unwrap();
+    let permit = world.ledger().admit(reserve(&web, "claude", 100, 400)).await.unwrap().unwrap().permit;
     world.reopen();
     assert_eq!(world.ledger().budgets(web.id).await.unwrap()[0].chain[0].held, Tokens(100));
 
@@ -41,7 +41,7 @@ async fn killed_at_any_moment_nothing_that_was_answered_is_lost() {
         let path = directory.path().join("bot-bottle.db");
         let last = kill_after(&path, answers);
 
-        let ledger = open(&path, &limits(&[])).unwrap();
+        let ledger = open(&path, &rules(&[])).unwrap();
         assert_totals_are_sums(&path);
         let rows = ledger.usage_rows(UsageFilter::default()).await.unwrap();
         assert!(
@@ -74,11 +74,11 @@ fn kill_after(path: &Path, answers: usize) -> i64 {
 }
 
 async fn spend_until_killed(path: &Path) {
-    let ledger = open(path, &limits(&[])).unwrap();
+    let ledger = open(path, &rules(&[])).unwrap();
     let web = ledger.begin_run(new_run("web", &[]), POOL).await.unwrap();
     ledger.admit(reserve(&web, "claude", 5, 5)).await.unwrap().unwrap();
     loop {
-        let permit = ledger.admit(reserve(&web, "claude", 10, 20)).await.unwrap().unwrap();
+        let permit = ledger.admit(reserve(&web, "claude", 10, 20)).await.unwrap().unwrap().permit;
         ledger.settle(settle(permit, 11, 13)).await.unwrap();
         println!("\nsettled {}", permit.0);
     }

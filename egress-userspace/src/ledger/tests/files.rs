@@ -52,7 +52,7 @@ async fn a_first_versions_file_keeps_all_it_has() {
     assert_eq!((row.details, &row.notes), (UsageDetails::default(), &ProviderNotes::default()));
     assert_eq!(world.count("schema_version"), crate::ledger::open::MIGRATIONS.len());
     let bottle = world.ledger().bottle(&"web".parse().unwrap()).await.unwrap();
-    let permit = world.ledger().admit(reserve(&bottle, "claude", 1, 1)).await.unwrap().unwrap();
+    let permit = world.ledger().admit(reserve(&bottle, "claude", 1, 1)).await.unwrap().unwrap().permit;
     assert!(permit > PermitId(5), "numbers go on");
     world.ledger().settle(settle(permit, 1, 1)).await.unwrap();
 }
@@ -62,7 +62,7 @@ async fn every_ending_can_be_recorded() {
     let world = World::new(&[]);
     let web = world.run("web", &[]).await;
     for ending in Ending::ALL {
-        let permit = world.ledger().admit(reserve(&web, "claude", 1, 1)).await.unwrap().unwrap();
+        let permit = world.ledger().admit(reserve(&web, "claude", 1, 1)).await.unwrap().unwrap().permit;
         world.ledger().settle(Settlement { ending, ..settle(permit, 1, 1) }).await.unwrap();
     }
     let rows = world.ledger().usage_rows(crate::ledger::UsageFilter::default()).await.unwrap();
@@ -77,7 +77,7 @@ fn a_later_versions_file_is_left_alone() {
     world.ledger = None;
     world.sql().execute("INSERT INTO schema_version (version, applied) VALUES (1000, 0)", []).unwrap();
     let before = std::fs::read(world.path()).unwrap();
-    let refused = open(&world.path(), &limits(&[]));
+    let refused = open(&world.path(), &rules(&[]));
     assert!(matches!(refused, Err(LedgerError::FromTheFuture { found: 1000, .. })), "{refused:?}");
     assert_eq!(std::fs::read(world.path()).unwrap(), before);
 }
@@ -85,10 +85,10 @@ fn a_later_versions_file_is_left_alone() {
 #[test]
 fn one_controller_at_a_time() {
     let mut world = World::new(&[]);
-    let second = open(&world.path(), &limits(&[]));
+    let second = open(&world.path(), &rules(&[]));
     assert!(matches!(second, Err(LedgerError::InUse { .. })), "{second:?}");
     world.ledger = None;
-    open(&world.path(), &limits(&[])).unwrap();
+    open(&world.path(), &rules(&[])).unwrap();
 }
 
 #[tokio::test]
@@ -96,7 +96,7 @@ async fn only_its_owner_reads_it() {
     let directory = TempDir::new().unwrap();
     let home = directory.path().join("home").join(".bot-bottle");
     let path = home.join("bot-bottle.db");
-    let ledger = open(&path, &limits(&[])).unwrap();
+    let ledger = open(&path, &rules(&[])).unwrap();
     ledger.begin_run(new_run("web", &[]), POOL).await.unwrap();
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&home), 0o700);
@@ -112,9 +112,9 @@ fn what_is_not_a_ledger_is_not_overwritten() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("bot-bottle.db");
     std::fs::write(&path, "not a database, but somebody's notes".repeat(100)).unwrap();
-    let refused = open(&path, &limits(&[]));
+    let refused = open(&path, &rules(&[]));
     assert!(matches!(refused, Err(LedgerError::Open { .. })), "{refused:?}");
     assert!(std::fs::read_to_string(&path).unwrap().starts_with("not a database"));
-    let nowhere = open(Path::new("/proc/nowhere/bot-bottle.db"), &limits(&[]));
+    let nowhere = open(Path::new("/proc/nowhere/bot-bottle.db"), &rules(&[]));
     assert!(matches!(nowhere, Err(LedgerError::File { .. })), "{nowhere:?}");
 }

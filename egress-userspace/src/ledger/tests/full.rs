@@ -29,7 +29,7 @@ async fn a_full_disk_fails_the_settlement_and_loses_nothing() {
     let web = world.run("web", &[]).await;
     let mut open = Vec::new();
     for _ in 0..200 {
-        open.push(world.ledger().admit(reserve(&web, "claude", 10, 10)).await.unwrap().unwrap());
+        open.push(world.ledger().admit(reserve(&web, "claude", 10, 10)).await.unwrap().unwrap().permit);
     }
     leave_pages(&world, 5).await;
     let long = |permit| Settlement { model: Some("m".repeat(TEXT_BYTES_MAX)), ..settle(permit, 7, 7) };
@@ -71,7 +71,8 @@ fn on_a_small_disk(bytes: u32, test: fn(World)) {
         let directory = TempDir::new().unwrap();
         mount(Some("tmpfs"), directory.path(), Some("tmpfs"), MsFlags::empty(), Some(options.as_str())).unwrap();
         let path = directory.path().to_owned();
-        let mut world = World { directory, ledger: None, limits: limits(&[]) };
+        let clock = Arc::new(AtomicI64::new(clock().0));
+        let mut world = World { directory, ledger: None, rules: rules(&[]), clock, boot: "this boot".to_owned() };
         world.reopen();
         test(world);
         umount2(&path, MntFlags::MNT_DETACH).ok();
@@ -91,7 +92,7 @@ fn a_disk_that_was_really_full_is_used_again_when_there_is_room() {
             let (mut settled, mut errors) = (0_usize, Vec::new());
             while errors.len() < 10 {
                 match world.ledger().admit(reserve(&web, "claude", 10, 10)).await {
-                    Ok(permit) => match world.ledger().settle(settle(permit.unwrap(), 7, 7)).await {
+                    Ok(permit) => match world.ledger().settle(settle(permit.unwrap().permit, 7, 7)).await {
                         Ok(_) => settled += 1,
                         Err(error) => errors.push(error),
                     },
@@ -103,7 +104,7 @@ fn a_disk_that_was_really_full_is_used_again_when_there_is_room() {
             std::fs::remove_file(ballast).unwrap();
             let rest = world.ledger().settle_open(Ending::ProxyLost).await.unwrap();
             for _ in 0..100 {
-                let permit = world.ledger().admit(reserve(&web, "claude", 10, 10)).await.unwrap().unwrap();
+                let permit = world.ledger().admit(reserve(&web, "claude", 10, 10)).await.unwrap().unwrap().permit;
                 world.ledger().settle(settle(permit, 7, 7)).await.unwrap();
             }
             assert_eq!(world.count("usage"), settled + rest.len() + 100);
@@ -160,7 +161,7 @@ async fn one_bad_command_does_not_spoil_the_batch() {
 async fn when_the_commit_fails_everybody_hears_it_and_nothing_is_kept() {
     let world = World::new(&[]);
     let web = world.run("web", &[]).await;
-    let kept = world.ledger().admit(reserve(&web, "claude", 1, 1)).await.unwrap().unwrap();
+    let kept = world.ledger().admit(reserve(&web, "claude", 1, 1)).await.unwrap().unwrap().permit;
     let (release, waiting) = hold_up(world.ledger()).await;
     let (admitted, settled, spoiler, ()) = tokio::join!(
         world.ledger().admit(reserve(&web, "claude", 1, 1)),

@@ -1,34 +1,60 @@
 //! The ledger on real files: what is promised to hold is read back through a connection of the test's own.
 
 mod account;
+mod budgets;
 mod crash;
 mod files;
 mod full;
+mod property;
 mod run;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use super::{AddressPool, BottleRow, Ledger, LedgerError, Limits, NewRun};
+use super::{AddressPool, BottleRow, Clock, Ledger, LedgerError, NewRun, Terms};
 use crate::domain::{
-    Ending, Known, PermitId, ProviderName, ProviderNotes, Settlement, SpendRequest, Tokens, UnixMillis, Usage,
-    UsageDetails,
+    Budget, Durability, Ending, Known, Limit, PermitId, ProviderNotes, Rules, Settlement, SpendRequest, Tokens,
+    UnixMillis, Usage, UsageDetails,
 };
 
 /// A ledger in a directory of its own.
 struct World {
     directory: TempDir,
     ledger: Option<Ledger>,
-    limits: Limits,
+    rules: Rules,
+    /// The time, in Unix milliseconds.
+    clock: Arc<AtomicI64>,
+    boot: String,
 }
 
 impl World {
     fn new(host: &[(&str, u64)]) -> Self {
-        let mut world = Self { directory: TempDir::new().unwrap(), ledger: None, limits: limits(host) };
+        Self::under(rules(host))
+    }
+
+    fn under(rules: Rules) -> Self {
+        let (clock, boot) = (Arc::new(AtomicI64::new(clock().0)), "this boot".to_owned());
+        let mut world = Self { directory: TempDir::new().unwrap(), ledger: None, rules, clock, boot };
         world.reopen();
         world
+    }
+
+    fn now(&self) -> i64 {
+        self.clock.load(Ordering::SeqCst)
+    }
+
+    fn set_clock(&self, millis: i64) {
+        self.clock.store(millis, Ordering::SeqCst);
+    }
+
+    /// Opens the ledger on another boot of the host.
+    fn boot(&mut self, name: &str) {
+        self.boot = name.to_owned();
+        self.reopen();
     }
 
     fn path(&self) -> PathBuf {
@@ -42,7 +68,10 @@ impl World {
     /// Closes and opens the ledger, as a restart does.
     fn reopen(&mut self) {
         self.ledger = None;
-        self.ledger = Some(open(&self.path(), &self.limits).unwrap());
+        let time = Arc::clone(&self.clock);
+        let clock: Clock = Arc::new(move || UnixMillis(time.load(Ordering::SeqCst)));
+        let terms = Terms { clock, boot: self.boot.clone(), ..terms(&self.rules) };
+        self.ledger = Some(Ledger::open(&self.path(), terms).unwrap());
     }
 
     async fn run(&self, name: &str, budget: &[(&str, u64)]) -> BottleRow {
@@ -70,20 +99,30 @@ fn clock() -> UnixMillis {
     UnixMillis(1_700_000_000_000)
 }
 
-fn open(path: &Path, limits: &Limits) -> Result<Ledger, LedgerError> {
-    Ledger::open(path, limits.clone(), clock)
+fn open(path: &Path, rules: &Rules) -> Result<Ledger, LedgerError> {
+    Ledger::open(path, terms(rules))
 }
 
-fn limits(host: &[(&str, u64)]) -> Limits {
-    Limits { host: budget(host), ..Limits::default() }
+fn terms(rules: &Rules) -> Terms {
+    let boot = "this boot".to_owned();
+    Terms { rules: rules.clone(), durability: Durability::Process, clock: Arc::new(clock), boot }
 }
 
-fn budget(amounts: &[(&str, u64)]) -> Vec<(ProviderName, Tokens)> {
-    amounts.iter().map(|(provider, tokens)| (provider.parse().unwrap(), Tokens(*tokens))).collect()
+fn rules(host: &[(&str, u64)]) -> Rules {
+    Rules { host: budget(host), ..Rules::default() }
+}
+
+fn budget(amounts: &[(&str, u64)]) -> Budget {
+    amounts.iter().map(|(provider, tokens)| (provider.parse().unwrap(), Limit::lifetime(Tokens(*tokens)))).collect()
 }
 
 fn new_run(name: &str, amounts: &[(&str, u64)]) -> NewRun {
-    NewRun { name: name.parse().unwrap(), agent: Some("reviewer".parse().unwrap()), budget: budget(amounts) }
+    NewRun {
+        name: name.parse().unwrap(),
+        agent: Some("reviewer".parse().unwrap()),
+        extends: None,
+        budget: budget(amounts),
+    }
 }
 
 fn reserve(bottle: &BottleRow, provider: &str, input: u64, output: u64) -> SpendRequest {
@@ -125,18 +164,23 @@ fn assert_totals_are_sums(path: &Path) {
 
 /// Both ways round, so that neither a wrong nor a missing nor a superfluous total goes unseen.
 const DIFFERENCES: &str = "
-    WITH line (scope, name, provider, requests, input, cache_write, cache_read, output, held) AS (
-        SELECT 'bottle', b.name, provider, known <> 'unmetered', input, cache_write, cache_read, output, 0
+    WITH line (chain, name, provider, requests, input, cache_write, cache_read, output, held) AS (
+        SELECT chain, b.name, provider, known <> 'unmetered', input, cache_write, cache_read, output, 0
             FROM usage JOIN bottle b ON b.id = bottle
         UNION ALL
-        SELECT 'bottle', b.name, provider, 0, 0, 0, 0, 0, input_estimate
+        SELECT chain, b.name, provider, 0, 0, 0, 0, 0, held
             FROM reservation JOIN bottle b ON b.id = bottle
     ), entry AS (
-        SELECT * FROM line
-        UNION ALL SELECT 'host', '', provider, requests, input, cache_write, cache_read, output, held FROM line
+        SELECT 'own' scope, name, provider, requests, input, cache_write, cache_read, output, held FROM line
+        UNION ALL
+        SELECT json_extract(value, '$.scope'), ifnull(json_extract(value, '$.name'), ''),
+                provider, requests, input, cache_write, cache_read, output, held
+            FROM line JOIN chain ON chain.id = line.chain, json_each(chain.scopes)
     ), total AS (
         SELECT scope, name, provider, sum(requests), sum(input), sum(cache_write), sum(cache_read), sum(output), sum(held)
         FROM entry GROUP BY scope, name, provider
+    ), kept AS (
+        SELECT scope, name, provider, requests, input, cache_write, cache_read, output, held FROM spend
     )
-    SELECT (SELECT count(*) FROM (SELECT * FROM total EXCEPT SELECT * FROM spend))
-         + (SELECT count(*) FROM (SELECT * FROM spend EXCEPT SELECT * FROM total))";
+    SELECT (SELECT count(*) FROM (SELECT * FROM total EXCEPT SELECT * FROM kept))
+         + (SELECT count(*) FROM (SELECT * FROM kept EXCEPT SELECT * FROM total))";

@@ -15,7 +15,7 @@ async fn try_run(world: &World, name: &str, amounts: &[(&str, u64)]) -> Result<B
 
 /// Uses so many tokens, whatever the budget.
 async fn spend(world: &World, bottle: &BottleRow, tokens: u64) {
-    let permit = world.ledger().admit(reserve(bottle, "claude", 0, 0)).await.unwrap().unwrap();
+    let permit = world.ledger().admit(reserve(bottle, "claude", 0, 0)).await.unwrap().unwrap().permit;
     world.ledger().settle(settle(permit, tokens, 0)).await.unwrap();
 }
 
@@ -114,7 +114,7 @@ async fn an_operators_cut_replaces_a_budgets() {
 async fn a_bottle_that_has_ended_gets_no_permit_but_its_requests_are_settled() {
     let world = World::new(&[]);
     let web = world.run("web", &[]).await;
-    let permit = world.ledger().admit(reserve(&web, "claude", 1, 1)).await.unwrap().unwrap();
+    let permit = world.ledger().admit(reserve(&web, "claude", 1, 1)).await.unwrap().unwrap().permit;
     world.ledger().end_run(web.id, 0).await.unwrap();
     let refused = world.ledger().admit(reserve(&web, "claude", 1, 1)).await.unwrap();
     assert_eq!(refused.unwrap_err().message, "bottle web is not running");

@@ -1,0 +1,146 @@
+//! Settings that change while the daemon runs: read anew when the file changes and on SIGHUP. A file that is wrong, or gone,
+//! changes nothing and is complained about until it is mended.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::signal::unix::Signal;
+use tokio::time::MissedTickBehavior;
+use tracing::{error, info, warn};
+
+use crate::domain::{AuditKind, ProviderName, with_causes};
+use crate::ledger::Ledger;
+use crate::policy::{Routes, metered_hosts};
+use crate::settings::Settings;
+
+use super::controller::ControllerHandle;
+use super::{bounds, files, policy};
+
+/// How late a changed file is noticed, at most.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What settings say that is asked for now and then. Clones share it.
+#[derive(Clone)]
+pub(super) struct InForce(Arc<RwLock<Said>>);
+
+struct Said {
+    routes: Routes,
+    providers: BTreeSet<ProviderName>,
+    problem: Option<String>,
+}
+
+impl InForce {
+    pub(super) fn new(settings: &Settings) -> Self {
+        let said = Said { routes: routes(settings), providers: providers(settings), problem: None };
+        Self(Arc::new(RwLock::new(said)))
+    }
+
+    /// Where requests may go.
+    pub(super) fn routes(&self) -> Routes {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).routes.clone()
+    }
+
+    /// Is there a provider of that name, for a budget to be about?
+    pub(super) fn knows(&self, provider: &ProviderName) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).providers.contains(provider)
+    }
+
+    /// Every provider's name.
+    pub(super) fn providers(&self) -> Vec<ProviderName> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).providers.iter().cloned().collect()
+    }
+
+    /// Why the settings file is not what is in force.
+    pub(super) fn problem(&self) -> Option<String> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).problem.clone()
+    }
+
+    fn replace(&self, settings: &Settings) {
+        let said = Said { routes: routes(settings), providers: providers(settings), problem: None };
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = said;
+    }
+
+    fn complain(&self, problem: Option<String>) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).problem = problem;
+    }
+}
+
+fn routes(settings: &Settings) -> Routes {
+    Routes::new(&settings.providers, &settings.upstream_resolve)
+}
+
+fn providers(settings: &Settings) -> BTreeSet<ProviderName> {
+    let own = settings.providers.iter().map(|provider| provider.name.clone());
+    metered_hosts().into_iter().map(|row| row.provider).chain(own).collect()
+}
+
+/// Who watches the file and whom it is for.
+pub(super) struct Reload {
+    pub(super) home: PathBuf,
+    pub(super) settings: Settings,
+    pub(super) in_force: InForce,
+    pub(super) ledger: Ledger,
+    pub(super) controller: ControllerHandle,
+}
+
+/// What tells one state of a file from the next: modified (seconds, nanoseconds), length, number. `None` when it is gone.
+type Stamp = Option<(i64, i64, u64, u64)>;
+
+impl Reload {
+    /// Watches until the future is dropped. `seen` is the file as it was read at start.
+    pub(super) async fn watch(mut self, mut hang_up: Signal, mut seen: Stamp) {
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            let is_asked = tokio::select! {
+                _ = look.tick() => false,
+                Some(()) = hang_up.recv() => true,
+            };
+            let found = stamp(&self.home);
+            if is_asked || found != seen {
+                seen = found;
+                self.reload(found).await;
+            }
+        }
+    }
+
+    async fn reload(&mut self, found: Stamp) {
+        match self.apply(found).await {
+            Ok(()) => info!("settings.yml was read anew and is in force"),
+            Err(problem) => {
+                error!(problem, "settings.yml is not in force: the settings of before are, until it is mended");
+                self.in_force.complain(Some(problem));
+            }
+        }
+    }
+
+    async fn apply(&mut self, found: Stamp) -> Result<(), String> {
+        let path = files::settings_path(&self.home);
+        if found.is_none() && self.settings != Settings::default() {
+            // A file that is moved away for a moment would otherwise lift every budget.
+            return Err(format!("{} is gone: to run without settings, write an empty one", path.display()));
+        }
+        let settings = files::read_settings(&self.home).map_err(|error| with_causes(&error))?;
+        self.ledger.set_rules(settings.rules.clone()).await.map_err(|error| with_causes(&error))?;
+        self.ledger.set_durability(settings.durability).await.map_err(|error| with_causes(&error))?;
+        if settings.upstream_ca != self.settings.upstream_ca {
+            warn!("upstream.ca is read when the daemon starts: restart it for the change");
+        }
+        self.in_force.replace(&settings);
+        self.controller.policy(policy(&settings), bounds(&settings)).await;
+        self.settings = settings;
+        if let Err(error) = self.ledger.audit(None, AuditKind::SettingsReloaded).await {
+            error!(error = with_causes(&error), "that settings were read anew is not in the audit");
+        }
+        Ok(())
+    }
+}
+
+/// The settings file as it is.
+pub(super) fn stamp(home: &Path) -> Stamp {
+    let found = std::fs::metadata(files::settings_path(home)).ok()?;
+    Some((found.mtime(), found.mtime_nsec(), found.len(), found.ino()))
+}
