@@ -8,8 +8,8 @@ pub(super) const CONNECTIONS_PER_BOTTLE_MAX: usize = 2_048;
 pub(super) const HEAD_BYTES_MAX: usize = 64 << 10;
 /// A client has this long to send a head; an idle connection stays as long.
 pub(super) const HEAD_TIME_MAX: Duration = Duration::from_secs(75);
-/// A client has this long from connecting to the end of the TLS handshake.
-pub(super) const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
+/// A client has this long from connecting to the end of the TLS handshake, which on a busy host waits for hundreds of others.
+pub(super) const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(60);
 /// Streams that one HTTP/2 connection of a bottle may have open.
 pub(super) const STREAMS_PER_CONNECTION_MAX: u32 = 128;
 /// What a peer may send on one HTTP/2 stream before it is read.

@@ -2,6 +2,7 @@
 #![expect(clippy::indexing_slicing, reason = "a test may fail by panicking, too")]
 
 mod bad_input;
+mod budgets;
 mod crash;
 mod cut;
 mod endings;
