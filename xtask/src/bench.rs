@@ -3,9 +3,9 @@
 use crate::command;
 use crate::need::{self, Group};
 
-/// The benchmarks of the tests crate: how far off the offline estimate is; the meter alone; then direct, through egress and
+/// The benchmarks of the tests crate: how far off the offline estimate is; the meter alone; the ledger alone; then direct, through egress and
 /// through nginx, in the same run.
-const BENCHMARKS: [&str; 3] = ["estimate", "meter", "through"];
+const BENCHMARKS: [&str; 4] = ["estimate", "meter", "ledger", "through"];
 
 pub(crate) fn run(install: bool) -> anyhow::Result<()> {
     need::ensure_root("bench --install")?;
