@@ -58,6 +58,8 @@ pub(super) const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
 pub(super) const UPSTREAM_HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
 /// A provider may think this long before its head: models that do not stream take minutes.
 pub(super) const RESPONSE_HEAD_TIME_MAX: Duration = Duration::from_secs(900);
+/// A response that fails is broken off this much later, when what was handed over has been written.
+pub(super) const BROKEN_OFF_AFTER: Duration = Duration::from_millis(20);
 /// An unused connection to a provider is kept this long.
 pub(super) const POOL_IDLE_TIME_MAX: Duration = Duration::from_secs(60);
 /// Unused connections kept per provider: a burst of streams that ends need not be dialled again.

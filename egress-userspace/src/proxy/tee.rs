@@ -20,6 +20,7 @@ use crate::meter::UsageWithheld;
 
 use super::account::Account;
 use super::delivery::Delivery;
+use super::limits::BROKEN_OFF_AFTER;
 use super::link::{Committed, NoAnswer};
 use super::request_body::longer;
 use super::view::Passage;
@@ -83,6 +84,8 @@ pub(super) struct Tee {
     idle_max: Duration,
     idle: Pin<Box<Sleep>>,
     latest: Instant,
+    /// Runs before a failure is told.
+    pause: Option<Pin<Box<Sleep>>>,
     delivery: Option<Delivery>,
     crossed: bool,
 }
@@ -112,6 +115,7 @@ impl Tee {
             idle_max: terms.idle_max,
             idle: Box::pin(sleep(terms.idle_max)),
             latest: Instant::now(),
+            pause: None,
             delivery: Some(terms.delivery),
             crossed: false,
         }
@@ -254,7 +258,15 @@ impl Body for Tee {
             }
             match std::mem::replace(&mut this.source, Source::Over) {
                 Source::Ended | Source::Over => return Poll::Ready(None),
-                Source::Failed(error) => return Poll::Ready(Some(Err(error))),
+                Source::Failed(error) => {
+                    // Broken off at once, what was handed over is dropped unwritten, the head with it.
+                    let pause = this.pause.get_or_insert_with(|| Box::pin(sleep(BROKEN_OFF_AFTER)));
+                    if pause.as_mut().poll(cx).is_pending() {
+                        this.source = Source::Failed(error);
+                        return Poll::Pending;
+                    }
+                    return Poll::Ready(Some(Err(error)));
+                }
                 flowing @ Source::Flowing(_) => this.source = flowing,
             }
             match ready!(this.poll_source(cx)) {

@@ -229,9 +229,9 @@ fn little_that_is_left_is_told() -> Result<()> {
     let told: Vec<(u8, u64)> = world
         .audit(Some("web"))?
         .into_iter()
-        .filter_map(|kind| match kind {
-            AuditKind::BudgetUsed { percent, used, .. } => Some((percent, used.0)),
-            _ => None,
+        .filter_map(|kind| {
+            let AuditKind::BudgetUsed { percent, used, .. } = kind else { return None };
+            Some((percent, used.0))
         })
         .collect();
     assert_eq!(told, [(40, 1_100), (90, 2_200)]);

@@ -13,6 +13,7 @@ mod plan;
 mod preflight;
 mod public;
 mod secrets;
+mod soak;
 mod socket;
 mod spend;
 mod terminal;
