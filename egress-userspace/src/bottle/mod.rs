@@ -27,6 +27,8 @@ pub struct HostWiring {
     pub gateway: Ipv4Addr,
     /// Where namespaces and generated files of running bottles are kept (`/run/egress/bottles`).
     pub run_directory: PathBuf,
+    /// Where what bottles write is kept (`<home>/bottles`); hidden by what follows.
+    pub layers: PathBuf,
     /// Paths that are hidden from every bottle (state directory, sockets, pins).
     pub hidden: Vec<PathBuf>,
     /// PEM of our CA, to be trusted inside.
@@ -71,8 +73,10 @@ pub struct Launch {
     pub command: Vec<OsString>,
     /// The caller's environment; the runtime adds the CA variables and takes proxies away.
     pub environment: Vec<(OsString, OsString)>,
-    /// Where it starts.
+    /// Where it starts. Writes there reach the host, unless it is `/`.
     pub directory: PathBuf,
+    /// Further directories where they do, by their real paths.
+    pub shared: Vec<PathBuf>,
     /// As whom.
     pub caller: Caller,
     /// Its standard streams.
@@ -105,6 +109,17 @@ pub enum BottleError {
         /// What the system says.
         #[source]
         source: io::Error,
+    },
+    /// What an earlier command of the bottle wrote is another user's.
+    #[error(
+        "bottle {bottle} holds files of user {owner}: run it as that user or as root, or `egress kill {bottle}` to give \
+         them up"
+    )]
+    Foreign {
+        /// The bottle.
+        bottle: String,
+        /// Whose, by number.
+        owner: u32,
     },
     /// The command could not be started.
     #[error("{command:?} could not be started in the bottle")]

@@ -100,6 +100,10 @@ pub struct RunArguments {
     /// The bottle's budget for this run, such as claude=500k; may be repeated.
     #[arg(long, value_name = "PROVIDER=TOKENS")]
     pub budget: Vec<Budget>,
+    /// A directory whose files the command shares with the host, as it does those of the current directory; may be repeated.
+    /// What it writes anywhere else is kept in the bottle.
+    #[arg(long, value_name = "DIR")]
+    pub share: Vec<PathBuf>,
     /// The command and its arguments.
     #[arg(last = true, required = true, value_name = "CMD")]
     pub command: Vec<OsString>,

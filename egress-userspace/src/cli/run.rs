@@ -2,10 +2,11 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -19,6 +20,9 @@ use super::terminal::Streams;
 const RECONNECT_EVERY: Duration = Duration::from_millis(300);
 /// How long; after that the command is given up. A daemon that restarts takes a second.
 const RECONNECT_FOR: Duration = Duration::from_secs(60);
+
+/// What every bottle has of its own.
+const OWN_TREES: [&str; 4] = ["/dev", "/proc", "/run", "/sys"];
 
 /// Signals passed on to the command, by number.
 const FORWARDED: [i32; 6] = [1, 2, 3, 10, 12, 15];
@@ -57,7 +61,9 @@ pub(super) async fn run(client: &Client, arguments: RunArguments) -> Result<Exit
 fn request(arguments: RunArguments, streams: &Streams) -> Result<RunRequest> {
     let directory = std::env::current_dir().context("the current directory is gone: change to one that exists")?;
     let bytes = OsString::into_vec;
+    let shared = arguments.share.iter().map(|directory| shared(directory).map(|path| bytes(path.into())));
     Ok(RunRequest {
+        shared: shared.collect::<Result<_>>()?,
         agent: arguments.agent,
         budget: arguments.budget.into_iter().map(|budget| (budget.provider, budget.tokens)).collect(),
         command: arguments.command.into_iter().map(bytes).collect(),
@@ -66,6 +72,19 @@ fn request(arguments: RunArguments, streams: &Streams) -> Result<RunRequest> {
         stdio: streams.numbers(),
         has_terminal: streams.has_terminal(),
     })
+}
+
+/// A directory by its real path, which is the same inside.
+fn shared(directory: &Path) -> Result<PathBuf> {
+    let real = directory.canonicalize().with_context(|| format!("--share {}", directory.display()))?;
+    ensure!(real.is_dir(), "--share {}: this is not a directory", directory.display());
+    ensure!(
+        real != Path::new("/"),
+        "--share /: this is the whole host; name the directories that the command writes to"
+    );
+    let own = OWN_TREES.into_iter().find(|tree| real.starts_with(tree));
+    ensure!(own.is_none(), "--share {}: a bottle has its own {}", directory.display(), own.unwrap_or_default());
+    Ok(real)
 }
 
 /// The signals of this process as numbers.

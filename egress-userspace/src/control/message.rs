@@ -95,8 +95,10 @@ pub struct RunRequest {
     pub command: Vec<Vec<u8>>,
     /// The caller's environment.
     pub environment: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Where to start.
+    /// Where to start; shared with the host.
     pub directory: Vec<u8>,
+    /// `--share`: further directories that are, by their real paths.
+    pub shared: Vec<Vec<u8>>,
     /// Numbers of the caller's own descriptors that become the command's standard streams;
     /// the controller takes them from the calling process.
     pub stdio: [i32; 3],

@@ -217,6 +217,7 @@ fn launch(peer: &Peer, request: RunRequest) -> Result<Launch, ApiError> {
         command: request.command.into_iter().map(text).collect(),
         environment: request.environment.into_iter().map(|(name, value)| (text(name), text(value))).collect(),
         directory: PathBuf::from(text(request.directory)),
+        shared: request.shared.into_iter().map(|path| PathBuf::from(text(path))).collect(),
         caller: Caller { uid: peer.uid, gid: peer.gid, groups: peer.groups.clone() },
         stdio: [descriptor(input)?, descriptor(output)?, descriptor(errors)?],
         has_terminal: request.has_terminal,

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
 use super::command::RunningCommand;
-use super::environment;
 use super::layout::Layout;
+use super::{environment, files};
 use crate::bottle::{Caller, HostWiring, Launch};
 use crate::domain::BottleName;
 
@@ -35,6 +35,10 @@ pub(super) struct LaunchSpec {
     pub(super) command: Vec<OsString>,
     pub(super) environment: Vec<(OsString, OsString)>,
     pub(super) directory: OsString,
+    /// Where what it writes is kept.
+    pub(super) layer: OsString,
+    /// Directories of the host that it writes to instead.
+    pub(super) shared: Vec<OsString>,
     pub(super) caller: Caller,
     pub(super) has_terminal: bool,
 }
@@ -48,7 +52,9 @@ pub(super) fn start(
     group: PathBuf,
     launch: Launch,
 ) -> io::Result<RunningCommand> {
-    let Launch { command, environment, directory, caller, stdio, has_terminal } = launch;
+    let Launch { command, environment, directory, shared, caller, stdio, has_terminal } = launch;
+    // The directory of the whole host is nobody's work.
+    let work = Some(directory.clone()).filter(|work| work != Path::new("/"));
     let hidden = wiring.hidden.iter().chain([&wiring.run_directory]);
     let spec = write_down(&LaunchSpec {
         environment: environment::inside(bottle, wiring.gateway, environment),
@@ -59,6 +65,8 @@ pub(super) fn start(
         namespace: layout.namespace.clone().into(),
         group: group.into(),
         record: layout.record.clone().into(),
+        layer: layout.layer.directory().into(),
+        shared: files::shared(work.into_iter().chain(shared)).into_iter().map(OsString::from).collect(),
         command,
         directory: directory.into(),
         caller,
