@@ -26,6 +26,9 @@ fn main() -> ExitCode {
         Command::BottleInit { arguments } => bottle::init_main(arguments.into_iter()),
         Command::Meter(meter) => cli::meter(&meter),
         Command::Run(_)
+        | Command::Resume(_)
+        | Command::Freeze { .. }
+        | Command::Kill { .. }
         | Command::Cut { .. }
         | Command::Restore { .. }
         | Command::List { .. }

@@ -85,6 +85,31 @@ pub struct Launch {
     pub has_terminal: bool,
 }
 
+/// How a command was started, without its streams. Holds secrets: it is shown nowhere.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedLaunch {
+    /// Program and arguments.
+    pub command: Vec<OsString>,
+    /// As the command saw it.
+    pub environment: Vec<(OsString, OsString)>,
+    /// Where it started.
+    pub directory: OsString,
+    /// What was shared, by real paths; the directory among it.
+    pub shared: Vec<OsString>,
+    /// As whom.
+    pub caller: Caller,
+}
+
+impl SavedLaunch {
+    /// The same command on other streams.
+    #[must_use]
+    pub fn on(self, stdio: [OwnedFd; 3], has_terminal: bool) -> Launch {
+        let Self { command, environment, directory, shared, caller } = self;
+        let shared = shared.into_iter().map(PathBuf::from).collect();
+        Launch { command, environment, directory: directory.into(), shared, caller, stdio, has_terminal }
+    }
+}
+
 /// Why a bottle was not built, started or taken down.
 #[derive(Debug, Error)]
 pub enum BottleError {

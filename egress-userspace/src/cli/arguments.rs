@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::domain::{AgentName, BottleName, ProviderName, Tokens};
+use crate::domain::{AgentName, BottleName, CutoffPolicy, ProviderName, Tokens};
 use crate::meter::Dialect;
 
 /// Meters what AI agents spend, budgets it, and cuts their network in the kernel when it is gone.
@@ -37,6 +37,24 @@ pub enum Command {
     },
     /// Open the gate of a bottle that was cut.
     Restore {
+        /// Which.
+        bottle: BottleName,
+        #[command(flatten)]
+        /// How to print.
+        output: Output,
+    },
+    /// Cut a bottle and end its processes; its files and its command are kept, to be resumed.
+    Freeze {
+        /// Which.
+        bottle: BottleName,
+        #[command(flatten)]
+        /// How to print.
+        output: Output,
+    },
+    /// Start the command of a frozen bottle again, on the files it left.
+    Resume(ResumeArguments),
+    /// Cut a bottle, end its processes and remove its files; what it has spent stays on record.
+    Kill {
         /// Which.
         bottle: BottleName,
         #[command(flatten)]
@@ -100,6 +118,9 @@ pub struct RunArguments {
     /// The bottle's budget for this run, such as claude=500k; may be repeated.
     #[arg(long, value_name = "PROVIDER=TOKENS")]
     pub budget: Vec<Budget>,
+    /// What is done when a budget is gone: cutoff, freeze or kill [default: as settings.yml says].
+    #[arg(long, value_name = "POLICY")]
+    pub shutdown: Option<CutoffPolicy>,
     /// A directory whose files the command shares with the host, as it does those of the current directory; may be repeated.
     /// What it writes anywhere else is kept in the bottle.
     #[arg(long, value_name = "DIR")]
@@ -107,6 +128,16 @@ pub struct RunArguments {
     /// The command and its arguments.
     #[arg(last = true, required = true, value_name = "CMD")]
     pub command: Vec<OsString>,
+}
+
+/// `egress resume`
+#[derive(Debug, Args)]
+pub struct ResumeArguments {
+    /// The bottle's name.
+    pub bottle: BottleName,
+    /// A budget in place of the run's own, such as claude=500k; may be repeated.
+    #[arg(long, value_name = "PROVIDER=TOKENS")]
+    pub budget: Vec<Budget>,
 }
 
 /// `--budget claude=500k`

@@ -10,9 +10,9 @@ use anyhow::{Context, Result, bail, ensure};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::control::{Client, ClientError, ErrorCode, RunEvent, RunEvents, RunRequest, SignalRequest};
+use crate::control::{Client, ClientError, ErrorCode, ResumeRequest, RunEvent, RunEvents, RunRequest, SignalRequest};
 
-use super::arguments::RunArguments;
+use super::arguments::{ResumeArguments, RunArguments};
 use super::show;
 use super::terminal::Streams;
 
@@ -31,11 +31,25 @@ const WINDOW_CHANGED: i32 = 28;
 
 pub(super) async fn run(client: &Client, arguments: RunArguments) -> Result<ExitCode> {
     let mut streams = Streams::open()?;
-    let bottle = arguments.bottle.clone();
+    let path = format!("bottles/{}", arguments.bottle);
     let request = request(arguments, &streams)?;
-    let mut events = client.follow(&format!("bottles/{bottle}/run"), &request).await?;
+    let events = client.follow(&format!("{path}/run"), &request).await?;
+    attend(client, &path, &mut streams, events).await
+}
+
+/// The same for a command that was frozen.
+pub(super) async fn resume(client: &Client, arguments: ResumeArguments) -> Result<ExitCode> {
+    let mut streams = Streams::open()?;
+    let path = format!("bottles/{}", arguments.bottle);
+    let budget = arguments.budget.into_iter().map(|budget| (budget.provider, budget.tokens)).collect();
+    let request = ResumeRequest { budget, stdio: streams.numbers(), has_terminal: streams.has_terminal() };
+    let events = client.follow(&format!("{path}/resume"), &request).await?;
+    attend(client, &path, &mut streams, events).await
+}
+
+/// Carries streams and signals until the run is over.
+async fn attend(client: &Client, path: &str, streams: &mut Streams, mut events: RunEvents) -> Result<ExitCode> {
     let mut signals = signals()?;
-    let path = format!("bottles/{bottle}");
     loop {
         tokio::select! {
             event = events.next() => match event {
@@ -45,8 +59,13 @@ pub(super) async fn run(client: &Client, arguments: RunArguments) -> Result<Exit
                     streams.finish();
                     return Ok(exit(exit_code));
                 }
+                Ok(Some(RunEvent::Stopped { exit_code, message, .. })) => {
+                    streams.finish();
+                    show::note(&message);
+                    return Ok(exit(exit_code));
+                }
                 Ok(Some(RunEvent::Failed { error })) => return Err(ClientError::Refused(error).into()),
-                Ok(None) | Err(_) => events = reconnect(client, &path).await?,
+                Ok(None) | Err(_) => events = reconnect(client, path).await?,
             },
             Some(number) = signals.recv() => match number {
                 WINDOW_CHANGED => streams.resize(),
@@ -65,6 +84,7 @@ fn request(arguments: RunArguments, streams: &Streams) -> Result<RunRequest> {
     Ok(RunRequest {
         shared: shared.collect::<Result<_>>()?,
         agent: arguments.agent,
+        shutdown: arguments.shutdown,
         budget: arguments.budget.into_iter().map(|budget| (budget.provider, budget.tokens)).collect(),
         command: arguments.command.into_iter().map(bytes).collect(),
         environment: std::env::vars_os().map(|(name, value)| (bytes(name), bytes(value))).collect(),

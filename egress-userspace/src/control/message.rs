@@ -5,7 +5,8 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
-    AgentName, AuditRow, BottleName, BudgetView, GateView, ProviderName, Tokens, UnixMillis, UsageRow, UsageSum,
+    AgentName, AuditRow, BottleName, BottleState, BudgetView, CutCause, CutoffPolicy, GateView, ProviderName, Stop,
+    Tokens, UnixMillis, UsageRow, UsageSum,
 };
 
 /// What kind of failure; decides the HTTP status and the exit code.
@@ -69,6 +70,12 @@ pub struct BottleInfo {
     pub gate: GateView,
     /// Whether it runs.
     pub is_running: bool,
+    /// What it is.
+    pub state: BottleState,
+    /// Why it is frozen, if it is.
+    pub frozen: Option<CutCause>,
+    /// What is done with it when a budget is gone.
+    pub policy: CutoffPolicy,
     /// When its last run started.
     pub started: UnixMillis,
     /// Budgets by provider.
@@ -80,7 +87,7 @@ pub struct BottleInfo {
 /// `GET /v1/bottles`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BottlesReply {
-    /// Running ones, and those that ended with a cut gate.
+    /// Running and frozen ones, and those that ended with a cut gate.
     pub bottles: Vec<BottleInfo>,
 }
 
@@ -91,6 +98,8 @@ pub struct RunRequest {
     pub agent: Option<AgentName>,
     /// `--budget`.
     pub budget: Vec<(ProviderName, Tokens)>,
+    /// `--shutdown`.
+    pub shutdown: Option<CutoffPolicy>,
     /// Program and arguments, each as bytes (arguments need not be UTF-8).
     pub command: Vec<Vec<u8>>,
     /// The caller's environment.
@@ -103,6 +112,17 @@ pub struct RunRequest {
     /// the controller takes them from the calling process.
     pub stdio: [i32; 3],
     /// They are a terminal made for this run.
+    pub has_terminal: bool,
+}
+
+/// `POST /v1/bottles/{name}/resume`: answered as a run is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResumeRequest {
+    /// `--budget`: replaces that of the run, provider by provider.
+    pub budget: Vec<(ProviderName, Tokens)>,
+    /// As for a run.
+    pub stdio: [i32; 3],
+    /// As for a run.
     pub has_terminal: bool,
 }
 
@@ -119,6 +139,15 @@ pub enum RunEvent {
     Exited {
         /// As a shell would report it: 128 + signal for a signalled one.
         exit_code: i32,
+    },
+    /// It was frozen or killed.
+    Stopped {
+        /// Which.
+        stop: Stop,
+        /// As a shell would report it.
+        exit_code: i32,
+        /// For people: what happened, why, and what to do next.
+        message: String,
     },
     /// It could not be started.
     Failed {
@@ -142,6 +171,19 @@ pub struct GateReply {
     /// Its gate is this.
     #[serde(flatten)]
     pub gate: GateView,
+    /// It was so before.
+    pub was_already: bool,
+    /// What the operator should know besides.
+    pub note: Option<String>,
+}
+
+/// `POST /v1/bottles/{name}/freeze` and `/kill`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopReply {
+    /// The bottle.
+    pub name: BottleName,
+    /// What was done.
+    pub stop: Stop,
     /// It was so before.
     pub was_already: bool,
     /// What the operator should know besides.

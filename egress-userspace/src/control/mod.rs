@@ -9,8 +9,8 @@ mod server;
 
 pub use client::{Client, ClientError, RunEvents};
 pub use message::{
-    ApiError, AuditReply, BottleInfo, BottlesReply, ErrorCode, GateReply, RunEvent, RunRequest, SignalRequest,
-    StatusReply, UsageReply,
+    ApiError, AuditReply, BottleInfo, BottlesReply, ErrorCode, GateReply, ResumeRequest, RunEvent, RunRequest,
+    SignalRequest, StatusReply, StopReply, UsageReply,
 };
 pub use peer::Peer;
 pub use request::{ApiRequest, RowFilter};

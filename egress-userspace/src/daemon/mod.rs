@@ -14,6 +14,7 @@ mod lifeline;
 mod listeners;
 mod proxy_link;
 mod reconcile;
+mod stopping;
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -137,7 +138,14 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     let controller = controller::spawn(ledger.clone(), Arc::clone(&enforcer), policy, bounds);
     let drops = drops::log_drops(Arc::clone(&enforcer));
     let pool = AddressPool { gateway: options.gateway, prefix: options.prefix };
-    let launcher = Launcher { ledger: ledger.clone(), enforcer, runtime, controller: controller.clone(), pool };
+    let launcher = Launcher {
+        ledger: ledger.clone(),
+        enforcer,
+        runtime,
+        controller: controller.clone(),
+        pool,
+        shutdown: settings.shutdown,
+    };
     let version = env!("CARGO_PKG_VERSION").to_owned();
     ledger.audit(None, AuditKind::DaemonStarted { version }).await?;
     reconcile::reconcile(&launcher).await?;

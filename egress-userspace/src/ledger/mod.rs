@@ -13,6 +13,7 @@ mod handle;
 mod open;
 mod report;
 mod run;
+mod stop;
 mod writer;
 
 #[cfg(test)]
@@ -21,8 +22,8 @@ mod tests;
 use std::net::Ipv4Addr;
 
 use crate::domain::{
-    AgentName, BottleId, BottleName, Crossing, CutCause, GateView, PermitId, Preflight, ProviderName, Refusal,
-    Settlement, SpendRequest, Tokens, UnixMillis,
+    AgentName, BottleId, BottleName, BottleState, Crossing, CutCause, CutoffPolicy, GateView, PermitId, Preflight,
+    ProviderName, Refusal, Settlement, SpendRequest, Stop, Tokens, UnixMillis,
 };
 
 pub use address::AddressPool;
@@ -47,6 +48,8 @@ pub struct NewRun {
     pub agent: Option<AgentName>,
     /// `--budget`: the bottle's scope for this run.
     pub budget: Vec<(ProviderName, Tokens)>,
+    /// What is done with it when a budget is gone.
+    pub policy: CutoffPolicy,
 }
 
 /// A bottle as the ledger knows it.
@@ -68,6 +71,24 @@ pub struct BottleRow {
     pub started: UnixMillis,
     /// When it ended; `None` while it runs.
     pub ended: Option<UnixMillis>,
+    /// What is done with its last run when a budget is gone.
+    pub policy: CutoffPolicy,
+    /// Begun and not finished.
+    pub stopping: Option<Stop>,
+    /// Why its last run is frozen, if it is.
+    pub frozen: Option<CutCause>,
+}
+
+impl BottleRow {
+    /// What it is, as people see it.
+    #[must_use]
+    pub fn state(&self) -> BottleState {
+        match (self.ended, self.frozen) {
+            (None, _) => BottleState::Running,
+            (Some(_), Some(_)) => BottleState::Frozen,
+            (Some(_), None) => BottleState::Ended,
+        }
+    }
 }
 
 /// What a settlement did.

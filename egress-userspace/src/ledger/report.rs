@@ -14,7 +14,7 @@ use crate::domain::{
     UsageDetails, UsageRow, UsageSum,
 };
 
-const BOTTLE: &str = "SELECT id, name, agent, address, cut, started, ended FROM bottle";
+const BOTTLE: &str = "SELECT id, name, agent, address, cut, started, ended, policy, stopping, frozen FROM bottle";
 
 /// All bottles, by name.
 pub(super) fn bottles(connection: &Connection) -> rusqlite::Result<Vec<BottleRow>> {
@@ -139,6 +139,9 @@ fn bottle_row(row: &Row<'_>) -> rusqlite::Result<BottleRow> {
         budget: Vec::new(),
         started: UnixMillis(row.get(5)?),
         ended: row.get::<_, Option<i64>>(6)?.map(UnixMillis),
+        policy: word(row, 7)?,
+        stopping: word_or_null(row, 8)?,
+        frozen: word_or_null(row, 9)?,
     })
 }
 

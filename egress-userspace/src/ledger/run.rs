@@ -1,5 +1,7 @@
 //! Runs and gates of bottles, each change with its audit row in the same transaction.
 
+use std::net::Ipv4Addr;
+
 use rusqlite::params;
 
 use super::column::amount;
@@ -7,7 +9,7 @@ use super::error::{Fault, LedgerError};
 use super::writer::Desk;
 use super::{AddressPool, BottleRow, GateChange, NewRun, report};
 use crate::budget;
-use crate::domain::{AgentName, AuditKind, BottleId, BottleName, CutCause, GateView, ProviderName, Tokens};
+use crate::domain::{AgentName, AuditKind, BottleId, BottleName, Crossing, CutCause, GateView, ProviderName, Tokens};
 
 impl Desk {
     /// Starts a run: gives the bottle its number (the one it has always had) and an address.
@@ -16,14 +18,14 @@ impl Desk {
         if let Some(bottle) = &known {
             self.may_run_again(bottle, &run.budget)?;
         }
-        let in_use = report::addresses(&self.connection)?;
-        let address = pool.lowest_free(&in_use).ok_or(LedgerError::NoAddress)?;
+        let address = self.free_address(pool)?;
         let id: u32 = self
             .connection
             .prepare_cached(
-                "INSERT INTO bottle (name, agent, address, started) VALUES (?1, ?2, ?3, ?4)
+                "INSERT INTO bottle (name, agent, address, started, policy) VALUES (?1, ?2, ?3, ?4, ?5)
                  ON CONFLICT (name) DO UPDATE SET
-                    agent = excluded.agent, address = excluded.address, cut = NULL, started = excluded.started, ended = NULL
+                    agent = excluded.agent, address = excluded.address, cut = NULL, started = excluded.started, ended = NULL,
+                    policy = excluded.policy, stopping = NULL
                  RETURNING id",
             )?
             .query_row(
@@ -31,7 +33,8 @@ impl Desk {
                     run.name.as_str(),
                     run.agent.as_ref().map(AgentName::as_str),
                     address.to_bits(),
-                    self.now.0
+                    self.now.0,
+                    run.policy.as_str()
                 ],
                 |row| row.get(0),
             )?;
@@ -53,7 +56,7 @@ impl Desk {
             return Ok(());
         }
         self.connection
-            .prepare_cached("UPDATE bottle SET address = NULL, ended = ?2 WHERE id = ?1")?
+            .prepare_cached("UPDATE bottle SET address = NULL, ended = ?2, stopping = NULL WHERE id = ?1")?
             .execute(params![id.0, self.now.0])?;
         self.book.forget_bottle(id);
         self.audit(Some(id), &AuditKind::BottleEnded { exit_code })
@@ -83,10 +86,16 @@ impl Desk {
         if bottle.ended.is_none() {
             return Err(LedgerError::AlreadyRunning(bottle.name.clone()).into());
         }
+        if bottle.stopping.is_some() {
+            return Err(LedgerError::BeingKilled(bottle.name.clone()).into());
+        }
+        if bottle.frozen.is_some() {
+            return Err(LedgerError::Frozen(bottle.name.clone()).into());
+        }
         let still_cut = match bottle.gate {
             GateView::Open => None,
             GateView::Cut(CutCause::Operator) => Some(CutCause::Operator),
-            GateView::Cut(CutCause::Budget) => self.is_used_up(&bottle.name, budget)?.then_some(CutCause::Budget),
+            GateView::Cut(CutCause::Budget) => self.used_up(&bottle.name, budget)?.map(|_| CutCause::Budget),
         };
         match still_cut {
             Some(cause) => Err(LedgerError::StillCut { name: bottle.name.clone(), cause }.into()),
@@ -94,20 +103,29 @@ impl Desk {
         }
     }
 
-    /// Whether any governing budget would be used up. One that allows nothing and of which nothing was used forbids a
+    /// A governing budget that would be used up, if any. One that allows nothing and of which nothing was used forbids a
     /// provider; it has not run out.
-    fn is_used_up(&mut self, name: &BottleName, budget: &[(ProviderName, Tokens)]) -> rusqlite::Result<bool> {
+    pub(super) fn used_up(
+        &mut self,
+        name: &BottleName,
+        budget: &[(ProviderName, Tokens)],
+    ) -> rusqlite::Result<Option<(ProviderName, Crossing)>> {
         let limits = self.limits.clone();
         for (provider, _) in budget.iter().chain(&limits.host) {
             let chain = self.book.chain(&self.connection, &limits, (name, budget), provider)?;
-            if budget::crossed(&chain).is_some_and(|crossing| crossing.used > Tokens::ZERO) {
-                return Ok(true);
+            if let Some(crossing) = budget::crossed(&chain).filter(|crossing| crossing.used > Tokens::ZERO) {
+                return Ok(Some((provider.clone(), crossing)));
             }
         }
-        Ok(false)
+        Ok(None)
     }
 
-    fn replace_budget(&self, id: BottleId, budget: &[(ProviderName, Tokens)]) -> rusqlite::Result<()> {
+    pub(super) fn free_address(&self, pool: AddressPool) -> Result<Ipv4Addr, Fault> {
+        let in_use = report::addresses(&self.connection)?;
+        Ok(pool.lowest_free(&in_use).ok_or(LedgerError::NoAddress)?)
+    }
+
+    pub(super) fn replace_budget(&self, id: BottleId, budget: &[(ProviderName, Tokens)]) -> rusqlite::Result<()> {
         self.connection.prepare_cached("DELETE FROM bottle_budget WHERE bottle = ?1")?.execute([id.0])?;
         let mut statement = self.connection.prepare_cached(
             "INSERT INTO bottle_budget (bottle, provider, tokens) VALUES (?1, ?2, ?3)

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use crate::domain::{AmountError, Api, Host, HostError, HostPatternError, NameError, ProviderName};
+use crate::domain::{AmountError, Api, CutoffPolicyError, Host, HostError, HostPatternError, NameError, ProviderName};
 
 /// Something in a settings file that is not understood.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -113,12 +113,9 @@ pub enum Problem {
     /// No way to look ahead.
     #[error("{0:?} is not a way to look at a request before it is sent: write estimate, exact or off")]
     Preflight(String),
-    /// A cutoff policy that is known but not built.
-    #[error("shutdown {0:?} is not supported: this version supports cutoff only")]
-    ShutdownNotSupported(String),
     /// No cutoff policy.
-    #[error("{0:?} is not a way to shut a bottle down: write cutoff")]
-    Shutdown(String),
+    #[error(transparent)]
+    Shutdown(#[from] CutoffPolicyError),
 }
 
 fn hint(suggestion: Option<&str>, known: &[&str]) -> String {

@@ -119,11 +119,7 @@ fn preflight(text: &str) -> Result<Preflight, Problem> {
 }
 
 fn shutdown(text: &str) -> Result<CutoffPolicy, Problem> {
-    match text {
-        "cutoff" => Ok(CutoffPolicy::Cutoff),
-        "freeze" | "kill" => Err(Problem::ShutdownNotSupported(text.to_owned())),
-        _ => Err(Problem::Shutdown(text.to_owned())),
-    }
+    Ok(text.parse()?)
 }
 
 fn duration(text: &str) -> Result<Duration, Problem> {

@@ -32,7 +32,7 @@ budget:
   other: \"200k\"
   none: 0
 preflight: exact
-shutdown: cutoff
+shutdown: freeze
 drain: 500ms
 last_word: 0
 upstream:
@@ -55,7 +55,7 @@ providers:
     let expected = Settings {
         budget: amounts.iter().map(|(provider, tokens)| (provider.parse().unwrap(), Tokens(*tokens))).collect(),
         preflight: Preflight::Exact,
-        shutdown: CutoffPolicy::Cutoff,
+        shutdown: CutoffPolicy::Freeze,
         drain: Duration::from_millis(500),
         last_word: Duration::ZERO,
         providers: vec![
@@ -124,8 +124,6 @@ fn a_bad_value_is_shown_where_it_stands() {
         let text = "has a time window, which this version does not support: write the amount alone, such as 2M";
         bad(&format!("budget:\n  claude: {window}"), &format!("2:11: {window:?} {text}"));
     }
-    bad("shutdown: freeze", "1:11: shutdown \"freeze\" is not supported: this version supports cutoff only");
-    bad("shutdown: kill", "1:11: shutdown \"kill\" is not supported: this version supports cutoff only");
     bad(
         "preflight: strict",
         "1:12: preflight \"strict\" is not supported: this version supports estimate, exact and off",
@@ -137,7 +135,7 @@ fn a_bad_value_is_shown_where_it_stands() {
     for (text, preflight) in [("estimate", Preflight::Estimate), ("exact", Preflight::Exact), ("off", Preflight::Off)] {
         assert_eq!(good(&format!("preflight: {text}")).preflight, preflight);
     }
-    bad("shutdown: Cutoff", "1:11: \"Cutoff\" is not a way to shut a bottle down: write cutoff");
+    bad("shutdown: Cutoff", "1:11: \"Cutoff\" is not a way to shut a bottle down: write cutoff, freeze or kill");
     let address = "is not an address with a port: write 127.0.0.1:9443 or \"[::1]:9443\"";
     for text in ["127.0.0.1", "localhost:443", "127.0.0.1:0", "127.0.0.1:65536", "::1"] {
         bad(&format!("upstream:\n  resolve:\n    a.example: {text}"), &format!("3:16: {text:?} {address}"));

@@ -5,6 +5,7 @@ mod bad_input;
 mod crash;
 mod cut;
 mod endings;
+mod freeze;
 mod full_disk;
 mod inside;
 mod own_hosts;

@@ -45,7 +45,9 @@ pub fn init_main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 fn supervise(spec: &Path) -> io::Result<i32> {
-    let spec: LaunchSpec = serde_json::from_reader(File::open(spec)?)?;
+    // Held open to the end: whoever freezes the bottle reads it from here.
+    let told = File::open(spec)?;
+    let spec: LaunchSpec = serde_json::from_reader(&told)?;
     raw::close_at_exec_from(FIRST_OTHER_FILE)?;
     cgroup::join(Path::new(&spec.group))?;
     let sockets = fs::read_to_string("/proc/net/unix")?;
@@ -67,7 +69,10 @@ fn supervise(spec: &Path) -> io::Result<i32> {
             record.end(code)?;
             Ok(code)
         }
-        ForkResult::Child => be_first_process(&spec, &sockets),
+        ForkResult::Child => {
+            drop(told);
+            be_first_process(&spec, &sockets)
+        }
     }
 }
 

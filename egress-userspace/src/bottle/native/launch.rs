@@ -21,6 +21,9 @@ use crate::domain::BottleName;
 /// The hidden subcommand that furnishes a bottle and becomes its first process.
 pub(super) const SUBCOMMAND: &str = "bottle-init";
 
+/// What the file that tells it is called, where files of a process are listed.
+pub(super) const SPEC_NAME: &str = "bottle-launch";
+
 /// Everything `bottle-init` is told.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct LaunchSpec {
@@ -90,7 +93,7 @@ pub(super) fn start(
 
 /// In memory only: the environment holds secrets.
 fn write_down(spec: &LaunchSpec) -> io::Result<File> {
-    let mut file = File::from(memfd_create("bottle-launch", MFdFlags::MFD_CLOEXEC)?);
+    let mut file = File::from(memfd_create(SPEC_NAME, MFdFlags::MFD_CLOEXEC)?);
     file.write_all(&serde_json::to_vec(spec)?)?;
     file.rewind()?;
     Ok(file)

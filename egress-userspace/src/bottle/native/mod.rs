@@ -9,6 +9,7 @@ mod command;
 mod devices;
 mod environment;
 mod files;
+mod freeze;
 mod init;
 mod keystore;
 mod launch;
@@ -39,6 +40,7 @@ pub use command::{RunningCommand, Signaller};
 pub use init::init_main;
 use layer::Foreign;
 use layout::Layout;
+use namespace::tolerate_absence;
 
 /// Makes, starts and removes native bottles.
 #[derive(Clone, Debug)]
@@ -149,7 +151,10 @@ impl NativeRuntime {
             .map_err(|Foreign { owner }| BottleError::Foreign { bottle: spec.name.to_string(), owner })?;
         let start = |launch| {
             let group = self.group_of(&spec.name)?;
-            launch::start(&self.executable, &self.wiring, &spec.name, &layout, group, launch)
+            let running = launch::start(&self.executable, &self.wiring, &spec.name, &layout, group, launch)?;
+            // From here on there is no other launch of this bottle.
+            tolerate_absence(fs::remove_file(self.launch_file(&spec.name)))?;
+            Ok(running)
         };
         start(launch).map_err(|source| BottleError::Start { command: program, source })
     }

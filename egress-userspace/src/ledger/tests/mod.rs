@@ -5,6 +5,7 @@ mod crash;
 mod files;
 mod full;
 mod run;
+mod stop;
 
 use std::path::{Path, PathBuf};
 
@@ -13,8 +14,8 @@ use tempfile::TempDir;
 
 use super::{AddressPool, BottleRow, Ledger, LedgerError, Limits, NewRun};
 use crate::domain::{
-    Ending, Known, PermitId, ProviderName, ProviderNotes, Settlement, SpendRequest, Tokens, UnixMillis, Usage,
-    UsageDetails,
+    CutoffPolicy, Ending, Known, PermitId, ProviderName, ProviderNotes, Settlement, SpendRequest, Tokens, UnixMillis,
+    Usage, UsageDetails,
 };
 
 /// A ledger in a directory of its own.
@@ -83,7 +84,12 @@ fn budget(amounts: &[(&str, u64)]) -> Vec<(ProviderName, Tokens)> {
 }
 
 fn new_run(name: &str, amounts: &[(&str, u64)]) -> NewRun {
-    NewRun { name: name.parse().unwrap(), agent: Some("reviewer".parse().unwrap()), budget: budget(amounts) }
+    NewRun {
+        name: name.parse().unwrap(),
+        agent: Some("reviewer".parse().unwrap()),
+        budget: budget(amounts),
+        policy: CutoffPolicy::Freeze,
+    }
 }
 
 fn reserve(bottle: &BottleRow, provider: &str, input: u64, output: u64) -> SpendRequest {
