@@ -164,9 +164,9 @@ mod tests {
     fn mounts_that_hold_files_are_layered_outer_ones_first() {
         let table = [
             mount("/", "ext4"),
-            mount("/home/u/disk", "xfs"),
-            mount("/home", "ext4"),
-            mount("/home", "btrfs"),
+            mount("/srv/u/disk", "xfs"),
+            mount("/srv", "ext4"),
+            mount("/srv", "btrfs"),
             mount("/run/media/stick", "vfat"),
             mount("/dev/shm", "tmpfs"),
             mount("/srv/netns/a", "nsfs"),
@@ -176,7 +176,7 @@ mod tests {
         ];
         let found = file_mounts(&table, &paths(["/work/project"]));
         let found: Vec<_> = found.iter().map(|mount| (mount.point.to_str().unwrap(), mount.kind.as_str())).collect();
-        assert_eq!(found, [("/home", "btrfs"), ("/home/u/disk", "xfs"), ("/tmp", "tmpfs")]);
+        assert_eq!(found, [("/srv", "btrfs"), ("/srv/u/disk", "xfs"), ("/tmp", "tmpfs")]);
     }
 
     #[test]
