@@ -156,7 +156,7 @@ impl Launcher {
             let Over::Stopped(Stop::Freeze, _) = over else { return over };
             let Err(what) = self.hold(row, command).await else { return over };
             lifeline.stop.send_replace(None);
-            lifeline.remains.send_replace(Some(self.remains(row, what).await));
+            lifeline.remains.send_replace(Some(what));
         }
     }
 

@@ -74,8 +74,8 @@ async fn adopt(launcher: &Launcher, row: &BottleRow) -> Result<Option<IfIndex>, 
                 launcher.finish(row, over).await;
                 return Ok(None);
             }
-            // Waited for on, behind its cut gate.
-            Err(what) => drop(launcher.remains(row, what).await),
+            // Followed on, behind its cut gate.
+            Err(what) => warn!(bottle = %row.name, what, "it goes on"),
         },
         None => resume_cutting(launcher, row).await?,
     }

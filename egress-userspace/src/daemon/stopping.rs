@@ -59,32 +59,35 @@ fn may_resume(asking: &Caller, saved: &Caller) -> Result<(), String> {
 }
 
 impl Launcher {
-    /// Makes everything ready for the end of a bottle that is to be frozen; says what remains when that fails.
+    /// Makes everything ready for the end of a bottle that is to be frozen. When that fails, what was done of it is taken
+    /// back: its processes go on behind the cut gate. What remains is audited and returned.
     pub(super) async fn hold(&self, row: &BottleRow, command: &RunningCommand) -> Result<(), String> {
-        if let Err(error) = self.runtime.hold(&row.name) {
-            return Err(format!("{}; its processes go on, without network", with_causes(&error)));
+        let Err(error) = self.try_to_hold(row, command).await else { return Ok(()) };
+        // A group that cannot be told to go on has not been told to stand still, or stands still without network.
+        let left = self.runtime.release(&row.name).map_or("stand still", |()| "go on");
+        if let Err(error) = self.ledger.abandon_stop(row.id).await {
+            warn!(bottle = %row.name, error = with_causes(&error), "the next start tries to freeze it again");
         }
-        let still = "its processes stand still, without network";
+        let name = &row.name;
+        let what = format!("{error}; its processes {left}, without network");
+        error!(bottle = %name, what, "the bottle could not be frozen; it stays cut");
+        let kind = AuditKind::StopFailed { stop: Stop::Freeze, what: what.clone() };
+        if let Err(error) = self.ledger.audit(Some(row.id), kind).await {
+            error!(bottle = %name, error = with_causes(&error), "this is not in the audit");
+        }
+        Err(format!(
+            "{name} could not be frozen: {what}. `egress freeze {name}` tries again, `egress restore {name}` opens its gate, \
+             `egress kill {name}` gives it up"
+        ))
+    }
+
+    async fn try_to_hold(&self, row: &BottleRow, command: &RunningCommand) -> Result<(), String> {
+        self.runtime.hold(&row.name).map_err(|error| with_causes(&error))?;
         if let Err(error) = self.runtime.until_held(&row.name).await {
             warn!(bottle = %row.name, error = with_causes(&error), "frozen while something of it still moves");
         }
-        let begun = self.ledger.begin_stop(row.id, Stop::Freeze).await;
-        begun.map_err(|error| format!("{}; {still}", with_causes(&error)))?;
-        let saved = self.runtime.save_launch(&row.name, command);
-        saved.map_err(|error| format!("{}; {still}", with_causes(&error)))
-    }
-
-    /// Says that a freeze did not come about.
-    pub(super) async fn remains(&self, row: &BottleRow, what: String) -> String {
-        error!(bottle = %row.name, what, "the bottle could not be frozen; it stays cut");
-        let kind = AuditKind::StopFailed { stop: Stop::Freeze, what: what.clone() };
-        if let Err(error) = self.ledger.audit(Some(row.id), kind).await {
-            error!(bottle = %row.name, error = with_causes(&error), "this is not in the audit");
-        }
-        let name = &row.name;
-        format!(
-            "{name} could not be frozen: {what}. `egress freeze {name}` tries again, `egress kill {name}` gives it up"
-        )
+        self.ledger.begin_stop(row.id, Stop::Freeze).await.map_err(|error| with_causes(&error))?;
+        self.runtime.save_launch(&row.name, command).map_err(|error| with_causes(&error))
     }
 
     /// Takes down what there is of a run and records how it came to its end.

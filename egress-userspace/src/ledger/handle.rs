@@ -114,7 +114,15 @@ impl Ledger {
     /// # Errors
     /// When there is no such bottle or it could not be recorded.
     pub async fn begin_stop(&self, bottle: BottleId, stop: Stop) -> Result<(), LedgerError> {
-        self.write("begin to stop a bottle", move |desk| desk.begin_stop(bottle, stop)).await
+        self.write("begin to stop a bottle", move |desk| desk.begin_stop(bottle, Some(stop))).await
+    }
+
+    /// What [`Self::begin_stop`] said has been taken back.
+    ///
+    /// # Errors
+    /// When there is no such bottle or it could not be recorded.
+    pub async fn abandon_stop(&self, bottle: BottleId) -> Result<(), LedgerError> {
+        self.write("go on with a bottle", move |desk| desk.begin_stop(bottle, None)).await
     }
 
     /// The files of an ended bottle are about to be removed: no run of it begins until [`Self::end_stop`].

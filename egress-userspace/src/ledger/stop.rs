@@ -8,12 +8,12 @@ use super::{AddressPool, BottleRow, report};
 use crate::domain::{AuditKind, BottleId, BottleName, CutCause, GateView, ProviderName, Stop, Tokens};
 
 impl Desk {
-    /// Says what has been begun.
-    pub(super) fn begin_stop(&mut self, id: BottleId, stop: Stop) -> Result<(), Fault> {
+    /// Says what has been begun; `None` when it has been taken back.
+    pub(super) fn begin_stop(&mut self, id: BottleId, stop: Option<Stop>) -> Result<(), Fault> {
         self.bottle(id)?;
         self.connection
             .prepare_cached("UPDATE bottle SET stopping = ?2 WHERE id = ?1")?
-            .execute(params![id.0, stop.as_str()])?;
+            .execute(params![id.0, stop.map(Stop::as_str)])?;
         self.book.forget_bottle(id);
         Ok(())
     }
@@ -24,7 +24,7 @@ impl Desk {
         if entry.is_running {
             return Err(LedgerError::AlreadyRunning(entry.name.clone()).into());
         }
-        self.begin_stop(id, Stop::Kill)
+        self.begin_stop(id, Some(Stop::Kill))
     }
 
     /// Says that it is done.

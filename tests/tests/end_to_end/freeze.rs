@@ -257,6 +257,32 @@ fn a_bottle_that_stands_still_is_cut_and_frozen() -> Result<()> {
     Ok(())
 }
 
+/// The daemon died after it had written down that it kills: of a running bottle, and of the files of an ended one.
+#[test]
+fn a_kill_that_was_begun_is_finished_by_the_next_daemon() -> Result<()> {
+    let Some(mut world) = world("a crash while killing", "")? else { return Ok(()) };
+    let mut bottle = start_counter(&world, &[])?;
+    let pid = world.bottle("web")?.pid.context("no process")?;
+    assert_eq!(world.run("ended", &[], "echo mine > /var/tmp/mine")?.end()?.code, 0);
+    ensure!(kept(&world, "web").exists() && kept(&world, "ended").exists(), "nothing is kept");
+    world.kill_daemon_and_proxy()?;
+    let ledger = rusqlite::Connection::open(world.names.home.join("bot-bottle.db"))?;
+    ledger.execute("UPDATE bottle SET stopping = 'kill'", [])?;
+    ledger.close().map_err(|(_, error)| error)?;
+    world.start_daemon()?;
+    ensure!(!harness::world::runs(pid), "its processes live on");
+    ensure!(!kept(&world, "web").exists() && !kept(&world, "ended").exists(), "files are left");
+    assert_nothing_left(&world)?;
+    let killed = AuditKind::BottleKilled { cause: CutCause::Operator };
+    for name in ["web", "ended"] {
+        ensure!(world.listed(name)?.is_none(), "{name} is listed");
+        ensure!(world.audit(Some(name))?.contains(&killed), "{name}: {:?}", world.audit(Some(name))?);
+    }
+    assert_eq!(bottle.end()?.code, 1);
+    assert_eq!(world.run("web", &[], "exit 3")?.end()?.code, 3);
+    Ok(())
+}
+
 #[test]
 fn a_policy_that_a_crash_kept_from_firing_fires() -> Result<()> {
     let settings = "budget:\n  claude: 5k\nshutdown: freeze\nlast_word: 3s";
@@ -279,10 +305,9 @@ fn a_freeze_that_fails_leaves_the_bottle_cut() -> Result<()> {
     fs::create_dir(&in_the_way)?;
     let said = world.egress(&["freeze", "web"])?;
     ensure!(said.code == 1 && said.errors.contains("writing down its launch failed"), "{said:?}");
-    ensure!(
-        said.errors.contains("stand still, without network") && said.errors.contains("egress kill web"),
-        "{said:?}"
-    );
+    ensure!(said.errors.contains("its processes go on, without network"), "{said:?}");
+    ensure!(said.errors.contains("egress restore web") && said.errors.contains("egress kill web"), "{said:?}");
+    ensure!(!is_held(&world), "its processes stand still");
     let listed = world.bottle("web")?;
     assert_eq!((listed.state, listed.gate), (BottleState::Running, GateView::Cut(CutCause::Operator)));
     let audit = world.audit(Some("web"))?;

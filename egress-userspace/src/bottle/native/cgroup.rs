@@ -55,6 +55,11 @@ pub(super) fn hold(group: &Path) -> io::Result<()> {
     fs::write(group.join("cgroup.freeze"), "1")
 }
 
+/// Lets them go on.
+pub(super) fn release(group: &Path) -> io::Result<()> {
+    fs::write(group.join("cgroup.freeze"), "0")
+}
+
 /// Whether they have been told so.
 pub(super) fn is_held(group: &Path) -> bool {
     fs::read_to_string(group.join("cgroup.freeze")).is_ok_and(|text| text.trim() == "1")

@@ -27,6 +27,15 @@ impl NativeRuntime {
         hold().map_err(|source| step_error(bottle, Failure { step: "holding its processes", source }))
     }
 
+    /// Lets them go on: undoes [`Self::hold`].
+    ///
+    /// # Errors
+    /// When there is no such bottle or the system refuses.
+    pub fn release(&self, bottle: &BottleName) -> Result<(), BottleError> {
+        let release = || cgroup::release(&self.group_of(bottle)?);
+        release().map_err(|source| step_error(bottle, Failure { step: "letting its processes go on", source }))
+    }
+
     /// Waits until they stand still.
     ///
     /// # Errors

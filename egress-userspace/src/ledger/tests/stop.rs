@@ -27,6 +27,9 @@ async fn what_was_begun_is_found_again() {
     let mut world = World::new(&[]);
     let web = world.run("web", &[]).await;
     assert_eq!((web.policy, web.stopping, web.state()), (CutoffPolicy::Freeze, None, BottleState::Running));
+    world.ledger().begin_stop(web.id, Stop::Freeze).await.unwrap();
+    world.ledger().abandon_stop(web.id).await.unwrap();
+    assert_eq!(world.ledger().bottle(&web.name).await.unwrap().stopping, None);
     world.ledger().begin_stop(web.id, Stop::Kill).await.unwrap();
     world.reopen();
     let found = world.ledger().bottle(&web.name).await.unwrap();
