@@ -81,8 +81,13 @@ impl Launcher {
         };
         info!(bottle = %row.name, %address, interface = interface.0, "started");
         let _ = events.send(RunEvent::Started { address }).await;
-        let over = self.follow(&row, &mut command, &lifeline, events.closed()).await;
-        let end = self.finish(&row, over).await;
+        let end = match self.follow(&row, &mut command, &lifeline, events.closed()).await {
+            // The bottle could not be furnished, which it has said itself.
+            Over::Ended(exit_code) if matches!(otherwise, Over::Stopped(..)) && self.is_saved(&row) => {
+                RunEnd { exit_code, ..self.finish(&row, otherwise).await }
+            }
+            over => self.finish(&row, over).await,
+        };
         info!(bottle = %row.name, exit_code = end.exit_code, "ended");
         let _ = exit.send(Some(end.clone()));
         let _ = events.send(end.into()).await;

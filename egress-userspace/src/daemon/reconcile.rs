@@ -89,7 +89,7 @@ fn begun(row: &BottleRow, is_held: bool) -> Option<Over> {
 
 /// A run of which nothing lives. Its launch is written down only on the way to being frozen, or on the way back.
 async fn take_down(launcher: &Launcher, row: &BottleRow, is_held: bool) -> Result<(), DaemonError> {
-    if launcher.runtime.saved_launch(&row.name)?.is_some() {
+    if launcher.is_saved(row) {
         let (_, cause) = unfinished(row, is_held).unwrap_or((Stop::Freeze, CutCause::Operator));
         launcher.finish(row, Over::Stopped(Stop::Freeze, cause)).await;
         return Ok(());

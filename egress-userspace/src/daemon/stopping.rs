@@ -201,6 +201,11 @@ impl Launcher {
         Ok(receiver)
     }
 
+    /// Whether how it was launched is still on record, so that it has not been started since.
+    pub(super) fn is_saved(&self, row: &BottleRow) -> bool {
+        self.runtime.saved_launch(&row.name).is_ok_and(|saved| saved.is_some())
+    }
+
     /// What is needed to start it, seen to be there before anything is changed.
     fn saved_launch(&self, name: &BottleName) -> Result<SavedLaunch, ApiError> {
         let saved = self.runtime.saved_launch(name).map_err(|error| failed(with_causes(&error)))?;

@@ -331,6 +331,12 @@ fn what_cannot_be_done_is_said() -> Result<()> {
         let said = world.egress(&["run", "web", "--share", share, "--", "true"])?;
         ensure!(said.code == 1 && said.errors.contains(expected), "{share}: {said:?}");
     }
+    Ok(())
+}
+
+#[test]
+fn a_resume_that_fails_leaves_the_bottle_frozen() -> Result<()> {
+    let Some(world) = world("a resume that fails", "")? else { return Ok(()) };
     // A directory that goes away meanwhile.
     let shared = world.names.directory.join("shared");
     fs::create_dir(&shared)?;
@@ -341,6 +347,15 @@ fn what_cannot_be_done_is_said() -> Result<()> {
     let gone = resume(&world, &[])?.end()?;
     ensure!(gone.code == 1 && gone.errors.contains("shared, which it shares with the host, is not there"), "{gone:?}");
     fs::create_dir(&shared)?;
+    // A layer that cannot be mounted.
+    let (files, aside) = (kept(&world, "web").join("files"), kept(&world, "web").join("aside"));
+    fs::rename(&files, &aside)?;
+    fs::write(&files, "in the way")?;
+    let failed = resume(&world, &[])?.end()?;
+    ensure!(failed.code == 125 && failed.errors.contains("cannot hold what the bottle writes"), "{failed:?}");
+    ensure!(failed.errors.contains("web is frozen") && is_frozen(&world, "web")?, "{failed:?}");
+    fs::remove_file(&files)?;
+    fs::rename(&aside, &files)?;
     assert_eq!(resume(&world, &[])?.end()?.code, 7);
     Ok(())
 }

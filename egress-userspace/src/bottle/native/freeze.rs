@@ -14,7 +14,8 @@ use crate::bottle::plan::Failure;
 use crate::bottle::{BottleError, RunningCommand, SavedLaunch};
 use crate::domain::BottleName;
 
-const LAUNCH: &str = "launch.json";
+/// In the directory of the bottle's layer.
+pub(super) const LAUNCH: &str = "launch.json";
 const PRIVATE: u32 = 0o600;
 
 impl NativeRuntime {
@@ -64,7 +65,8 @@ impl NativeRuntime {
         save().map_err(|source| step_error(bottle, Failure { step: "writing down its launch", source }))
     }
 
-    /// How a frozen bottle's command was started; `None` when that was not written down.
+    /// How a frozen bottle's command was started; `None` when that was not written down. It is there until the bottle has
+    /// been furnished for it again.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -95,7 +97,7 @@ impl NativeRuntime {
         })
     }
 
-    pub(super) fn launch_file(&self, bottle: &BottleName) -> PathBuf {
+    fn launch_file(&self, bottle: &BottleName) -> PathBuf {
         self.layout(bottle).layer.directory().join(LAUNCH)
     }
 }

@@ -40,7 +40,6 @@ pub use command::{RunningCommand, Signaller};
 pub use init::init_main;
 use layer::Foreign;
 use layout::Layout;
-use namespace::tolerate_absence;
 
 /// Makes, starts and removes native bottles.
 #[derive(Clone, Debug)]
@@ -151,10 +150,7 @@ impl NativeRuntime {
             .map_err(|Foreign { owner }| BottleError::Foreign { bottle: spec.name.to_string(), owner })?;
         let start = |launch| {
             let group = self.group_of(&spec.name)?;
-            let running = launch::start(&self.executable, &self.wiring, &spec.name, &layout, group, launch)?;
-            // From here on there is no other launch of this bottle.
-            tolerate_absence(fs::remove_file(self.launch_file(&spec.name)))?;
-            Ok(running)
+            launch::start(&self.executable, &self.wiring, &spec.name, &layout, group, launch)
         };
         start(launch).map_err(|source| BottleError::Start { command: program, source })
     }
