@@ -86,7 +86,7 @@ impl Launcher {
             Over::Ended(exit_code) if matches!(otherwise, Over::Stopped(..)) && self.is_saved(&row) => {
                 RunEnd { exit_code, ..self.finish(&row, otherwise).await }
             }
-            over => self.finish(&row, over).await,
+            over @ (Over::Ended(_) | Over::Stopped(..)) => self.finish(&row, over).await,
         };
         info!(bottle = %row.name, exit_code = end.exit_code, "ended");
         let _ = exit.send(Some(end.clone()));
