@@ -29,6 +29,9 @@ fn main() -> ExitCode {
             check_settings(check).map_or_else(|error| cli::fail(&error), |()| ExitCode::SUCCESS)
         }
         Command::Run(_)
+        | Command::Resume(_)
+        | Command::Freeze { .. }
+        | Command::Kill { .. }
         | Command::Cut { .. }
         | Command::Restore { .. }
         | Command::List { .. }

@@ -27,6 +27,8 @@ pub struct HostWiring {
     pub gateway: Ipv4Addr,
     /// Where namespaces and generated files of running bottles are kept (`/run/egress/bottles`).
     pub run_directory: PathBuf,
+    /// Where what bottles write is kept (`<home>/bottles`); hidden by what follows.
+    pub layers: PathBuf,
     /// Paths that are hidden from every bottle (state directory, sockets, pins).
     pub hidden: Vec<PathBuf>,
     /// PEM of our CA, to be trusted inside.
@@ -71,14 +73,41 @@ pub struct Launch {
     pub command: Vec<OsString>,
     /// The caller's environment; the runtime adds the CA variables and takes proxies away.
     pub environment: Vec<(OsString, OsString)>,
-    /// Where it starts.
+    /// Where it starts. Writes there reach the host, unless it is `/`.
     pub directory: PathBuf,
+    /// Further directories where they do, by their real paths.
+    pub shared: Vec<PathBuf>,
     /// As whom.
     pub caller: Caller,
     /// Its standard streams.
     pub stdio: [OwnedFd; 3],
     /// The streams are a terminal of its own, to be made its controlling one.
     pub has_terminal: bool,
+}
+
+/// How a command was started, without its streams. Holds secrets: it is shown nowhere.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedLaunch {
+    /// Program and arguments.
+    pub command: Vec<OsString>,
+    /// As the command saw it.
+    pub environment: Vec<(OsString, OsString)>,
+    /// Where it started.
+    pub directory: OsString,
+    /// What was shared, by real paths; the directory among it.
+    pub shared: Vec<OsString>,
+    /// As whom.
+    pub caller: Caller,
+}
+
+impl SavedLaunch {
+    /// The same command on other streams.
+    #[must_use]
+    pub fn on(self, stdio: [OwnedFd; 3], has_terminal: bool) -> Launch {
+        let Self { command, environment, directory, shared, caller } = self;
+        let shared = shared.into_iter().map(PathBuf::from).collect();
+        Launch { command, environment, directory: directory.into(), shared, caller, stdio, has_terminal }
+    }
 }
 
 /// Why a bottle was not built, started or taken down.
@@ -105,6 +134,17 @@ pub enum BottleError {
         /// What the system says.
         #[source]
         source: io::Error,
+    },
+    /// What an earlier command of the bottle wrote is another user's.
+    #[error(
+        "bottle {bottle} holds files of user {owner}: run it as that user or as root, or `egress kill {bottle}` to give \
+         them up"
+    )]
+    Foreign {
+        /// The bottle.
+        bottle: String,
+        /// Whose, by number.
+        owner: u32,
     },
     /// The command could not be started.
     #[error("{command:?} could not be started in the bottle")]

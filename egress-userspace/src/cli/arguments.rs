@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::domain::{AgentName, BottleName, Limit, LimitError, ProviderName, Scope};
+use crate::domain::{AgentName, BottleName, CutoffPolicy, Limit, LimitError, ProviderName, Scope};
 use crate::meter::Dialect;
 
 /// Meters what AI agents spend, budgets it, and cuts their network in the kernel when it is gone.
@@ -38,6 +38,24 @@ pub enum Command {
     },
     /// Open the gate of a bottle that was cut.
     Restore {
+        /// Which.
+        bottle: BottleName,
+        #[command(flatten)]
+        /// How to print.
+        output: Output,
+    },
+    /// Cut a bottle and end its processes; its files and its command are kept, to be resumed.
+    Freeze {
+        /// Which.
+        bottle: BottleName,
+        #[command(flatten)]
+        /// How to print.
+        output: Output,
+    },
+    /// Start the command of a frozen bottle again, on the files it left.
+    Resume(ResumeArguments),
+    /// Cut a bottle, end its processes and remove its files; what it has spent stays on record.
+    Kill {
         /// Which.
         bottle: BottleName,
         #[command(flatten)]
@@ -222,9 +240,26 @@ pub struct RunArguments {
     /// The bottle's parent for this run: what it spends counts for the parent and its ancestors too.
     #[arg(long, value_name = "BOTTLE")]
     pub extends: Option<BottleName>,
+    /// What is done when a budget is gone: cutoff, freeze or kill [default: as settings.yml says].
+    #[arg(long, value_name = "POLICY")]
+    pub shutdown: Option<CutoffPolicy>,
+    /// A directory whose files the command shares with the host, as it does those of the current directory; may be repeated.
+    /// What it writes anywhere else is kept in the bottle.
+    #[arg(long, value_name = "DIR")]
+    pub share: Vec<PathBuf>,
     /// The command and its arguments.
     #[arg(last = true, required = true, value_name = "CMD")]
     pub command: Vec<OsString>,
+}
+
+/// `egress resume`
+#[derive(Debug, Args)]
+pub struct ResumeArguments {
+    /// The bottle's name.
+    pub bottle: BottleName,
+    /// A budget in place of the run's own, such as claude=500k; may be repeated.
+    #[arg(long, value_name = "PROVIDER=TOKENS")]
+    pub budget: Vec<Amount>,
 }
 
 /// `--budget claude=500k`

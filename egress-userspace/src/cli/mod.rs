@@ -14,7 +14,9 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::control::{AuditReply, BottlesReply, Client, ClientError, ErrorCode, GateReply, StatusReply, UsageReply};
+use crate::control::{
+    AuditReply, BottlesReply, Client, ClientError, ErrorCode, GateReply, StatusReply, StopReply, UsageReply,
+};
 
 /// The exit codes of every command but `run`, which returns its command's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +75,15 @@ async fn dispatch(client: &Client, command: Command) -> Result<ExitCode> {
         Command::Restore { bottle, output } => {
             let reply: GateReply = client.post(&format!("bottles/{bottle}/restore"), &()).await?;
             show::gate(&reply, output.json)?;
+        }
+        Command::Resume(resume) => return run::resume(client, resume).await,
+        Command::Freeze { bottle, output } => {
+            let reply: StopReply = client.post(&format!("bottles/{bottle}/freeze"), &()).await?;
+            show::stop(&reply, output.json)?;
+        }
+        Command::Kill { bottle, output } => {
+            let reply: StopReply = client.post(&format!("bottles/{bottle}/kill"), &()).await?;
+            show::stop(&reply, output.json)?;
         }
         Command::List { output } => {
             let reply: BottlesReply = client.get("bottles").await?;

@@ -2,16 +2,17 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::control::{Client, ClientError, ErrorCode, RunEvent, RunEvents, RunRequest, SignalRequest};
+use crate::control::{Client, ClientError, ErrorCode, ResumeRequest, RunEvent, RunEvents, RunRequest, SignalRequest};
 
-use super::arguments::RunArguments;
+use super::arguments::{ResumeArguments, RunArguments};
 use super::show;
 use super::terminal::Streams;
 
@@ -20,6 +21,9 @@ const RECONNECT_EVERY: Duration = Duration::from_millis(300);
 /// How long; after that the command is given up. A daemon that restarts takes a second.
 const RECONNECT_FOR: Duration = Duration::from_secs(60);
 
+/// What every bottle has of its own.
+const OWN_TREES: [&str; 4] = ["/dev", "/proc", "/run", "/sys"];
+
 /// Signals passed on to the command, by number.
 const FORWARDED: [i32; 6] = [1, 2, 3, 10, 12, 15];
 /// `SIGWINCH`
@@ -27,11 +31,25 @@ const WINDOW_CHANGED: i32 = 28;
 
 pub(super) async fn run(client: &Client, arguments: RunArguments) -> Result<ExitCode> {
     let mut streams = Streams::open()?;
-    let bottle = arguments.bottle.clone();
+    let path = format!("bottles/{}", arguments.bottle);
     let request = request(arguments, &streams)?;
-    let mut events = client.follow(&format!("bottles/{bottle}/run"), &request).await?;
+    let events = client.follow(&format!("{path}/run"), &request).await?;
+    attend(client, &path, &mut streams, events).await
+}
+
+/// The same for a command that was frozen.
+pub(super) async fn resume(client: &Client, arguments: ResumeArguments) -> Result<ExitCode> {
+    let mut streams = Streams::open()?;
+    let path = format!("bottles/{}", arguments.bottle);
+    let budget = arguments.budget.into_iter().map(|amount| (amount.provider, amount.limit)).collect();
+    let request = ResumeRequest { budget, stdio: streams.numbers(), has_terminal: streams.has_terminal() };
+    let events = client.follow(&format!("{path}/resume"), &request).await?;
+    attend(client, &path, &mut streams, events).await
+}
+
+/// Carries streams and signals until the run is over.
+async fn attend(client: &Client, path: &str, streams: &mut Streams, mut events: RunEvents) -> Result<ExitCode> {
     let mut signals = signals()?;
-    let path = format!("bottles/{bottle}");
     loop {
         tokio::select! {
             event = events.next() => match event {
@@ -41,8 +59,13 @@ pub(super) async fn run(client: &Client, arguments: RunArguments) -> Result<Exit
                     streams.finish();
                     return Ok(exit(exit_code));
                 }
+                Ok(Some(RunEvent::Stopped { exit_code, message, .. })) => {
+                    streams.finish();
+                    show::note(&message);
+                    return Ok(exit(exit_code));
+                }
                 Ok(Some(RunEvent::Failed { error })) => return Err(ClientError::Refused(error).into()),
-                Ok(None) | Err(_) => events = reconnect(client, &path).await?,
+                Ok(None) | Err(_) => events = reconnect(client, path).await?,
             },
             Some(number) = signals.recv() => match number {
                 WINDOW_CHANGED => streams.resize(),
@@ -57,8 +80,11 @@ pub(super) async fn run(client: &Client, arguments: RunArguments) -> Result<Exit
 fn request(arguments: RunArguments, streams: &Streams) -> Result<RunRequest> {
     let directory = std::env::current_dir().context("the current directory is gone: change to one that exists")?;
     let bytes = OsString::into_vec;
+    let shared = arguments.share.iter().map(|directory| shared(directory).map(|path| bytes(path.into())));
     Ok(RunRequest {
+        shared: shared.collect::<Result<_>>()?,
         agent: arguments.agent,
+        shutdown: arguments.shutdown,
         budget: arguments.budget.into_iter().map(|amount| (amount.provider, amount.limit)).collect(),
         extends: arguments.extends,
         command: arguments.command.into_iter().map(bytes).collect(),
@@ -67,6 +93,19 @@ fn request(arguments: RunArguments, streams: &Streams) -> Result<RunRequest> {
         stdio: streams.numbers(),
         has_terminal: streams.has_terminal(),
     })
+}
+
+/// A directory by its real path, which is the same inside.
+fn shared(directory: &Path) -> Result<PathBuf> {
+    let real = directory.canonicalize().with_context(|| format!("--share {}", directory.display()))?;
+    ensure!(real.is_dir(), "--share {}: this is not a directory", directory.display());
+    ensure!(
+        real != Path::new("/"),
+        "--share /: this is the whole host; name the directories that the command writes to"
+    );
+    let own = OWN_TREES.into_iter().find(|tree| real.starts_with(tree));
+    ensure!(own.is_none(), "--share {}: a bottle has its own {}", directory.display(), own.unwrap_or_default());
+    Ok(real)
 }
 
 /// The signals of this process as numbers.

@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
-use crate::control::{AuditReply, BottleInfo, BottlesReply, GateReply, StatusReply, UsageReply};
-use crate::domain::{AuditKind, BudgetView, CutCause, GateView, UnixMillis};
+use crate::control::{AuditReply, BottleInfo, BottlesReply, GateReply, StatusReply, StopReply, UsageReply};
+use crate::domain::{AuditKind, BudgetView, CutCause, GateView, Stop, UnixMillis};
 
 use super::{budget, plan};
 
@@ -47,6 +47,22 @@ pub(super) fn gate(reply: &GateReply, as_json: bool) -> Result<()> {
     Ok(())
 }
 
+pub(super) fn stop(reply: &StopReply, as_json: bool) -> Result<()> {
+    if as_json {
+        return json(reply);
+    }
+    let already = if reply.was_already { "already " } else { "" };
+    let name = &reply.name;
+    match reply.stop {
+        Stop::Freeze => println!("{name} is {already}frozen: `egress resume {name}` continues it"),
+        Stop::Kill => println!("{name} is {already}gone: nothing of it runs, its files are removed"),
+    }
+    if let Some(text) = &reply.note {
+        note(text);
+    }
+    Ok(())
+}
+
 pub(super) fn bottles(reply: &BottlesReply, as_json: bool) -> Result<()> {
     if as_json {
         return json(reply);
@@ -56,13 +72,15 @@ pub(super) fn bottles(reply: &BottlesReply, as_json: bool) -> Result<()> {
         settings_problem(reply.settings_problem.as_deref());
         return Ok(());
     }
-    let mut table = Table::new(&["BOTTLE", "AGENT", "STATE", "GATE", "ADDRESS", "USED / BUDGET", "DROPPED"]);
+    let mut table =
+        Table::new(&["BOTTLE", "AGENT", "STATE", "GATE", "SHUTDOWN", "ADDRESS", "USED / BUDGET", "DROPPED"]);
     for bottle in &reply.bottles {
         table.row(vec![
             bottle.name.to_string(),
             text(bottle.agent.as_ref()),
-            if bottle.is_running { "running" } else { "ended" }.to_owned(),
+            bottle.state.as_str().to_owned(),
             gate_text(bottle.gate),
+            bottle.policy.as_str().to_owned(),
             text(bottle.address),
             budgets(bottle),
             bottle.dropped_packets.to_string(),
@@ -174,6 +192,10 @@ fn audit_text(kind: &AuditKind) -> String {
         AuditKind::CutLifted => "open again: the budget it was cut for allows more".to_owned(),
         AuditKind::GateCut { cause } => gate_text(GateView::Cut(*cause)),
         AuditKind::GateRestored => "restored".to_owned(),
+        AuditKind::BottleFrozen { cause } => format!("frozen ({})", cause.as_str()),
+        AuditKind::BottleResumed => "resumed".to_owned(),
+        AuditKind::BottleKilled { cause } => format!("killed ({})", cause.as_str()),
+        AuditKind::StopFailed { stop, what } => format!("{} failed: {what}", stop.as_str()),
         AuditKind::Repaired { what } => format!("repaired: {what}"),
         AuditKind::PathUnknown { host, target } => {
             format!("{target} at {host} is unknown: passed, tokens spent there are not counted")

@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
-    AgentName, AuditRow, BottleName, Budget, BudgetView, GateView, Limit, Precedence, ProviderName, Scope, ScopeView,
-    Tokens, UnixMillis, UsageRow, UsageSum,
+    AgentName, AuditRow, BottleName, BottleState, Budget, BudgetView, CutCause, CutoffPolicy, GateView, Limit,
+    Precedence, ProviderName, Scope, ScopeView, Stop, Tokens, UnixMillis, UsageRow, UsageSum,
 };
 
 /// What kind of failure; decides the HTTP status and the exit code.
@@ -72,6 +72,12 @@ pub struct BottleInfo {
     pub gate: GateView,
     /// Whether it runs.
     pub is_running: bool,
+    /// What it is.
+    pub state: BottleState,
+    /// Why it is frozen, if it is.
+    pub frozen: Option<CutCause>,
+    /// What is done with it when a budget is gone.
+    pub policy: CutoffPolicy,
     /// When its last run started.
     pub started: UnixMillis,
     /// Budgets by provider.
@@ -83,7 +89,7 @@ pub struct BottleInfo {
 /// `GET /v1/bottles`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BottlesReply {
-    /// Running ones, and those that ended with a cut gate.
+    /// Running and frozen ones, and those that ended with a cut gate.
     pub bottles: Vec<BottleInfo>,
     /// Why settings.yml, as it is, is not in force.
     pub settings_problem: Option<String>,
@@ -151,16 +157,31 @@ pub struct RunRequest {
     pub budget: Budget,
     /// `--extends`.
     pub extends: Option<BottleName>,
+    /// `--shutdown`.
+    pub shutdown: Option<CutoffPolicy>,
     /// Program and arguments, each as bytes (arguments need not be UTF-8).
     pub command: Vec<Vec<u8>>,
     /// The caller's environment.
     pub environment: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Where to start.
+    /// Where to start; shared with the host.
     pub directory: Vec<u8>,
+    /// `--share`: further directories that are, by their real paths.
+    pub shared: Vec<Vec<u8>>,
     /// Numbers of the caller's own descriptors that become the command's standard streams;
     /// the controller takes them from the calling process.
     pub stdio: [i32; 3],
     /// They are a terminal made for this run.
+    pub has_terminal: bool,
+}
+
+/// `POST /v1/bottles/{name}/resume`: answered as a run is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResumeRequest {
+    /// `--budget`: replaces that of the run, provider by provider.
+    pub budget: Budget,
+    /// As for a run.
+    pub stdio: [i32; 3],
+    /// As for a run.
     pub has_terminal: bool,
 }
 
@@ -177,6 +198,15 @@ pub enum RunEvent {
     Exited {
         /// As a shell would report it: 128 + signal for a signalled one.
         exit_code: i32,
+    },
+    /// It was frozen or killed.
+    Stopped {
+        /// Which.
+        stop: Stop,
+        /// As a shell would report it.
+        exit_code: i32,
+        /// For people: what happened, why, and what to do next.
+        message: String,
     },
     /// It could not be started.
     Failed {
@@ -200,6 +230,19 @@ pub struct GateReply {
     /// Its gate is this.
     #[serde(flatten)]
     pub gate: GateView,
+    /// It was so before.
+    pub was_already: bool,
+    /// What the operator should know besides.
+    pub note: Option<String>,
+}
+
+/// `POST /v1/bottles/{name}/freeze` and `/kill`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopReply {
+    /// The bottle.
+    pub name: BottleName,
+    /// What was done.
+    pub stop: Stop,
     /// It was so before.
     pub was_already: bool,
     /// What the operator should know besides.

@@ -10,7 +10,7 @@ mod server;
 pub use client::{Client, ClientError, RunEvents};
 pub use message::{
     ApiError, AuditReply, BottleInfo, BottlesReply, BudgetChangeRequest, BudgetsReply, ErrorCode, ExplainReply,
-    GateReply, RunEvent, RunRequest, SignalRequest, StatusReply, UsageReply,
+    GateReply, ResumeRequest, RunEvent, RunRequest, SignalRequest, StatusReply, StopReply, UsageReply,
 };
 pub use peer::Peer;
 pub use request::{ApiRequest, RowFilter};

@@ -3,10 +3,10 @@
 use hyper::Method;
 use serde::de::DeserializeOwned;
 
-use crate::domain::BottleName;
+use crate::domain::{BottleName, Stop};
 
 use super::PROTOCOL;
-use super::message::{ApiError, BudgetChangeRequest, ErrorCode, RunRequest, SignalRequest};
+use super::message::{ApiError, BudgetChangeRequest, ErrorCode, ResumeRequest, RunRequest, SignalRequest};
 
 /// Everything a front-end can ask.
 #[derive(Debug, PartialEq, Eq)]
@@ -17,6 +17,10 @@ pub enum ApiRequest {
     Bottles,
     /// `POST bottles/{name}/run`
     Run(BottleName, RunRequest),
+    /// `POST bottles/{name}/resume`
+    Resume(BottleName, ResumeRequest),
+    /// `POST bottles/{name}/freeze` and `/kill`
+    Stop(BottleName, Stop),
     /// `POST bottles/{name}/wait`: the events of a run that another connection started.
     Wait(BottleName),
     /// `POST bottles/{name}/signal`
@@ -68,6 +72,9 @@ impl ApiRequest {
                 let name = name.parse().map_err(usage)?;
                 match *action {
                     "run" => Ok(Self::Run(name, json(body)?)),
+                    "resume" => Ok(Self::Resume(name, json(body)?)),
+                    "freeze" => Ok(Self::Stop(name, Stop::Freeze)),
+                    "kill" => Ok(Self::Stop(name, Stop::Kill)),
                     "wait" => Ok(Self::Wait(name)),
                     "signal" => Ok(Self::Signal(name, json(body)?)),
                     "cut" => Ok(Self::Cut(name)),

@@ -4,20 +4,24 @@ use std::collections::BTreeMap;
 
 use egress_common::Outcome;
 use tokio::sync::mpsc;
+use tracing::warn;
 
 use crate::budget;
 use crate::control::{
     ApiError, ApiReply, ApiRequest, AuditReply, BottleInfo, BottlesReply, BudgetChangeRequest, BudgetsReply, ErrorCode,
-    ExplainReply, GateReply, Peer, RowFilter, RunEvent, StatusReply, UsageReply,
+    ExplainReply, GateReply, Peer, RowFilter, RunEvent, StatusReply, StopReply, UsageReply,
 };
-use crate::domain::{BottleId, BottleName, CutCause, GateView, ProviderName, Scope, UnixMillis};
+use crate::domain::{
+    BottleId, BottleName, BottleState, CutCause, GateView, ProviderName, Scope, Stop, UnixMillis, with_causes,
+};
 use crate::ledger::{AuditFilter, BottleRow, BudgetChange, UsageFilter};
 
 use super::clock::now;
 use super::controller::{Running, View};
 use super::launch::{Launcher, failed, hang_up, refused};
-use super::lifeline::Lifeline;
+use super::lifeline::{Lifeline, RunEnd, Stopped};
 use super::reload::InForce;
+use super::stopping::Over;
 
 /// Everything requests are answered from.
 #[derive(Clone)]
@@ -39,6 +43,11 @@ impl Desk {
             ApiRequest::Explain(name) => ApiReply::json(&self.explain(name).await?),
             ApiRequest::Budgets => ApiReply::json(&self.budgets(None).await?),
             ApiRequest::ChangeBudget(request) => ApiReply::json(&self.change_budget(&peer, request).await?),
+            ApiRequest::Resume(name, request) => {
+                request.budget.iter().try_for_each(|(provider, _)| self.check_provider(provider))?;
+                Ok(ApiReply::Events(self.launcher.resume(peer, name, request).await?))
+            }
+            ApiRequest::Stop(name, stop) => ApiReply::json(&self.stop(name, stop).await?),
             ApiRequest::Wait(name) => Ok(ApiReply::Events(self.wait(&name).await?)),
             ApiRequest::Signal(name, request) => {
                 let signaller = self.running(&name).await?.signaller;
@@ -62,10 +71,7 @@ impl Desk {
 
     async fn running(&self, name: &BottleName) -> Result<Running, ApiError> {
         let found = self.look().await?.running.into_iter().find(|running| running.name == *name);
-        found.ok_or_else(|| ApiError {
-            code: ErrorCode::NotFound,
-            message: format!("bottle {name} is not running: `egress list` shows those that are"),
-        })
+        found.ok_or_else(|| not_running(name))
     }
 
     async fn status(&self) -> Result<StatusReply, ApiError> {
@@ -80,7 +86,7 @@ impl Desk {
         })
     }
 
-    /// Bottles whose run has not ended, taken down entirely, and ended ones whose gate stays cut.
+    /// Bottles whose run has not ended, taken down entirely, frozen ones, and ended ones whose gate stays cut.
     async fn bottles(&self) -> Result<BottlesReply, ApiError> {
         let rows = self.launcher.ledger.bottles().await.map_err(|error| refused(&error))?;
         let running: BTreeMap<BottleId, Running> =
@@ -88,7 +94,7 @@ impl Desk {
         let mut bottles = Vec::new();
         for row in rows {
             let running = running.get(&row.id);
-            if row.ended.is_none() || row.gate != GateView::Open {
+            if row.state() != BottleState::Ended || row.gate != GateView::Open {
                 bottles.push(self.info(row, running).await?);
             }
         }
@@ -101,6 +107,7 @@ impl Desk {
             Some(running) => self.launcher.enforcer.counters(running.interface).unwrap_or_default(),
             None => Vec::new(),
         };
+        let state = row.state();
         let dropped = counters.iter().filter(|counter| counter.outcome != Outcome::Passed);
         Ok(BottleInfo {
             name: row.name,
@@ -110,6 +117,9 @@ impl Desk {
             pid: running.and_then(|running| running.init_pid),
             gate: row.gate,
             is_running: row.ended.is_none(),
+            state,
+            frozen: row.frozen,
+            policy: row.policy,
             started: row.started,
             budgets,
             dropped_packets: dropped.map(|counter| counter.packets).sum(),
@@ -120,8 +130,15 @@ impl Desk {
         let row = self.launcher.ledger.bottle(&name).await.map_err(|error| refused(&error))?;
         let was_already = self.launcher.controller.cut(row.id).await.map_err(|error| refused(&error))?;
         let gate = self.launcher.ledger.bottle(&name).await.map_or(GateView::Cut(CutCause::Operator), |row| row.gate);
-        let note =
-            row.ended.map(|_| format!("{name} is not running; it cannot be run again until `egress restore {name}`"));
+        let note = match row.state() {
+            BottleState::Running => None,
+            BottleState::Frozen => {
+                Some(format!("{name} is frozen; it cannot be resumed until `egress restore {name}`"))
+            }
+            BottleState::Ended => {
+                Some(format!("{name} is not running; it cannot be run again until `egress restore {name}`"))
+            }
+        };
         Ok(GateReply { name, gate, was_already, note })
     }
 
@@ -130,13 +147,64 @@ impl Desk {
         let was_already = self.launcher.controller.restore(row.id).await.map_err(|error| refused(&error))?;
         let budgets = self.launcher.ledger.budgets(row.id).await.map_err(|error| refused(&error))?;
         let gone = budgets.iter().find_map(|view| Some((view, budget::crossed(&view.chain)?)));
-        let note = gone.map(|(view, crossing)| {
+        let frozen = row.frozen.map(|_| format!("{name} is frozen: `egress resume {name}` continues it"));
+        let note = gone.filter(|_| frozen.is_none()).map(|(view, crossing)| {
             format!(
                 "the {} budget of {} is still used up ({} of {}): the next request is refused and {name} is cut again",
                 view.provider, crossing.scope, crossing.used, crossing.budget
             )
         });
-        Ok(GateReply { name, gate: GateView::Open, was_already, note })
+        Ok(GateReply { name, gate: GateView::Open, was_already, note: frozen.or(note) })
+    }
+
+    /// Freezes or kills, and waits until it is done.
+    async fn stop(&self, name: BottleName, stop: Stop) -> Result<StopReply, ApiError> {
+        let row = self.launcher.ledger.bottle(&name).await.map_err(|error| refused(&error))?;
+        let done = |was_already| StopReply { name: name.clone(), stop, was_already, note: None };
+        if row.ended.is_some() {
+            return self.stop_ended(&row, stop).await.map(done);
+        }
+        let Some(Running { lifeline, .. }) = self.look().await?.running.into_iter().find(|found| found.id == row.id)
+        else {
+            // Something of it was left the last time.
+            if row.stopping.is_some() {
+                return told(self.launcher.finish(&row, Over::Stopped(stop, CutCause::Operator)).await)
+                    .map(|()| done(false));
+            }
+            let message = format!("bottle {name} is being started or taken down: try again");
+            return Err(ApiError { code: ErrorCode::Conflict, message });
+        };
+        // Nothing that the network shows. The run comes back to it when this fails.
+        if stop == Stop::Freeze
+            && let Err(error) = self.launcher.runtime.hold(&name)
+        {
+            warn!(bottle = %name, error = with_causes(&error), "its processes move on while it is being cut");
+        }
+        let Lifeline { mut exit, remains, .. } = lifeline;
+        self.launcher.controller.stop(row.id, stop).await;
+        let mut remains = remains.subscribe();
+        let end = tokio::select! {
+            end = exit.wait_for(Option::is_some) => end.ok().and_then(|end| end.clone()),
+            what = remains.wait_for(Option::is_some) => {
+                return Err(failed(what.ok().and_then(|what| what.clone()).unwrap_or_default()));
+            }
+        };
+        match end {
+            // It ended by itself meanwhile.
+            Some(RunEnd { stopped: None, .. }) => self.stop_ended(&row, stop).await.map(done),
+            Some(end) => told(end).map(|()| done(false)),
+            None => Err(failed("the controller has stopped")),
+        }
+    }
+
+    /// Tells whether there was nothing to do.
+    async fn stop_ended(&self, row: &BottleRow, stop: Stop) -> Result<bool, ApiError> {
+        match stop {
+            Stop::Freeze if row.frozen.is_some() => Ok(true),
+            Stop::Freeze => Err(not_running(&row.name)),
+            Stop::Kill if row.frozen.is_none() && !self.launcher.runtime.has_files(&row.name) => Ok(true),
+            Stop::Kill => self.launcher.kill_ended(row).await.map(|()| false),
+        }
     }
 
     async fn usage(&self, filter: RowFilter) -> Result<UsageReply, ApiError> {
@@ -195,18 +263,25 @@ impl Desk {
     /// The end of a run that another controller started. As with the connection that started it, closing this one ends the
     /// run: whoever wanted it has gone.
     async fn wait(&self, name: &BottleName) -> Result<mpsc::Receiver<RunEvent>, ApiError> {
+        let row = self.launcher.ledger.bottle(name).await.map_err(|error| refused(&error))?;
+        if let Some(cause) = row.frozen {
+            let (events, receiver) = mpsc::channel(1);
+            // There is room for one.
+            drop(events.try_send(self.launcher.frozen(&row, cause).await.into()));
+            return Ok(receiver);
+        }
         let Running { lifeline, signaller, .. } = self.running(name).await?;
-        let Lifeline { end, followed, mut exit } = lifeline;
+        let Lifeline { end, followed, mut exit, .. } = lifeline;
         followed.notify_one();
         let (events, receiver) = mpsc::channel(1);
         tokio::spawn(async move {
             let ended = tokio::select! {
-                ended = exit.wait_for(Option::is_some) => ended.ok().and_then(|code| *code),
+                ended = exit.wait_for(Option::is_some) => ended.ok().and_then(|end| end.clone()),
                 () = events.closed() => None,
             };
             match ended {
                 // Nobody is left to hear it when this fails.
-                Some(exit_code) => drop(events.send(RunEvent::Exited { exit_code }).await),
+                Some(end) => drop(events.send(end.into()).await),
                 None => hang_up(signaller.as_ref(), &end).await,
             }
         });
@@ -218,4 +293,17 @@ impl Desk {
 fn after(seconds: u64) -> UnixMillis {
     let millis = i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1000);
     UnixMillis(now().0.saturating_add(millis))
+}
+
+fn not_running(name: &BottleName) -> ApiError {
+    let message = format!("bottle {name} is not running: `egress list` shows those that are");
+    ApiError { code: ErrorCode::NotFound, message }
+}
+
+/// What the operator hears of a bottle that was stopped.
+fn told(end: RunEnd) -> Result<(), ApiError> {
+    match end.stopped {
+        Some(Stopped { left: Some(_), message, .. }) => Err(failed(message)),
+        Some(Stopped { left: None, .. }) | None => Ok(()),
+    }
 }

@@ -1,6 +1,7 @@
 //! The one owner of which bottles run and how far each is on its way to being cut.
 //!
-//! A task that takes orders one by one. Cutting goes in a fixed order: kernel, exchanges in flight, audit.
+//! A task that takes orders one by one. Cutting goes in a fixed order: kernel, exchanges in flight, audit, and then what the
+//! bottle's policy or the operator wants besides.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
@@ -16,8 +17,8 @@ use tracing::{error, info};
 use crate::bottle::Signaller;
 use crate::broker::{BottleView, FromController, Phase, Snapshot};
 use crate::domain::{
-    AgentName, AuditKind, BottleId, BottleName, BudgetView, Crossing, CutCause, ProviderName, Refusal, RefusalReason,
-    Rules, Tokens, with_causes,
+    AgentName, AuditKind, BottleId, BottleName, BudgetView, Crossing, CutCause, CutoffPolicy, ProviderName, Refusal,
+    RefusalReason, Rules, Stop, Tokens, with_causes,
 };
 use crate::kernel::{Enforcer, GateStatus, IfIndex};
 use crate::ledger::{GateChange, Ledger, LedgerError, Settled};
@@ -46,6 +47,8 @@ pub(super) struct Running {
     pub(super) init_pid: Option<u32>,
     pub(super) signaller: Option<Signaller>,
     pub(super) stage: Stage,
+    /// What is done with it when a budget is gone.
+    pub(super) policy: CutoffPolicy,
     pub(super) lifeline: Lifeline,
 }
 
@@ -61,6 +64,7 @@ enum Order {
     Delivered { bottle: BottleId },
     RefusalDelivered { bottle: BottleId },
     Cut { bottle: BottleId, done: oneshot::Sender<Result<bool, LedgerError>> },
+    Stop { bottle: BottleId, stop: Stop, done: oneshot::Sender<bool> },
     Restore { bottle: BottleId, done: oneshot::Sender<Result<bool, LedgerError>> },
     Look { done: oneshot::Sender<View> },
     Policy { policy: Box<Snapshot>, bounds: Bounds, done: oneshot::Sender<()> },
@@ -149,6 +153,11 @@ impl ControllerHandle {
     /// Cuts at once; tells whether it was cut already.
     pub(super) async fn cut(&self, bottle: BottleId) -> Result<bool, LedgerError> {
         ask!(self, Cut { bottle }).unwrap_or(Err(LedgerError::Closed))
+    }
+
+    /// Cuts at once and has the bottle frozen or killed; tells whether it runs. How that ends is said on its lifeline.
+    pub(super) async fn stop(&self, bottle: BottleId, stop: Stop) -> bool {
+        ask!(self, Stop { bottle, stop }).unwrap_or(false)
     }
 
     /// Opens; tells whether it was open already.
@@ -267,6 +276,9 @@ impl Controller {
             Order::Cut { bottle, done } => {
                 let _ = done.send(self.cut_by_operator(bottle).await);
             }
+            Order::Stop { bottle, stop, done } => {
+                let _ = done.send(self.stop_by_operator(bottle, stop).await);
+            }
             Order::Restore { bottle, done } => {
                 let _ = done.send(self.restore(bottle).await);
             }
@@ -360,13 +372,40 @@ impl Controller {
             return;
         }
         if let Stage::Cut(cause) = running.stage {
+            let stop = running.policy.stop();
             self.cut_gate(bottle, cause);
+            self.unrecorded.push_back(Record::Cut(bottle, cause));
+            if let Some(stop) = stop {
+                self.order_stop(bottle, stop, cause).await;
+            }
         } else {
             self.tell_proxy();
         }
     }
 
-    /// Kernel first, then the exchanges in flight, then the record of it.
+    /// The bottle is cut; the record of that comes before what follows, unless it cannot be written.
+    async fn order_stop(&mut self, bottle: BottleId, stop: Stop, cause: CutCause) {
+        let _ = self.write_unrecorded().await;
+        if let Some(running) = self.running.get(&bottle) {
+            running.lifeline.remains.send_replace(None);
+            running.lifeline.stop.send_replace(Some((stop, cause)));
+        }
+    }
+
+    /// A killed bottle leaves no gate to be cut, so only of one that is frozen it is recorded.
+    async fn stop_by_operator(&mut self, bottle: BottleId, stop: Stop) -> bool {
+        let Some(running) = self.running.get(&bottle) else { return false };
+        if !matches!(running.stage, Stage::Cut(_)) {
+            self.cut_gate(bottle, CutCause::Operator);
+        }
+        if stop == Stop::Freeze {
+            self.unrecorded.push_back(Record::Cut(bottle, CutCause::Operator));
+        }
+        self.order_stop(bottle, stop, CutCause::Operator).await;
+        true
+    }
+
+    /// Kernel first, then the exchanges in flight. The record of it comes next.
     fn cut_gate(&mut self, bottle: BottleId, cause: CutCause) {
         let Some(running) = self.running.get_mut(&bottle) else { return };
         let reason = match cause {
@@ -382,13 +421,13 @@ impl Controller {
         // Said when the kernel holds it: `cargo xtask bench` takes the moment and the duration from here.
         info!(bottle = %running.name, cause = cause.as_str(), write_us = start.elapsed().as_micros(), "cut");
         self.tell_proxy();
-        self.unrecorded.push_back(Record::Cut(bottle, cause));
     }
 
     async fn cut_by_operator(&mut self, bottle: BottleId) -> Result<bool, LedgerError> {
         let was_cut = self.running.get(&bottle).is_some_and(|running| matches!(running.stage, Stage::Cut(_)));
         if self.running.contains_key(&bottle) && !was_cut {
             self.cut_gate(bottle, CutCause::Operator);
+            self.unrecorded.push_back(Record::Cut(bottle, CutCause::Operator));
             // The kernel holds the cut; a record that fails is written later.
             let _ = self.write_unrecorded().await;
             return Ok(false);

@@ -12,7 +12,7 @@ use crate::settings::{self, Settings};
 use super::{DaemonError, Options};
 
 /// Everything the controller does is covered by these.
-const CAPABILITIES: [Capability; 8] = [
+const CAPABILITIES: [Capability; 11] = [
     Capability::CAP_SYS_ADMIN,
     Capability::CAP_NET_ADMIN,
     Capability::CAP_NET_BIND_SERVICE,
@@ -21,6 +21,10 @@ const CAPABILITIES: [Capability; 8] = [
     Capability::CAP_SETGID,
     Capability::CAP_SETPCAP,
     Capability::CAP_KILL,
+    // An overlay writes with the rights of whoever mounted it.
+    Capability::CAP_CHOWN,
+    Capability::CAP_DAC_OVERRIDE,
+    Capability::CAP_FOWNER,
 ];
 
 /// Names every missing capability at once.

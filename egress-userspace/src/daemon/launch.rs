@@ -4,6 +4,7 @@
 
 use std::ffi::OsString;
 use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,19 +15,18 @@ use tracing::{error, info, warn};
 
 use crate::bottle::{BottleSpec, BuiltBottle, Caller, Launch, NativeRuntime, RunningCommand, Signaller};
 use crate::control::{ApiError, ErrorCode, Peer, RunEvent, RunRequest};
-use crate::domain::{BottleName, CutCause, GateView, with_causes};
+use crate::domain::{BottleName, CutCause, GateView, Stop, with_causes};
 use crate::kernel::{Enforcer, Gate, GateStatus, IfIndex};
 use crate::ledger::{AddressPool, BottleRow, Ledger, LedgerError, NewRun};
 
 use super::controller::{ControllerHandle, Running};
 use super::cutting::Stage;
-use super::lifeline::Lifeline;
+use super::lifeline::{Lifeline, RunEnd};
+use super::stopping::{ENDED, Over, policy_of};
 use super::{DNS_PORT, PROXY_PORTS};
 
 /// What a bottle that could not be started is recorded to have ended with.
 const NOT_STARTED: i32 = 125;
-/// What a bottle that was ended from outside is recorded to have ended with: 128 + SIGKILL.
-const ENDED: i32 = 137;
 /// Between the hang-up of a command whose front-end has gone and its end.
 const HANG_UP_GRACE: Duration = Duration::from_secs(2);
 /// A run that an earlier controller started is followed again within this, or its front-end has died meanwhile. Front-ends
@@ -35,7 +35,7 @@ const FOLLOWED_WITHIN: Duration = Duration::from_secs(10);
 /// `SIGHUP`
 const HANG_UP: i32 = 1;
 /// Events a front-end may be behind; a run has three.
-const EVENTS_MAX: usize = 8;
+pub(super) const EVENTS_MAX: usize = 8;
 
 /// Builds, starts and takes down bottles.
 #[derive(Clone)]
@@ -55,38 +55,46 @@ impl Launcher {
         name: BottleName,
         request: RunRequest,
     ) -> Result<mpsc::Receiver<RunEvent>, ApiError> {
+        let policy = policy_of(request.shutdown, &self.ledger.rules(), &name, request.extends.as_ref());
         let new = NewRun {
             name,
             agent: request.agent.clone(),
             budget: request.budget.clone(),
             extends: request.extends.clone(),
+            policy,
         };
         let launch = launch(&peer, request)?;
         let row = self.ledger.begin_run(new, self.pool).await.map_err(|error| refused(&error))?;
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
-        tokio::spawn(self.clone().live(row, launch, events));
+        tokio::spawn(self.clone().live(row, launch, events, Over::Ended(NOT_STARTED)));
         Ok(receiver)
     }
 
-    async fn live(self, row: BottleRow, launch: Launch, events: mpsc::Sender<RunEvent>) {
+    /// `otherwise` is how the run is over when it cannot be started.
+    pub(super) async fn live(self, row: BottleRow, launch: Launch, events: mpsc::Sender<RunEvent>, otherwise: Over) {
         let (lifeline, exit) = Lifeline::new();
         let started = self.start(&row, launch, lifeline.clone()).await;
         let (mut command, interface, address) = match started {
             Ok(started) => started,
             Err(error) => {
                 error!(bottle = %row.name, error = error.message, "a bottle could not be started");
-                self.take_down(&row, NOT_STARTED).await;
+                self.finish(&row, otherwise).await;
                 let _ = events.send(RunEvent::Failed { error }).await;
                 return;
             }
         };
         info!(bottle = %row.name, %address, interface = interface.0, "started");
         let _ = events.send(RunEvent::Started { address }).await;
-        let exit_code = watch_over(&mut command, &lifeline.end, events.closed()).await;
-        self.take_down(&row, exit_code).await;
-        info!(bottle = %row.name, exit_code, "ended");
-        let _ = exit.send(Some(exit_code));
-        let _ = events.send(RunEvent::Exited { exit_code }).await;
+        let end = match self.follow(&row, &mut command, &lifeline, events.closed()).await {
+            // The bottle could not be furnished, which it has said itself.
+            Over::Ended(exit_code) if matches!(otherwise, Over::Stopped(..)) && self.is_saved(&row) => {
+                RunEnd { exit_code, ..self.finish(&row, otherwise).await }
+            }
+            over @ (Over::Ended(_) | Over::Stopped(..)) => self.finish(&row, over).await,
+        };
+        info!(bottle = %row.name, exit_code = end.exit_code, "ended");
+        let _ = exit.send(Some(end.clone()));
+        let _ = events.send(end.into()).await;
     }
 
     async fn start(
@@ -127,20 +135,38 @@ impl Launcher {
         }
     }
 
-    /// Takes down whatever there is of a run, in the order that keeps the gate longest.
-    pub(super) async fn take_down(&self, row: &BottleRow, exit_code: i32) {
+    /// Takes down whatever there is of a run, in the order that keeps the gate longest. What is left keeps its gate.
+    pub(super) async fn take_down(&self, row: &BottleRow) -> Result<(), String> {
         let interface = self.interface_of(row).await;
         self.controller.ended(row.id).await;
         if let Err(error) = self.runtime.take_down(&row.name).await {
-            error!(bottle = %row.name, error = with_causes(&error), "something of the bottle is left; the next start tries again");
+            let left = with_causes(&error);
+            error!(bottle = %row.name, error = left, "something of the bottle is left; the next start tries again");
+            return Err(left);
         }
         if let Some(interface) = interface
             && let Err(error) = self.enforcer.detach(interface)
         {
             warn!(bottle = %row.name, error = with_causes(&error), "the gate's entry is left; the next start tries again");
         }
-        if let Err(error) = self.ledger.end_run(row.id, exit_code).await {
-            error!(bottle = %row.name, error = with_causes(&error), "the end of the run is not in the ledger; the next start tries again");
+        Ok(())
+    }
+
+    /// Waits until the run is over. A bottle that was to be frozen and cannot be is waited for on.
+    pub(super) async fn follow(
+        &self,
+        row: &BottleRow,
+        command: &mut RunningCommand,
+        lifeline: &Lifeline,
+        gone: impl Future<Output = ()>,
+    ) -> Over {
+        let mut gone = std::pin::pin!(gone);
+        loop {
+            let over = watch_over(command, lifeline, gone.as_mut()).await;
+            let Over::Stopped(Stop::Freeze, _) = over else { return over };
+            let Err(what) = self.hold(row, command).await else { return over };
+            lifeline.stop.send_replace(None);
+            lifeline.remains.send_replace(Some(what));
         }
     }
 
@@ -155,7 +181,7 @@ impl Launcher {
         row: BottleRow,
         mut command: RunningCommand,
         lifeline: Lifeline,
-        exit: watch::Sender<Option<i32>>,
+        exit: watch::Sender<Option<RunEnd>>,
     ) {
         let unfollowed = async {
             if tokio::time::timeout(FOLLOWED_WITHIN, lifeline.followed.notified()).await.is_ok() {
@@ -163,22 +189,31 @@ impl Launcher {
             }
             warn!(bottle = %row.name, "nobody follows this run any more; it is ended");
         };
-        let exit_code = watch_over(&mut command, &lifeline.end, unfollowed).await;
-        self.take_down(&row, exit_code).await;
-        let _ = exit.send(Some(exit_code));
+        let over = self.follow(&row, &mut command, &lifeline, unfollowed).await;
+        let end = self.finish(&row, over).await;
+        let _ = exit.send(Some(end));
     }
 }
 
-/// Waits for the command's end, or brings it about when `gone` says that nobody wants it any more.
-async fn watch_over(command: &mut RunningCommand, end: &Notify, gone: impl Future<Output = ()>) -> i32 {
+/// Waits for the command's end or for what is to end it, and brings the end about when `gone` says that nobody wants it any
+/// more.
+async fn watch_over(command: &mut RunningCommand, lifeline: &Lifeline, gone: impl Future<Output = ()>) -> Over {
+    let mut ordered = lifeline.stop.subscribe();
+    let stop = async {
+        // The lifeline holds the other end.
+        let ordered = ordered.wait_for(Option::is_some).await.ok().and_then(|ordered| *ordered);
+        ordered.unwrap_or((Stop::Kill, CutCause::Operator))
+    };
     tokio::select! {
-        exit_code = command.wait() => return exit_code.unwrap_or(ENDED),
-        () = end.notified() => return ENDED,
+        exit_code = command.wait() => return Over::Ended(exit_code.unwrap_or(ENDED)),
+        (stop, cause) = stop => return Over::Stopped(stop, cause),
+        () = lifeline.end.notified() => return Over::Ended(ENDED),
         () = gone => {}
     }
     // It may just have ended.
     let _ = command.signaller().send(HANG_UP);
-    tokio::time::timeout(HANG_UP_GRACE, command.wait()).await.unwrap_or(Ok(ENDED)).unwrap_or(ENDED)
+    let exit_code = tokio::time::timeout(HANG_UP_GRACE, command.wait()).await;
+    Over::Ended(exit_code.unwrap_or(Ok(ENDED)).unwrap_or(ENDED))
 }
 
 /// Ends a run that nobody wants any more: politely, then for sure.
@@ -212,28 +247,34 @@ pub(super) fn running(
         init_pid: None,
         signaller: None,
         stage,
+        policy: row.policy,
         lifeline,
     }
 }
 
 /// Takes from the calling process what its command gets.
 fn launch(peer: &Peer, request: RunRequest) -> Result<Launch, ApiError> {
+    let text = OsString::from_vec;
+    Ok(Launch {
+        command: request.command.into_iter().map(text).collect(),
+        environment: request.environment.into_iter().map(|(name, value)| (text(name), text(value))).collect(),
+        directory: PathBuf::from(text(request.directory)),
+        shared: request.shared.into_iter().map(|path| PathBuf::from(text(path))).collect(),
+        caller: Caller { uid: peer.uid, gid: peer.gid, groups: peer.groups.clone() },
+        stdio: streams(peer, request.stdio)?,
+        has_terminal: request.has_terminal,
+    })
+}
+
+/// Copies of the calling process's own descriptors.
+pub(super) fn streams(peer: &Peer, [input, output, errors]: [i32; 3]) -> Result<[OwnedFd; 3], ApiError> {
     let descriptor = |number: i32| {
         peer.descriptor(number).map_err(|error| ApiError {
             code: ErrorCode::Usage,
             message: format!("the caller's descriptor {number} cannot be taken: {error}"),
         })
     };
-    let text = OsString::from_vec;
-    let [input, output, errors] = request.stdio;
-    Ok(Launch {
-        command: request.command.into_iter().map(text).collect(),
-        environment: request.environment.into_iter().map(|(name, value)| (text(name), text(value))).collect(),
-        directory: PathBuf::from(text(request.directory)),
-        caller: Caller { uid: peer.uid, gid: peer.gid, groups: peer.groups.clone() },
-        stdio: [descriptor(input)?, descriptor(output)?, descriptor(errors)?],
-        has_terminal: request.has_terminal,
-    })
+    Ok([descriptor(input)?, descriptor(output)?, descriptor(errors)?])
 }
 
 /// Locally administered, and as unique on the host as the address.
@@ -254,7 +295,11 @@ pub(super) fn refused(error: &LedgerError) -> ApiError {
         | LedgerError::StillCut { .. }
         | LedgerError::Cycle(_)
         | LedgerError::NoBudget { .. }
-        | LedgerError::NoOverride(_) => ErrorCode::Conflict,
+        | LedgerError::NoOverride(_)
+        | LedgerError::Frozen(_)
+        | LedgerError::NotFrozen(_)
+        | LedgerError::BeingKilled(_)
+        | LedgerError::StillUsedUp { .. } => ErrorCode::Conflict,
         LedgerError::Open { .. }
         | LedgerError::FromTheFuture { .. }
         | LedgerError::InUse { .. }

@@ -4,21 +4,57 @@ use std::sync::Arc;
 
 use tokio::sync::{Notify, watch};
 
+use crate::control::RunEvent;
+use crate::domain::{CutCause, Stop};
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RunEnd {
+    /// As a shell would report it.
+    pub(super) exit_code: i32,
+    /// When it did not end by itself.
+    pub(super) stopped: Option<Stopped>,
+}
+
+/// A run that was frozen or killed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Stopped {
+    pub(super) stop: Stop,
+    /// For people.
+    pub(super) message: String,
+    /// What is not as it should be.
+    pub(super) left: Option<String>,
+}
+
+impl From<RunEnd> for RunEvent {
+    fn from(RunEnd { exit_code, stopped }: RunEnd) -> Self {
+        match stopped {
+            Some(Stopped { stop, message, .. }) => Self::Stopped { stop, exit_code, message },
+            None => Self::Exited { exit_code },
+        }
+    }
+}
+
 /// One run's; clones share it.
 #[derive(Clone, Debug)]
 pub(super) struct Lifeline {
     /// Ends everything in the bottle: when nobody wants the run any more, and as the last resort when its gate cannot be cut.
     pub(super) end: Arc<Notify>,
+    /// Set when the bottle, cut already, is to be frozen or killed.
+    pub(super) stop: watch::Sender<Option<(Stop, CutCause)>>,
+    /// Says what remains when that failed; the run goes on.
+    pub(super) remains: watch::Sender<Option<String>>,
     /// Told when a front-end follows a run that another controller started.
     pub(super) followed: Arc<Notify>,
-    /// The exit code, once there is one.
-    pub(super) exit: watch::Receiver<Option<i32>>,
+    /// How it ended, once it has.
+    pub(super) exit: watch::Receiver<Option<RunEnd>>,
 }
 
 impl Lifeline {
-    /// A lifeline, and where its exit code is to be said.
-    pub(super) fn new() -> (Self, watch::Sender<Option<i32>>) {
+    /// A lifeline, and where its end is to be said.
+    pub(super) fn new() -> (Self, watch::Sender<Option<RunEnd>>) {
         let (said, exit) = watch::channel(None);
-        (Self { end: Arc::default(), followed: Arc::default(), exit }, said)
+        let (stop, remains) = (watch::Sender::new(None), watch::Sender::new(None));
+        (Self { end: Arc::default(), stop, remains, followed: Arc::default(), exit }, said)
     }
 }

@@ -16,6 +16,7 @@ mod proxy_link;
 mod reconcile;
 mod reload;
 mod review;
+mod stopping;
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -193,6 +194,7 @@ fn wiring(options: &Options, authority: &Authority) -> HostWiring {
         bridge: options.bridge.clone(),
         gateway: options.gateway,
         run_directory: options.run_directory.join("bottles"),
+        layers: options.home.join("bottles"),
         hidden: vec![options.home.clone(), options.run_directory.clone(), options.pins.clone()],
         ca_pem: authority.ca_pem().to_owned(),
     }

@@ -2,12 +2,13 @@
 //! else of an earlier controller is taken down. Each repair is audited.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 
 use egress_common::CutReason;
 use tracing::{info, warn};
 
 use crate::budget;
-use crate::domain::{AuditKind, BottleName, CutCause, GateView};
+use crate::domain::{AuditKind, BottleName, CutCause, GateView, Stop};
 use crate::kernel::{Gate, GateStatus, IfIndex};
 use crate::ledger::{BottleRow, GateChange};
 
@@ -15,6 +16,7 @@ use super::DaemonError;
 use super::controller::{refusal, spends};
 use super::launch::{Launcher, running};
 use super::lifeline::Lifeline;
+use super::stopping::{Over, unfinished};
 
 /// What a run is recorded to have ended with when nobody saw its end.
 const UNSEEN: i32 = 137;
@@ -22,42 +24,103 @@ const UNSEEN: i32 = 137;
 pub(super) async fn reconcile(launcher: &Launcher) -> Result<(), DaemonError> {
     let rows = launcher.ledger.bottles().await?;
     let mut kept = BTreeSet::new();
-    for row in rows.iter().filter(|row| row.ended.is_none()) {
-        match adopt(launcher, row).await? {
-            Some(interface) => {
-                kept.insert(interface);
-            }
-            None => {
-                launcher.take_down(row, UNSEEN).await;
-                audit(launcher, row, "a run whose processes had ended was taken down").await?;
-            }
+    for row in &rows {
+        if row.ended.is_some() {
+            finish_removal(launcher, row).await;
+            continue;
         }
+        kept.extend(adopt(launcher, row).await?);
     }
     remove_stray_bottles(launcher, &rows).await?;
     remove_stray_gates(launcher, &kept)
 }
 
-/// A bottle whose processes live: its gate is made what the ledger wants before anything else.
-async fn adopt(launcher: &Launcher, row: &BottleRow) -> Result<Option<IfIndex>, DaemonError> {
-    let Some(address) = row.address else { return Ok(None) };
-    let Some((built, command)) = launcher.runtime.adopt(&row.name)? else { return Ok(None) };
-    let interface = IfIndex(built.interface);
-    let held = launcher.enforcer.gates()?.into_iter().find(|gate| gate.interface == interface);
-    let row = &keep_cut(launcher, row, held.as_ref()).await?;
-    let wanted = launcher.gate(row, address, interface);
-    if held.as_ref() != Some(&wanted) || !launcher.enforcer.is_attached(interface)? {
-        launcher.enforcer.attach(&wanted)?;
-        warn!(bottle = %row.name, "its gate was not what the ledger wants, and is now");
-        audit(launcher, row, "the gate was not what the ledger wants").await?;
+/// An ended bottle whose files were being removed.
+async fn finish_removal(launcher: &Launcher, row: &BottleRow) {
+    if row.stopping.is_some()
+        && let Err(error) = launcher.kill_ended(row).await
+    {
+        warn!(bottle = %row.name, error = error.message, "its files are left; the next start tries again");
     }
+}
+
+/// A bottle that an earlier controller ran: what was begun with it is finished; it is followed on if its processes live; else
+/// it is taken down. The interface is one whose gate is to be kept.
+async fn adopt(launcher: &Launcher, row: &BottleRow) -> Result<Option<IfIndex>, DaemonError> {
+    let is_held = launcher.runtime.is_held(&row.name);
+    if let Some(over @ Over::Stopped(Stop::Kill, _)) = begun(row, is_held) {
+        launcher.finish(row, over).await;
+        return Ok(None);
+    }
+    let living = row.address.zip(launcher.runtime.adopt(&row.name)?);
+    let Some((address, (built, command))) = living else {
+        take_down(launcher, row, is_held).await?;
+        return Ok(None);
+    };
+    let interface = IfIndex(built.interface);
+    let row = &keep_gate(launcher, row, is_held, interface, address).await?;
     let (lifeline, exit) = Lifeline::new();
     let lineage = launcher.ledger.lineage(row.id).await?;
     launcher.controller.started(running(row, lineage, address, &built, lifeline.clone())).await;
     launcher.controller.runs(row.id, command.init_pid(), command.signaller());
     info!(bottle = %row.name, "adopted");
-    resume_cutting(launcher, row).await?;
+    match begun(row, is_held) {
+        // Killed now that the kernel's word on the gate is known.
+        Some(over @ Over::Stopped(Stop::Kill, _)) => {
+            launcher.finish(row, over).await;
+            return Ok(None);
+        }
+        Some(over) => match launcher.hold(row, &command).await {
+            Ok(()) => {
+                launcher.finish(row, over).await;
+                return Ok(None);
+            }
+            // Followed on, behind its cut gate.
+            Err(what) => warn!(bottle = %row.name, what, "it goes on"),
+        },
+        None => resume_cutting(launcher, row).await?,
+    }
     tokio::spawn(launcher.clone().live_on(row.clone(), command, lifeline, exit));
     Ok(Some(interface))
+}
+
+fn begun(row: &BottleRow, is_held: bool) -> Option<Over> {
+    unfinished(row, is_held).map(|(stop, cause)| Over::Stopped(stop, cause))
+}
+
+/// A run of which nothing lives. Its launch is written down only on the way to being frozen, or on the way back.
+async fn take_down(launcher: &Launcher, row: &BottleRow, is_held: bool) -> Result<(), DaemonError> {
+    if launcher.is_saved(row) {
+        let (_, cause) = unfinished(row, is_held).unwrap_or((Stop::Freeze, CutCause::Operator));
+        launcher.finish(row, Over::Stopped(Stop::Freeze, cause)).await;
+        return Ok(());
+    }
+    launcher.finish(row, Over::Ended(UNSEEN)).await;
+    audit(launcher, row, "a run whose processes had ended was taken down").await
+}
+
+/// The gate of a bottle that lives is made what the ledger wants before anything else.
+async fn keep_gate(
+    launcher: &Launcher,
+    row: &BottleRow,
+    is_held: bool,
+    interface: IfIndex,
+    address: Ipv4Addr,
+) -> Result<BottleRow, DaemonError> {
+    let held = launcher.enforcer.gates()?.into_iter().find(|gate| gate.interface == interface);
+    let mut row = keep_cut(launcher, row, held.as_ref()).await?;
+    // The earlier controller did not come so far as to cut it.
+    if row.gate == GateView::Open && unfinished(&row, is_held).is_some() {
+        launcher.ledger.change_gate(row.id, GateChange::Cut(CutCause::Operator)).await?;
+        row.gate = GateView::Cut(CutCause::Operator);
+    }
+    let wanted = launcher.gate(&row, address, interface);
+    if held.as_ref() != Some(&wanted) || !launcher.enforcer.is_attached(interface)? {
+        launcher.enforcer.attach(&wanted)?;
+        warn!(bottle = %row.name, "its gate was not what the ledger wants, and is now");
+        audit(launcher, &row, "the gate was not what the ledger wants").await?;
+    }
+    Ok(row)
 }
 
 /// A gate that the kernel holds cut and the ledger does not: the earlier controller did not live to record it. It stays cut.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tracing::{error, info};
 
 use crate::budget;
-use crate::domain::{BottleId, BudgetView, CutCause, with_causes};
+use crate::domain::{BottleId, BudgetView, CutCause, CutoffPolicy, with_causes};
 use crate::ledger::GateChange;
 
 use super::controller::{Controller, refusal, spends};
@@ -41,10 +41,13 @@ impl Controller {
     pub(super) async fn review(&mut self, review: Review) {
         let bottles: Vec<BottleId> = self.running.keys().copied().collect();
         for bottle in bottles {
-            let Some(stage) = self.running.get(&bottle).map(|running| running.stage.clone()) else { continue };
+            let Some(running) = self.running.get(&bottle) else { continue };
+            let stage = running.stage.clone();
             let is_of_interest = match &stage {
                 Stage::Open => review == Review::Whole,
-                Stage::Draining { .. } | Stage::LastWord { .. } | Stage::Cut(CutCause::Budget) => true,
+                Stage::Draining { .. } | Stage::LastWord { .. } => true,
+                // What is being frozen or killed for its budget is not opened half-way.
+                Stage::Cut(CutCause::Budget) => running.policy == CutoffPolicy::Cutoff,
                 Stage::Cut(CutCause::Operator) => false,
             };
             if !is_of_interest {
@@ -123,7 +126,8 @@ mod tests {
                 boot: String::new(),
             };
             let ledger = Ledger::open(&directory.path().join("ledger"), terms).unwrap();
-            let run = NewRun { name: "web".parse().unwrap(), agent: None, extends: None, budget: Vec::new() };
+            let policy = CutoffPolicy::Cutoff;
+            let run = NewRun { name: "web".parse().unwrap(), agent: None, extends: None, budget: Vec::new(), policy };
             let bottle = ledger.begin_run(run, AddressPool { gateway: GATEWAY, prefix: 16 }).await.unwrap();
             let enforcer = Arc::new(FakeEnforcer::default());
             let shared: Arc<dyn Enforcer> = Arc::<FakeEnforcer>::clone(&enforcer);
@@ -156,6 +160,7 @@ mod tests {
                 interface_name: "eg-web".to_owned(),
                 init_pid: None,
                 signaller: None,
+                policy: CutoffPolicy::Cutoff,
                 stage: Stage::Open,
                 lifeline: Lifeline::new().0,
             };

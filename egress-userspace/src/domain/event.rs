@@ -82,6 +82,93 @@ pub enum CutoffPolicy {
     /// Its gate is cut; its processes go on.
     #[default]
     Cutoff,
+    /// Its gate is cut; its processes are ended, its files and its command kept.
+    Freeze,
+    /// Its gate is cut; its processes are ended and its files removed.
+    Kill,
+}
+
+impl CutoffPolicy {
+    /// Every policy.
+    pub const ALL: [Self; 3] = [Self::Cutoff, Self::Freeze, Self::Kill];
+
+    /// As it stands in the ledger, in settings and on the command line.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cutoff => "cutoff",
+            Self::Freeze => "freeze",
+            Self::Kill => "kill",
+        }
+    }
+
+    /// What follows the cut.
+    #[must_use]
+    pub fn stop(self) -> Option<Stop> {
+        match self {
+            Self::Cutoff => None,
+            Self::Freeze => Some(Stop::Freeze),
+            Self::Kill => Some(Stop::Kill),
+        }
+    }
+}
+
+/// A word that is no cutoff policy.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a way to shut a bottle down: write cutoff, freeze or kill")]
+pub struct CutoffPolicyError(String);
+
+impl std::str::FromStr for CutoffPolicy {
+    type Err = CutoffPolicyError;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let found = Self::ALL.into_iter().find(|policy| policy.as_str() == text);
+        found.ok_or_else(|| CutoffPolicyError(text.to_owned()))
+    }
+}
+
+/// How a bottle is ended from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stop {
+    /// Files and command are kept, to be resumed.
+    Freeze,
+    /// Nothing is kept but what the ledger holds.
+    Kill,
+}
+
+impl Stop {
+    /// As it stands in the ledger.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Freeze => "freeze",
+            Self::Kill => "kill",
+        }
+    }
+}
+
+/// What a bottle is, as people see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BottleState {
+    /// A command runs in it, or is being started or ended.
+    Running,
+    /// It can be resumed.
+    Frozen,
+    /// Nothing runs in it.
+    Ended,
+}
+
+impl BottleState {
+    /// In one word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Frozen => "frozen",
+            Self::Ended => "ended",
+        }
+    }
 }
 
 /// Why a request was refused, for machines.
@@ -246,6 +333,25 @@ pub enum AuditKind {
     },
     /// A gate was opened again.
     GateRestored,
+    /// A bottle's processes were ended, its files and its command kept.
+    BottleFrozen {
+        /// Who said so.
+        cause: CutCause,
+    },
+    /// A frozen bottle's command is about to start again.
+    BottleResumed,
+    /// A bottle's processes were ended and its files removed.
+    BottleKilled {
+        /// Who said so.
+        cause: CutCause,
+    },
+    /// A bottle was to be frozen or killed, and something of it is left. It stays cut.
+    StopFailed {
+        /// What was begun.
+        stop: Stop,
+        /// What failed, and what remains.
+        what: String,
+    },
     /// Something was not as the controller left it, and was put right.
     Repaired {
         /// What was found and done.
@@ -277,5 +383,15 @@ mod tests {
         for cause in [CutCause::Budget, CutCause::Operator] {
             assert_eq!(serde_json::to_value(cause).unwrap(), cause.as_str());
         }
+        for policy in CutoffPolicy::ALL {
+            assert_eq!(serde_json::to_value(policy).unwrap(), policy.as_str());
+            assert_eq!(policy.as_str().parse(), Ok(policy));
+            if let Some(stop) = policy.stop() {
+                assert_eq!(stop.as_str(), policy.as_str());
+                assert_eq!(serde_json::to_value(stop).unwrap(), stop.as_str());
+            }
+        }
+        assert_eq!(CutoffPolicy::default().stop(), None);
+        assert!("Freeze".parse::<CutoffPolicy>().is_err());
     }
 }

@@ -21,7 +21,9 @@ mod zone;
 pub use amount::{AmountError, Tokens};
 pub use api::{Api, StreamUsage};
 pub use cause::with_causes;
-pub use event::{AuditKind, CutCause, CutoffPolicy, Ending, GateView, Refusal, RefusalReason};
+pub use event::{
+    AuditKind, BottleState, CutCause, CutoffPolicy, CutoffPolicyError, Ending, GateView, Refusal, RefusalReason, Stop,
+};
 pub use exchange::{ProviderNotes, Settlement, SpendRequest};
 pub use host_pattern::{HostPattern, HostPatternError};
 pub use limit::{Budget, Limit, LimitError, Window};

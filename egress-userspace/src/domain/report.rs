@@ -180,7 +180,7 @@ pub struct AuditRow {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{CutCause, RateLimits};
+    use crate::domain::{CutCause, RateLimits, Stop};
 
     /// Flattened into one object, so a field that hides another is lost on the way.
     fn round_trip<T: Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug>(value: &T) {
@@ -248,6 +248,10 @@ mod tests {
                 by: 7,
             },
             AuditKind::BudgetCleared { scope: Scope::Bottle("base".parse().unwrap()), provider: None, by: 0 },
+            AuditKind::BottleFrozen { cause: CutCause::Budget },
+            AuditKind::BottleResumed,
+            AuditKind::BottleKilled { cause: CutCause::Operator },
+            AuditKind::StopFailed { stop: Stop::Freeze, what: "no space".to_owned() },
             AuditKind::Repaired { what: "a gate".to_owned() },
             AuditKind::PathUnknown { host: "a.example".parse().unwrap(), target: "POST /x".to_owned() },
             AuditKind::ProxyRestarted { permits_settled: 3 },

@@ -90,6 +90,8 @@ pub struct Rules {
     pub crossing: CrossingMode,
     /// How requests are looked at before they are sent.
     pub preflight: Preflights,
+    /// What happens to a bottle whose budget is gone.
+    pub shutdown: CutoffPolicy,
     /// When to say how much is left.
     pub thresholds: Thresholds,
     /// Whose calendar windows follow.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use crate::budget::Cycle;
-use crate::domain::{BottleName, CutCause, PermitId, ProviderName, Scope};
+use crate::domain::{BottleName, Crossing, CutCause, PermitId, ProviderName, Scope};
 
 /// Why the ledger did not do it.
 #[derive(Debug, Error)]
@@ -72,6 +72,31 @@ pub enum LedgerError {
         name: BottleName,
         /// Why it was cut.
         cause: CutCause,
+    },
+    /// Its last run is frozen.
+    #[error(
+        "bottle {0} is frozen: `egress resume {0}` continues it, `egress kill {0}` gives its files and its command up"
+    )]
+    Frozen(BottleName),
+    /// Its last run is not frozen.
+    #[error("bottle {0} is not frozen: `egress run {0} -- COMMAND` starts a command in it")]
+    NotFrozen(BottleName),
+    /// Its files are being removed.
+    #[error("bottle {0} is being killed: try again")]
+    BeingKilled(BottleName),
+    /// The budget that froze it is still used up.
+    #[error(
+        "bottle {name} was frozen by a budget, and the {provider} budget of {} is still used up ({} of {} tokens): \
+         `egress resume {name} --budget {provider}=TOKENS` continues it with a larger one, `egress kill {name}` gives it up",
+        .crossing.scope, .crossing.used, .crossing.budget
+    )]
+    StillUsedUp {
+        /// Which.
+        name: BottleName,
+        /// Whose tokens.
+        provider: ProviderName,
+        /// Whose budget.
+        crossing: Crossing,
     },
     /// There is no such open reservation: it was settled before.
     #[error("reservation {} is not open", .0.0)]

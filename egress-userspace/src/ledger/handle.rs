@@ -18,8 +18,8 @@ use super::{
     Terms, UsageFilter, audit, open, report,
 };
 use crate::domain::{
-    AuditKind, AuditRow, BottleId, BottleName, BudgetView, Durability, Ending, Refusal, Rules, ScopeView, Settlement,
-    SpendRequest, UsageRow, UsageSum,
+    AuditKind, AuditRow, BottleId, BottleName, Budget, BudgetView, CutCause, Durability, Ending, Refusal, Rules,
+    ScopeView, Settlement, SpendRequest, Stop, UsageRow, UsageSum,
 };
 
 /// The ledger of this host. Clones share one writer; it ends, and the files are free again, when the last one is dropped.
@@ -165,6 +165,53 @@ impl Ledger {
     /// When there is no such bottle or it could not be recorded.
     pub async fn end_run(&self, bottle: BottleId, exit_code: i32) -> Result<(), LedgerError> {
         self.write("end a run", move |desk| desk.end_run(bottle, exit_code)).await
+    }
+
+    /// A bottle is about to be frozen or killed: whoever opens this ledger next finishes it.
+    ///
+    /// # Errors
+    /// When there is no such bottle or it could not be recorded.
+    pub async fn begin_stop(&self, bottle: BottleId, stop: Stop) -> Result<(), LedgerError> {
+        self.write("begin to stop a bottle", move |desk| desk.begin_stop(bottle, Some(stop))).await
+    }
+
+    /// What [`Self::begin_stop`] said has been taken back.
+    ///
+    /// # Errors
+    /// When there is no such bottle or it could not be recorded.
+    pub async fn abandon_stop(&self, bottle: BottleId) -> Result<(), LedgerError> {
+        self.write("go on with a bottle", move |desk| desk.begin_stop(bottle, None)).await
+    }
+
+    /// The files of an ended bottle are about to be removed: no run of it begins until [`Self::end_stop`].
+    ///
+    /// # Errors
+    /// When there is no such bottle, it runs, or it could not be recorded.
+    pub async fn begin_removal(&self, bottle: BottleId) -> Result<(), LedgerError> {
+        self.write("begin to remove a bottle", move |desk| desk.begin_removal(bottle)).await
+    }
+
+    /// A bottle has been frozen or killed: its address is free again, its gate stays as it is.
+    ///
+    /// # Errors
+    /// When there is no such bottle or it could not be recorded.
+    pub async fn end_stop(&self, bottle: BottleId, stop: Stop, cause: CutCause) -> Result<(), LedgerError> {
+        self.write("stop a bottle", move |desk| desk.end_stop(bottle, stop, cause)).await
+    }
+
+    /// Starts the run of a frozen bottle again, with an address of `pool` and an open gate. Budgets given here replace those
+    /// of the run for their providers.
+    ///
+    /// # Errors
+    /// When it is not frozen, the budget that froze it is still used up, an operator cut it since, no address is free, or
+    /// it could not be recorded.
+    pub async fn resume_run(
+        &self,
+        name: BottleName,
+        budget: Budget,
+        pool: AddressPool,
+    ) -> Result<BottleRow, LedgerError> {
+        self.write("resume a run", move |desk| desk.resume_run(&name, &budget, pool)).await
     }
 
     /// Changes the desired state of a gate, with its audit row; returns whether it was cut or open already.

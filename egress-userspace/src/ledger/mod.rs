@@ -14,6 +14,7 @@ mod open;
 mod overrides;
 mod report;
 mod run;
+mod stop;
 mod writer;
 
 #[cfg(test)]
@@ -23,8 +24,8 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use crate::domain::{
-    AgentName, Allowance, BottleId, BottleName, Budget, Crossing, CutCause, Durability, GateView, Limit, PermitId,
-    ProviderName, Refusal, Rules, Scope, Settlement, SpendRequest, Tokens, UnixMillis,
+    AgentName, Allowance, BottleId, BottleName, BottleState, Budget, Crossing, CutCause, CutoffPolicy, Durability,
+    GateView, Limit, PermitId, ProviderName, Refusal, Rules, Scope, Settlement, SpendRequest, Stop, Tokens, UnixMillis,
 };
 
 pub use address::AddressPool;
@@ -58,6 +59,8 @@ pub struct NewRun {
     pub extends: Option<BottleName>,
     /// `--budget`: the bottle's scope for this run.
     pub budget: Budget,
+    /// What is done with it when a budget is gone.
+    pub policy: CutoffPolicy,
 }
 
 /// A bottle as the ledger knows it.
@@ -81,6 +84,24 @@ pub struct BottleRow {
     pub started: UnixMillis,
     /// When it ended; `None` while it runs.
     pub ended: Option<UnixMillis>,
+    /// What is done with its last run when a budget is gone.
+    pub policy: CutoffPolicy,
+    /// Begun and not finished.
+    pub stopping: Option<Stop>,
+    /// Why its last run is frozen, if it is.
+    pub frozen: Option<CutCause>,
+}
+
+impl BottleRow {
+    /// What it is, as people see it.
+    #[must_use]
+    pub fn state(&self) -> BottleState {
+        match (self.ended, self.frozen) {
+            (None, _) => BottleState::Running,
+            (Some(_), Some(_)) => BottleState::Frozen,
+            (Some(_), None) => BottleState::Ended,
+        }
+    }
 }
 
 /// What a settlement did.

@@ -18,6 +18,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/0001_first.sql"),
     include_str!("../../../migrations/0002_endings.sql"),
     include_str!("../../../migrations/0003_notes.sql"),
+    include_str!("../../../migrations/0004_freeze.sql"),
     include_str!("../../../migrations/0005_budgets.sql"),
 ];
 /// How long to wait for another process that reads or copies the database.

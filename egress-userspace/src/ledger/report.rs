@@ -13,7 +13,8 @@ use crate::domain::{
     UnixMillis, Usage, UsageDetails, UsageRow, UsageSum,
 };
 
-const BOTTLE: &str = "SELECT id, name, agent, address, cut, started, ended, extends FROM bottle";
+const BOTTLE: &str =
+    "SELECT id, name, agent, address, cut, started, ended, policy, stopping, frozen, extends FROM bottle";
 
 /// All bottles, by name.
 pub(super) fn bottles(connection: &Connection) -> rusqlite::Result<Vec<BottleRow>> {
@@ -171,7 +172,10 @@ fn bottle_row(row: &Row<'_>) -> rusqlite::Result<BottleRow> {
         budget: Vec::new(),
         started: UnixMillis(row.get(5)?),
         ended: row.get::<_, Option<i64>>(6)?.map(UnixMillis),
-        extends: word_or_null(row, 7)?,
+        policy: word(row, 7)?,
+        stopping: word_or_null(row, 8)?,
+        frozen: word_or_null(row, 9)?,
+        extends: word_or_null(row, 10)?,
     })
 }
 

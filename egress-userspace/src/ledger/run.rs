@@ -1,16 +1,19 @@
 //! Runs and gates of bottles, each change with its audit row in the same transaction.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use rusqlite::params;
 
-use super::book::BottleEntry;
 use super::column::amount;
 use super::error::{Fault, LedgerError};
 use super::writer::Desk;
 use super::{AddressPool, BottleRow, GateChange, NewRun, report};
 use crate::budget;
-use crate::domain::{AgentName, AuditKind, BottleId, BottleName, Budget, CutCause, GateView, Rules, Tokens, Window};
+use crate::domain::{
+    AgentName, AuditKind, BottleId, BottleName, Budget, Crossing, CutCause, GateView, ProviderName, Rules, Tokens,
+    Window,
+};
 
 impl Desk {
     /// Starts a run: gives the bottle its number (the one it has always had) and an address.
@@ -19,16 +22,18 @@ impl Desk {
         if let Some(bottle) = known.as_ref().filter(|bottle| bottle.ended.is_none()) {
             return Err(LedgerError::AlreadyRunning(bottle.name.clone()).into());
         }
+        if let Some(bottle) = &known {
+            may_start(bottle)?;
+        }
         self.check_parent(run)?;
-        let in_use = report::addresses(&self.connection)?;
-        let address = pool.lowest_free(&in_use).ok_or(LedgerError::NoAddress)?;
+        let address = self.free_address(pool)?;
         let id: u32 = self
             .connection
             .prepare_cached(
-                "INSERT INTO bottle (name, agent, address, started, extends) VALUES (?1, ?2, ?3, ?4, ?5)
+                "INSERT INTO bottle (name, agent, address, started, extends, policy) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
                  ON CONFLICT (name) DO UPDATE SET
                     agent = excluded.agent, address = excluded.address, cut = NULL, started = excluded.started, ended = NULL,
-                    extends = excluded.extends
+                    extends = excluded.extends, policy = excluded.policy, stopping = NULL
                  RETURNING id",
             )?
             .query_row(
@@ -38,6 +43,7 @@ impl Desk {
                     address.to_bits(),
                     self.now.0,
                     run.extends.as_ref().map(BottleName::as_str),
+                    run.policy.as_str()
                 ],
                 |row| row.get(0),
             )?;
@@ -61,7 +67,7 @@ impl Desk {
             return Ok(());
         }
         self.connection
-            .prepare_cached("UPDATE bottle SET address = NULL, ended = ?2 WHERE id = ?1")?
+            .prepare_cached("UPDATE bottle SET address = NULL, ended = ?2, stopping = NULL WHERE id = ?1")?
             .execute(params![id.0, self.now.0])?;
         self.book.forget_bottles();
         self.audit(Some(id), &AuditKind::BottleEnded { exit_code })
@@ -120,25 +126,28 @@ impl Desk {
 
     /// A cut of an operator's is lifted by an operator only; a budget's by a budget that is not used up.
     fn check_cut_is_over(&mut self, id: BottleId, cause: CutCause) -> Result<(), Fault> {
-        let entry = self.bottle(id)?;
+        let name = self.bottle(id)?.name.clone();
         match cause {
-            CutCause::Budget if !self.is_used_up(&entry)? => Ok(()),
-            CutCause::Budget | CutCause::Operator => {
-                Err(LedgerError::StillCut { name: entry.name.clone(), cause }.into())
-            }
+            CutCause::Budget if self.used_up(id)?.is_none() => Ok(()),
+            CutCause::Budget | CutCause::Operator => Err(LedgerError::StillCut { name, cause }.into()),
         }
     }
 
-    /// Whether any binding budget is used up. One that allows nothing and of which nothing was used forbids a provider; it
-    /// has not run out.
-    fn is_used_up(&mut self, entry: &BottleEntry) -> rusqlite::Result<bool> {
-        let rules = Arc::clone(&self.rules);
-        let views = report::views(&mut self.book, &self.connection, &rules, self.now, entry)?;
-        let crossed = views.iter().filter_map(|view| budget::crossed(&view.chain));
-        Ok(crossed.into_iter().any(|crossing| crossing.used > Tokens::ZERO))
+    /// A binding budget of a bottle that is used up, if any. One that allows nothing and of which nothing was used forbids a
+    /// provider; it has not run out.
+    pub(super) fn used_up(&mut self, id: BottleId) -> Result<Option<(ProviderName, Crossing)>, Fault> {
+        let (entry, rules) = (self.bottle(id)?, Arc::clone(&self.rules));
+        let views = report::views(&mut self.book, &self.connection, &rules, self.now, &entry)?;
+        let mut crossed = views.into_iter().filter_map(|view| Some((view.provider, budget::crossed(&view.chain)?)));
+        Ok(crossed.find(|(_, crossing)| crossing.used > Tokens::ZERO))
     }
 
-    fn replace_budget(&self, id: BottleId, budget: &Budget) -> rusqlite::Result<()> {
+    pub(super) fn free_address(&self, pool: AddressPool) -> Result<Ipv4Addr, Fault> {
+        let in_use = report::addresses(&self.connection)?;
+        Ok(pool.lowest_free(&in_use).ok_or(LedgerError::NoAddress)?)
+    }
+
+    pub(super) fn replace_budget(&self, id: BottleId, budget: &Budget) -> rusqlite::Result<()> {
         self.connection.prepare_cached("DELETE FROM bottle_budget WHERE bottle = ?1")?.execute([id.0])?;
         let mut statement = self.connection.prepare_cached(
             "INSERT INTO bottle_budget (bottle, provider, tokens, window) VALUES (?1, ?2, ?3, ?4)
@@ -154,4 +163,19 @@ impl Desk {
         }
         Ok(())
     }
+}
+
+/// A run that goes on, is frozen or is being killed leaves no room for another of its name.
+fn may_start(bottle: &BottleRow) -> Result<(), LedgerError> {
+    let name = || bottle.name.clone();
+    if bottle.ended.is_none() {
+        return Err(LedgerError::AlreadyRunning(name()));
+    }
+    if bottle.stopping.is_some() {
+        return Err(LedgerError::BeingKilled(name()));
+    }
+    if bottle.frozen.is_some() {
+        return Err(LedgerError::Frozen(name()));
+    }
+    Ok(())
 }

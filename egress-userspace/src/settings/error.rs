@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use super::parse::nearest;
-use crate::domain::{Api, Host, HostError, HostPatternError, LimitError, NameError, ProviderName, ZoneError};
+use crate::domain::{
+    Api, CutoffPolicyError, Host, HostError, HostPatternError, LimitError, NameError, ProviderName, ZoneError,
+};
 
 /// Something in a settings file that is not understood.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -139,12 +141,9 @@ pub enum Problem {
     /// No way to look ahead.
     #[error("{0:?} is not a way to look at a request before it is sent: write estimate, exact, strict or off")]
     Preflight(String),
-    /// A cutoff policy that is known but not built.
-    #[error("shutdown {0:?} is not supported: this version supports cutoff only")]
-    ShutdownNotSupported(String),
     /// No cutoff policy.
-    #[error("{0:?} is not a way to shut a bottle down: write cutoff")]
-    Shutdown(String),
+    #[error(transparent)]
+    Shutdown(#[from] CutoffPolicyError),
 }
 
 impl Problem {

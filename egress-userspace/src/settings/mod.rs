@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::domain::{CutoffPolicy, Durability, Host, HostPattern, Provider, ProviderName, Rules};
+use crate::domain::{Durability, Host, HostPattern, Provider, ProviderName, Rules};
 
 pub use error::{Problem, SettingsError};
 pub use parse::parse;
@@ -30,8 +30,6 @@ pub struct Settings {
     pub rules: Rules,
     /// `durability:` how sure what is recorded is.
     pub durability: Durability,
-    /// `shutdown:` what happens when a budget is gone.
-    pub shutdown: CutoffPolicy,
     /// `drain:` how long the response that crosses may take to reach the client.
     pub drain: Duration,
     /// `last_word:` how long a bottle may take to hear why it is cut.
@@ -51,7 +49,6 @@ impl Default for Settings {
         Self {
             rules: Rules::default(),
             durability: Durability::default(),
-            shutdown: CutoffPolicy::default(),
             drain: Duration::from_secs(1),
             last_word: Duration::from_secs(2),
             providers: Vec::new(),

@@ -66,7 +66,7 @@ fn settings(text: &str, built_in: &BuiltIn) -> Result<Settings, Misplaced> {
             "durability" => settings.durability = read(&key, value, durability)?,
             "agents" => rules.agents = mentions.agents(value)?,
             "bottles" => rules.bottles = mentions.bottles(value)?,
-            "shutdown" => settings.shutdown = read(&key, value, shutdown)?,
+            "shutdown" => rules.shutdown = read(&key, value, shutdown)?,
             "drain" => settings.drain = read(&key, value, duration)?,
             "last_word" => settings.last_word = read(&key, value, duration)?,
             "providers" => (settings.providers, rules.preflight.by_provider) = providers(value, built_in)?,
@@ -179,11 +179,7 @@ pub(super) fn preflight(text: &str) -> Result<Preflight, Problem> {
 }
 
 pub(super) fn shutdown(text: &str) -> Result<CutoffPolicy, Problem> {
-    match text {
-        "cutoff" => Ok(CutoffPolicy::Cutoff),
-        "freeze" | "kill" => Err(Problem::ShutdownNotSupported(text.to_owned())),
-        _ => Err(Problem::Shutdown(text.to_owned())),
-    }
+    Ok(text.parse()?)
 }
 
 fn duration(text: &str) -> Result<Duration, Problem> {

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use super::*;
 use crate::domain::{
-    Api, BottleRules, Budget, CacheReads, CrossingMode, Precedence, Preflight, Preflights, StreamUsage, Thresholds,
+    Api, BottleRules, Budget, CacheReads, CrossingMode, CutoffPolicy, Precedence, Preflight, Preflights, StreamUsage,
+    Thresholds,
 };
 
 /// Reads it beside a small built-in table.
@@ -47,11 +48,11 @@ bottles:
   web:
     extends: base
     preflight: strict
-    shutdown: cutoff
+    shutdown: kill
   base:
     budget:
       local: 1k/month
-shutdown: cutoff
+shutdown: freeze
 drain: 500ms
 last_word: 0
 upstream:
@@ -78,7 +79,6 @@ fn everything_that_can_be_said() {
     let expected = Settings {
         rules: everything_laid_down(),
         durability: Durability::Power,
-        shutdown: CutoffPolicy::Cutoff,
         drain: Duration::from_millis(500),
         last_word: Duration::ZERO,
         providers: vec![
@@ -113,7 +113,7 @@ fn everything_laid_down() -> Rules {
     let web = BottleRules {
         extends: Some("base".parse().unwrap()),
         preflight: Some(Preflight::Strict),
-        shutdown: Some(CutoffPolicy::Cutoff),
+        shutdown: Some(CutoffPolicy::Kill),
         ..BottleRules::default()
     };
     let base = BottleRules { budget: budget(&[("local", "1k/month")]), ..BottleRules::default() };
@@ -124,6 +124,7 @@ fn everything_laid_down() -> Rules {
             ("writer".parse().unwrap(), Budget::new()),
         ]),
         bottles: BTreeMap::from([("web".parse().unwrap(), web), ("base".parse().unwrap(), base)]),
+        shutdown: CutoffPolicy::Freeze,
         precedence: Precedence::Strict,
         cache_reads: CacheReads::Ignore,
         crossing: CrossingMode::Sever,
@@ -228,8 +229,6 @@ fn a_bad_value_is_shown_where_it_stands() {
     bad("budget:\n  claude: 2M/year", &format!("2:11: \"/year\" {window}"));
     bad("budget:\n  claude: 2M/", &format!("2:11: \"/\" {window}"));
     bad("budget:\n  claude: 2x/day", &format!("2:11: \"2x\" {shape}"));
-    bad("shutdown: freeze", "1:11: shutdown \"freeze\" is not supported: this version supports cutoff only");
-    bad("shutdown: kill", "1:11: shutdown \"kill\" is not supported: this version supports cutoff only");
     let way = "is not a way to look at a request before it is sent: write estimate, exact, strict or off";
     for text in ["on", "Exact", "false"] {
         bad(&format!("preflight: {text}"), &format!("1:12: {text:?} {way}"));
@@ -237,7 +236,7 @@ fn a_bad_value_is_shown_where_it_stands() {
     for preflight in Preflight::ALL {
         assert_eq!(good(&format!("preflight: {}", preflight.as_str())).rules.preflight.usual, preflight);
     }
-    bad("shutdown: Cutoff", "1:11: \"Cutoff\" is not a way to shut a bottle down: write cutoff");
+    bad("shutdown: Cutoff", "1:11: \"Cutoff\" is not a way to shut a bottle down: write cutoff, freeze or kill");
     let address = "is not an address with a port: write 127.0.0.1:9443 or \"[::1]:9443\"";
     for text in ["127.0.0.1", "localhost:443", "127.0.0.1:0", "127.0.0.1:65536", "::1"] {
         bad(&format!("upstream:\n  resolve:\n    a.example: {text}"), &format!("3:16: {text:?} {address}"));

@@ -71,7 +71,7 @@ pub fn curl(model: &str, is_streaming: bool, options: &str) -> String {
 
 impl Bottle {
     /// Starts the front-end.
-    pub(super) fn start(mut command: Command) -> Result<Self> {
+    pub fn start(mut command: Command) -> Result<Self> {
         let mut front = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let output = collect(front.stdout.take().context("no output")?);
         let errors = collect(front.stderr.take().context("no errors")?);

@@ -16,7 +16,7 @@ fn our_state_is_not_there() {
     in_world(async |world| {
         let bottle = world.bottle("hidden").await;
         let directory = world.directory.path().display();
-        for caller in [ROOT, nobody()] {
+        for caller in [nobody(), ROOT] {
             let script = format!(
                 "cat {directory}/state/* {directory}/secret-file 2>/dev/null; ls -A {directory}/state {directory}/run | grep -v : | grep .; true"
             );
@@ -64,7 +64,7 @@ fn masks_cannot_be_taken_off() {
              mount -t proc none /mnt 2>/dev/null && echo proc; \
              mount --bind / /mnt 2>/dev/null && ls -A /mnt{directory}/state /mnt/run; true"
         );
-        for caller in [ROOT, nobody()] {
+        for caller in [nobody(), ROOT] {
             assert_closed(&world.sh(&bottle, caller.clone(), &script).await);
             for user_namespace in user_namespaces(&caller) {
                 let inside = |script: &str| format!("{user_namespace} bash -c '{script}'");
@@ -93,6 +93,8 @@ fn processes_outside_are_neither_seen_nor_reached() {
         let (one, two) = (world.bottle("one").await, world.bottle("two").await);
         let _other = world.start(&one, launch(ROOT, &["sleep", "4217"], nowhere()));
         let script = "ls -d /proc/[0-9]* | wc -l; cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c 'sleep 421[7]'; ipcs -m | grep -c 0x; cat /proc/1/comm";
+        let nothing_open = world.sh(&two, nobody(), "ls /proc/self/fd | tr '\\n' ' '").await;
+        assert_eq!(nothing_open.output, "0 1 2 3 ", "3 is the directory being listed");
         let ended = world.sh(&two, ROOT, script).await;
         let lines: Vec<&str> = ended.output.lines().collect();
         assert!(lines[0].parse::<u32>().unwrap() <= 6, "{ended:?}");
@@ -100,8 +102,6 @@ fn processes_outside_are_neither_seen_nor_reached() {
         let reach = "cat /proc/1/environ /proc/1/mem 2>/dev/null; readlink /proc/1/fd/* /proc/1/exe; ls /proc/1/root/ 2>/dev/null; \
             { exec 3>>/proc/1/exe; } 2>/dev/null && echo program; kill -9 1; kill -0 1 || echo killed; true";
         assert_closed(&world.sh(&two, ROOT, reach).await);
-        let nothing_open = world.sh(&two, nobody(), "ls /proc/self/fd | tr '\\n' ' '").await;
-        assert_eq!(nothing_open.output, "0 1 2 3 ", "3 is the directory being listed");
     });
 }
 
@@ -137,7 +137,7 @@ fn the_network_cannot_be_rewired() {
              ip route add 192.0.2.0/24 dev eth0 2>/dev/null && echo route; \
              ip neighbour replace 10.213.0.98 lladdr 02:00:00:00:00:98 dev eth0 2>/dev/null && echo neighbour; \
              nsenter --net=/proc/1/ns/net true 2>/dev/null && echo namespace; true";
-        for caller in [ROOT, nobody()] {
+        for caller in [nobody(), ROOT] {
             assert_closed(&world.sh(&bottle, caller.clone(), script).await);
             for user_namespace in user_namespaces(&caller).iter().filter(|words| !words.ends_with('n')) {
                 let inside = format!("{user_namespace} bash -c '{script}'");

@@ -14,7 +14,7 @@ const SIGNALS_OF_THE_LIBRARY: u64 = 0b11 << 31;
 fn the_command_is_the_caller_and_has_no_privilege() {
     in_world(async |world| {
         let bottle = world.bottle("who").await;
-        for caller in [ROOT, nobody()] {
+        for caller in [nobody(), ROOT] {
             let ended = world.run(&bottle, caller.clone(), &["cat", "/proc/self/status"]).await;
             let field = |name: &str| {
                 let line = ended.output.lines().find_map(|line| line.strip_prefix(name)).unwrap();
@@ -200,7 +200,7 @@ fn the_usual_devices_work() {
         let bottle = world.bottle("devices").await;
         let script = "set -e; echo x > /dev/null; head -c 4 /dev/urandom | wc -c; echo x > /dev/shm/x; \
             script -qec 'echo in a terminal' /dev/null < /dev/null; ls /dev";
-        for caller in [ROOT, nobody()] {
+        for caller in [nobody(), ROOT] {
             let ended = world.sh(&bottle, caller, script).await;
             assert_eq!(ended.code, 0, "{ended:?}");
             assert!(ended.output.starts_with("4\nin a terminal\r\n"), "{ended:?}");

@@ -8,5 +8,6 @@
 
 mod attacks;
 mod command;
+mod layer;
 mod life;
 mod world;

@@ -83,6 +83,7 @@ impl World {
             bridge: "egress0".to_owned(),
             gateway: GATEWAY,
             run_directory: directory.path().join("run"),
+            layers: hidden.join("bottles"),
             hidden: vec![hidden, hidden_file, directory.path().join("missing")],
             ca_pem: CA.clone(),
         };
@@ -169,6 +170,7 @@ pub(crate) fn launch(caller: Caller, command: &[&str], stdio: [OwnedFd; 3]) -> L
         command: command.iter().map(OsString::from).collect(),
         environment: vec![("PATH".into(), path), ("https_proxy".into(), "http://elsewhere".into())],
         directory: "/".into(),
+        shared: Vec::new(),
         caller,
         stdio,
         has_terminal: false,

@@ -200,7 +200,7 @@ fn a_crash_in_the_middle_of_a_start_leaves_nothing() -> Result<()> {
     Ok(())
 }
 
-fn assert_nothing_left(world: &World) -> Result<()> {
+pub(crate) fn assert_nothing_left(world: &World) -> Result<()> {
     let is_gone = || {
         let links = world.host.ip("-brief link")?;
         ensure!(!links.contains("eg-"), "interfaces: {links}");

@@ -6,6 +6,7 @@ mod budgets;
 mod crash;
 mod cut;
 mod endings;
+mod freeze;
 mod full_disk;
 mod inside;
 mod own_hosts;

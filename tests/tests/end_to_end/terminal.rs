@@ -22,11 +22,14 @@ struct Terminal {
 
 impl Terminal {
     fn run(world: &World, line: &str) -> Result<Self> {
+        Self::of(&world.command(&["run", "web", "--", "bash", "-c", line]))
+    }
+
+    fn of(egress: &Command) -> Result<Self> {
         let size = Winsize { ws_row: 31, ws_col: 97, ws_xpixel: 0, ws_ypixel: 0 };
         let pair = openpty(Some(&size), None)?;
         // The terminal controls the front-end, so that the kernel tells it of a new size.
         let mut command = Command::new("setsid");
-        let egress = world.command(&["run", "web", "--", "bash", "-c", line]);
         command.arg("--ctty").arg(egress.get_program()).args(egress.get_args());
         let stream = || Ok::<_, std::io::Error>(Stdio::from(pair.slave.try_clone()?));
         let front = command.stdin(stream()?).stdout(stream()?).stderr(stream()?).spawn()?;
@@ -107,5 +110,26 @@ fn a_new_size_and_control_c_reach_the_command() -> Result<()> {
     terminal.keyboard.write_all(b"\x03")?;
     assert_eq!(terminal.end()?, Some(130));
     ensure!(terminal.is_cooked()?, "the caller's terminal was not put back");
+    Ok(())
+}
+
+#[test]
+fn a_terminal_is_given_back_by_a_frozen_command_and_lent_again() -> Result<()> {
+    let Some(world) = world("a frozen command on a terminal", "")? else { return Ok(()) };
+    let script = "echo run >> /var/tmp/runs; tty; stty size; read -r word; echo heard $word; sleep 60";
+    let mut first = Terminal::run(&world, script)?;
+    first.until_shown("31 97")?;
+    assert_eq!(world.egress(&["freeze", "web"])?.code, 0);
+    assert_eq!(first.end()?, Some(137));
+    first.until_shown("web is frozen (by an operator)")?;
+    ensure!(first.is_cooked()?, "the terminal is left raw");
+    let mut second = Terminal::of(&world.command(&["resume", "web"]))?;
+    second.until_shown("/dev/console")?;
+    second.until_shown("31 97")?;
+    second.keyboard.write_all(b"again\n")?;
+    second.until_shown("heard again")?;
+    second.keyboard.write_all(b"\x03")?;
+    assert_eq!(second.end()?, Some(130));
+    ensure!(second.is_cooked()?, "the terminal is left raw");
     Ok(())
 }

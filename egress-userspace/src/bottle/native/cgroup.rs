@@ -15,6 +15,8 @@ use super::namespace::{tolerate_absence, unmount};
 
 /// How long killed processes may take to be gone.
 const EMPTY_SECONDS_MAX: u64 = 10;
+/// How long processes may take to stand still: one that waits for a disk does not until it has been served.
+const HELD_SECONDS_MAX: u64 = 5;
 const POLL_MILLISECONDS: u64 = 2;
 
 /// Where the groups are kept: the first cgroup v2 mount that shows the whole tree. If there is none, it is mounted at
@@ -46,6 +48,33 @@ pub(super) fn create(group: &Path) -> io::Result<()> {
 /// Moves this process into the group.
 pub(super) fn join(group: &Path) -> io::Result<()> {
     fs::write(group.join("cgroup.procs"), "0")
+}
+
+/// Tells every process in the group to stand still.
+pub(super) fn hold(group: &Path) -> io::Result<()> {
+    fs::write(group.join("cgroup.freeze"), "1")
+}
+
+/// Lets them go on.
+pub(super) fn release(group: &Path) -> io::Result<()> {
+    fs::write(group.join("cgroup.freeze"), "0")
+}
+
+/// Whether they have been told so.
+pub(super) fn is_held(group: &Path) -> bool {
+    fs::read_to_string(group.join("cgroup.freeze")).is_ok_and(|text| text.trim() == "1")
+}
+
+/// Waits until they stand still.
+pub(super) fn until_held(group: &Path) -> io::Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(HELD_SECONDS_MAX);
+    while !fs::read_to_string(group.join("cgroup.events"))?.lines().any(|line| line == "frozen 1") {
+        if Instant::now() > deadline {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        thread::sleep(Duration::from_millis(POLL_MILLISECONDS));
+    }
+    Ok(())
 }
 
 /// Kills every process in the group, waits until they are gone and removes it.

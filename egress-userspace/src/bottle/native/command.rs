@@ -65,7 +65,11 @@ impl RunningCommand {
         let Some((init_pid, None)) = record::read(record)? else { return Ok(None) };
         let Ok(handle) = open(init_pid) else { return Ok(None) };
         // Only now: the handle is of whoever has the number, and this says who that is.
-        let members = fs::read_to_string(group.join("cgroup.procs"))?;
+        let members = match fs::read_to_string(group.join("cgroup.procs")) {
+            // It was being taken down.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            members => members?,
+        };
         if !members.lines().any(|line| line.parse() == Ok(init_pid)) {
             return Ok(None);
         }

@@ -1,17 +1,18 @@
 //! A bottle's `/dev`: the devices every program expects, its terminal, and none of the machine's.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-use nix::libc;
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{Mode, SFlag, fstat, makedev, mknod};
 use nix::unistd::{Gid, Uid, fchown, ttyname};
+use rustix::fs::CWD;
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
-use super::mounts::{bind, tmpfs};
+use super::mounts::tmpfs;
 use crate::bottle::Caller;
 
 /// Name, major and minor number (Documentation/admin-guide/devices.txt of the kernel).
@@ -30,9 +31,9 @@ const LINKS: [(&str, &str); 5] = [
 /// Group `tty` on every system that has it.
 const TERMINALS: &str = "newinstance,ptmxmode=0666,mode=0620,gid=5";
 
-/// The command's terminal, held by a file so that it can be mounted once the host's `/dev` is out of sight.
+/// The command's terminal, a mount of that one file that is nowhere yet: the host's `/dev` will be out of sight.
 #[derive(Debug)]
-pub(super) struct Terminal(File);
+pub(super) struct Terminal(OwnedFd);
 
 impl Terminal {
     /// The terminal on the standard input, which is given to the caller. None when this mount namespace has no name for it;
@@ -41,8 +42,8 @@ impl Terminal {
         let input = io::stdin();
         fchown(input.as_fd(), Some(Uid::from_raw(caller.uid)), Some(Gid::from_raw(caller.gid)))?;
         let Ok(path) = ttyname(input.as_fd()) else { return Ok(None) };
-        let held = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(&path)?;
-        let is_same = held.metadata()?.rdev() == fstat(input.as_fd())?.st_rdev;
+        let held = open_tree(CWD, &path, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
+        let is_same = fstat(&held)?.st_rdev == fstat(input.as_fd())?.st_rdev;
         Ok(is_same.then_some(Self(held)))
     }
 }
@@ -65,7 +66,7 @@ pub(super) fn fresh_dev(terminal: Option<&Terminal>) -> io::Result<()> {
     if let Some(Terminal(held)) = terminal {
         let console = dev.join("console");
         File::create_new(&console)?;
-        bind(&format!("/proc/self/fd/{}", held.as_raw_fd()), &console)?;
+        move_mount(held, "", CWD, &console, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
     }
     Ok(())
 }

@@ -1,7 +1,9 @@
 //! The files a bottle sees instead of the host's, and which of the host's things it does not see. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::net::Ipv4Addr;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
 use super::mount_table::Mount;
@@ -102,9 +104,42 @@ pub(super) fn without_dots(path: &Path) -> PathBuf {
 
 /// Mounts of kernel filesystems that the bottle's own do not cover.
 pub(super) fn stray_kernel_mounts(table: &[Mount]) -> impl Iterator<Item = &Path> {
-    let is_fresh = |point: &Path| FRESH.iter().any(|fresh| point.starts_with(fresh));
-    let stray = move |mount: &&Mount| KERNEL_FILESYSTEMS.contains(&mount.kind.as_str()) && !is_fresh(&mount.point);
+    let stray = |mount: &&Mount| KERNEL_FILESYSTEMS.contains(&mount.kind.as_str()) && !is_fresh(&mount.point);
     table.iter().filter(stray).map(|mount| mount.point.as_path())
+}
+
+/// Mounts below `/` that hold files and are on no path a bottle has its own, shared or hidden view of. Outer ones first, the
+/// topmost of each place.
+pub(super) fn file_mounts<'table>(table: &'table [Mount], elsewhere: &[PathBuf]) -> Vec<&'table Mount> {
+    let holds_files = |mount: &&Mount| {
+        let is_kernels = KERNEL_FILESYSTEMS.contains(&mount.kind.as_str()) || mount.kind == "nsfs";
+        !is_kernels && mount.point != Path::new("/") && !is_fresh(&mount.point)
+    };
+    let is_elsewhere = |mount: &&Mount| elsewhere.iter().any(|path| mount.point.starts_with(path));
+    let found = table.iter().filter(holds_files).filter(|mount| !is_elsewhere(mount));
+    found.map(|mount| (mount.point.as_path(), mount)).collect::<BTreeMap<_, _>>().into_values().collect()
+}
+
+/// Directories to share, the outermost only. What a bottle has its own of is not shared.
+pub(super) fn shared(directories: impl IntoIterator<Item = PathBuf>) -> Vec<PathBuf> {
+    let wanted: BTreeSet<PathBuf> = directories.into_iter().filter(|path| !is_fresh(path)).collect();
+    let is_inside = |path: &Path| path.ancestors().skip(1).any(|outer| wanted.contains(outer));
+    wanted.iter().filter(|path| !is_inside(path)).cloned().collect()
+}
+
+/// A mount's place as the name of one directory entry.
+pub(super) fn entry_name(place: &Path) -> OsString {
+    let place = place.strip_prefix("/").ok().filter(|rest| !rest.as_os_str().is_empty()).unwrap_or(place);
+    let escaped = |byte: &u8| match byte {
+        b'/' => b"%2f".to_vec(),
+        b'%' => b"%25".to_vec(),
+        other => vec![*other],
+    };
+    OsString::from_vec(place.as_os_str().as_bytes().iter().flat_map(escaped).collect())
+}
+
+fn is_fresh(path: &Path) -> bool {
+    FRESH.iter().any(|fresh| path.starts_with(fresh))
 }
 
 /// Paths of the host's Unix sockets, from `/proc/net/unix`: seven fields, then the path, if it has one.
@@ -116,6 +151,48 @@ pub(super) fn socket_paths(table: &str) -> BTreeSet<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn mount(point: &str, kind: &str) -> Mount {
+        Mount { point: point.into(), root: "/".into(), kind: kind.to_owned(), options: Vec::new() }
+    }
+
+    fn paths<const COUNT: usize>(paths: [&str; COUNT]) -> Vec<PathBuf> {
+        paths.map(PathBuf::from).to_vec()
+    }
+
+    #[test]
+    fn mounts_that_hold_files_are_layered_outer_ones_first() {
+        let table = [
+            mount("/", "ext4"),
+            mount("/srv/u/disk", "xfs"),
+            mount("/srv", "ext4"),
+            mount("/srv", "btrfs"),
+            mount("/run/media/stick", "vfat"),
+            mount("/dev/shm", "tmpfs"),
+            mount("/srv/netns/a", "nsfs"),
+            mount("/srv/root/proc", "proc"),
+            mount("/work/project/disk", "ext4"),
+            mount("/tmp", "tmpfs"),
+        ];
+        let found = file_mounts(&table, &paths(["/work/project"]));
+        let found: Vec<_> = found.iter().map(|mount| (mount.point.to_str().unwrap(), mount.kind.as_str())).collect();
+        assert_eq!(found, [("/srv", "btrfs"), ("/srv/u/disk", "xfs"), ("/tmp", "tmpfs")]);
+    }
+
+    #[test]
+    fn what_is_shared_is_shared_once() {
+        let shared = shared(paths(["/work/a/b", "/work/a", "/work/ab", "/run/user/1", "/work/a", "/dev"]));
+        assert_eq!(shared, paths(["/work/a", "/work/ab"]));
+    }
+
+    #[test]
+    fn places_are_names_and_no_two_the_same() {
+        for (place, name) in
+            [("/", "%2f"), ("/home", "home"), ("/a/b", "a%2fb"), ("/a%2fb", "a%252fb"), ("/%2f", "%252f")]
+        {
+            assert_eq!(entry_name(Path::new(place)), name, "{place}");
+        }
+    }
 
     #[test]
     fn a_bundle_without_a_final_line_end_is_not_glued() {
@@ -132,7 +209,6 @@ mod tests {
 
     #[test]
     fn stray_windows_into_the_kernel_are_found() {
-        let mount = |point: &str, kind: &str| Mount { point: point.into(), root: "/".into(), kind: kind.to_owned() };
         let table =
             [mount("/proc", "proc"), mount("/srv/root/proc", "proc"), mount("/home", "ext4"), mount("/bpf", "bpf")];
         let stray: Vec<_> = stray_kernel_mounts(&table).collect();

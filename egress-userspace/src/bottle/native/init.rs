@@ -16,10 +16,12 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal, kill, killpg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, chdir, setsid};
+use nix::unistd::{ForkResult, Pid, UnlinkatFlags, chdir, setsid, unlinkat};
 
 use super::command::SIGNALLED;
+use super::freeze::LAUNCH;
 use super::launch::LaunchSpec;
+use super::namespace::tolerate_absence;
 use super::record::Record;
 use super::{cgroup, mounts, privileges, raw};
 
@@ -45,12 +47,15 @@ pub fn init_main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 fn supervise(spec: &Path) -> io::Result<i32> {
-    let spec: LaunchSpec = serde_json::from_reader(File::open(spec)?)?;
+    // Held open to the end: whoever freezes the bottle reads it from here.
+    let told = File::open(spec)?;
+    let spec: LaunchSpec = serde_json::from_reader(&told)?;
     raw::close_at_exec_from(FIRST_OTHER_FILE)?;
     cgroup::join(Path::new(&spec.group))?;
     let sockets = fs::read_to_string("/proc/net/unix")?;
-    // Opened before the bottle's mounts hide it.
+    // Opened before the bottle's mounts hide them.
     let mut record = Record::begin(Path::new(&spec.record))?;
+    let kept = File::open(&spec.layer)?;
     setns(File::open(&spec.namespace)?, CloneFlags::CLONE_NEWNET)?;
     unshare(
         CloneFlags::CLONE_NEWNS
@@ -67,12 +72,18 @@ fn supervise(spec: &Path) -> io::Result<i32> {
             record.end(code)?;
             Ok(code)
         }
-        ForkResult::Child => be_first_process(&spec, &sockets),
+        ForkResult::Child => {
+            drop(told);
+            be_first_process(&spec, &sockets, kept)
+        }
     }
 }
 
-fn be_first_process(spec: &LaunchSpec, sockets: &str) -> io::Result<i32> {
+fn be_first_process(spec: &LaunchSpec, sockets: &str, kept: File) -> io::Result<i32> {
     mounts::furnish(spec, sockets)?;
+    // From here on the command is started, and what it was frozen with is of no use.
+    tolerate_absence(unlinkat(&kept, LAUNCH, UnlinkatFlags::NoRemoveDir).map_err(io::Error::from))?;
+    drop(kept);
     privileges::drop_all(&spec.caller)?;
     // Nothing outlives the supervisor, and the command cannot reach into this process, whose program is the host's.
     // After the change of user, which would reset both.

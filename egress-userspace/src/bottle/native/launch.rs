@@ -13,13 +13,16 @@ use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
 use super::command::RunningCommand;
-use super::environment;
 use super::layout::Layout;
+use super::{environment, files};
 use crate::bottle::{Caller, HostWiring, Launch};
 use crate::domain::BottleName;
 
 /// The hidden subcommand that furnishes a bottle and becomes its first process.
 pub(super) const SUBCOMMAND: &str = "bottle-init";
+
+/// What the file that tells it is called, where files of a process are listed.
+pub(super) const SPEC_NAME: &str = "bottle-launch";
 
 /// Everything `bottle-init` is told.
 #[derive(Debug, Serialize, Deserialize)]
@@ -35,6 +38,10 @@ pub(super) struct LaunchSpec {
     pub(super) command: Vec<OsString>,
     pub(super) environment: Vec<(OsString, OsString)>,
     pub(super) directory: OsString,
+    /// Where what it writes is kept.
+    pub(super) layer: OsString,
+    /// Directories of the host that it writes to instead.
+    pub(super) shared: Vec<OsString>,
     pub(super) caller: Caller,
     pub(super) has_terminal: bool,
 }
@@ -48,7 +55,9 @@ pub(super) fn start(
     group: PathBuf,
     launch: Launch,
 ) -> io::Result<RunningCommand> {
-    let Launch { command, environment, directory, caller, stdio, has_terminal } = launch;
+    let Launch { command, environment, directory, shared, caller, stdio, has_terminal } = launch;
+    // The directory of the whole host is nobody's work.
+    let work = Some(directory.clone()).filter(|work| work != Path::new("/"));
     let hidden = wiring.hidden.iter().chain([&wiring.run_directory]);
     let spec = write_down(&LaunchSpec {
         environment: environment::inside(bottle, wiring.gateway, environment),
@@ -59,6 +68,8 @@ pub(super) fn start(
         namespace: layout.namespace.clone().into(),
         group: group.into(),
         record: layout.record.clone().into(),
+        layer: layout.layer.directory().into(),
+        shared: files::shared(work.into_iter().chain(shared)).into_iter().map(OsString::from).collect(),
         command,
         directory: directory.into(),
         caller,
@@ -82,7 +93,7 @@ pub(super) fn start(
 
 /// In memory only: the environment holds secrets.
 fn write_down(spec: &LaunchSpec) -> io::Result<File> {
-    let mut file = File::from(memfd_create("bottle-launch", MFdFlags::MFD_CLOEXEC)?);
+    let mut file = File::from(memfd_create(SPEC_NAME, MFdFlags::MFD_CLOEXEC)?);
     file.write_all(&serde_json::to_vec(spec)?)?;
     file.rewind()?;
     Ok(file)

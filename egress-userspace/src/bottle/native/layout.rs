@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::layer::Layer;
 use crate::domain::BottleName;
 
 /// Name of the veth's end inside.
@@ -25,16 +26,19 @@ pub(super) struct Layout {
     pub(super) record: PathBuf,
     /// Name of the veth's host end.
     pub(super) interface: String,
+    /// What it keeps when it has ended.
+    pub(super) layer: Layer,
 }
 
 impl Layout {
-    /// The layout of `bottle` under `run_directory`.
-    pub(super) fn new(run_directory: &Path, bottle: &BottleName) -> Self {
+    /// The layout of `bottle` under `run_directory`, its layer among `layers`.
+    pub(super) fn new(run_directory: &Path, layers: &Path, bottle: &BottleName) -> Self {
         let directory = run_directory.join(bottle.as_str());
         Self {
             namespace: directory.join("netns"),
             record: directory.join("record"),
             interface: interface_name(bottle),
+            layer: Layer::at(layers.join(bottle.as_str())),
             directory,
         }
     }

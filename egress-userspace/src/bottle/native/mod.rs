@@ -9,9 +9,11 @@ mod command;
 mod devices;
 mod environment;
 mod files;
+mod freeze;
 mod init;
 mod keystore;
 mod launch;
+mod layer;
 mod layout;
 mod mount_table;
 mod mounts;
@@ -19,6 +21,7 @@ mod namespace;
 mod privileges;
 mod raw;
 mod record;
+mod root;
 mod steps;
 mod wiring;
 
@@ -35,6 +38,7 @@ use super::{BottleError, BottleSpec, BuiltBottle, HostWiring, Launch};
 use crate::domain::BottleName;
 pub use command::{RunningCommand, Signaller};
 pub use init::init_main;
+use layer::Foreign;
 use layout::Layout;
 
 /// Makes, starts and removes native bottles.
@@ -138,9 +142,15 @@ impl NativeRuntime {
     /// When no process could be made.
     pub fn start(&self, spec: &BottleSpec, launch: Launch) -> Result<RunningCommand, BottleError> {
         let program = launch.command.first().cloned().unwrap_or_default();
+        let layout = self.layout(&spec.name);
+        let prepared = layout.layer.prepare(launch.caller.uid);
+        let step = "making a place for what it writes";
+        prepared
+            .map_err(|source| step_error(&spec.name, Failure { step, source }))?
+            .map_err(|Foreign { owner }| BottleError::Foreign { bottle: spec.name.to_string(), owner })?;
         let start = |launch| {
             let group = self.group_of(&spec.name)?;
-            launch::start(&self.executable, &self.wiring, &spec.name, &self.layout(&spec.name), group, launch)
+            launch::start(&self.executable, &self.wiring, &spec.name, &layout, group, launch)
         };
         start(launch).map_err(|source| BottleError::Start { command: program, source })
     }
@@ -203,7 +213,7 @@ impl NativeRuntime {
     }
 
     fn layout(&self, bottle: &BottleName) -> Layout {
-        Layout::new(&self.wiring.run_directory, bottle)
+        Layout::new(&self.wiring.run_directory, &self.wiring.layers, bottle)
     }
 
     fn group_of(&self, bottle: &BottleName) -> io::Result<PathBuf> {

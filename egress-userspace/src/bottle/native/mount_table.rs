@@ -13,6 +13,15 @@ pub(super) struct Mount {
     pub(super) root: PathBuf,
     /// Type of its filesystem.
     pub(super) kind: String,
+    /// Its own options, not those of its filesystem.
+    pub(super) options: Vec<String>,
+}
+
+impl Mount {
+    /// Whether it has this option.
+    pub(super) fn has(&self, option: &str) -> bool {
+        self.options.iter().any(|found| found == option)
+    }
 }
 
 /// Every mount of the table, in its order. Lines that are not understood are left out.
@@ -24,8 +33,9 @@ fn mount(line: &str) -> Option<Mount> {
     let (fixed, source) = line.split_once(" - ")?;
     let mut fields = fixed.split(' ').skip(3);
     let (root, point) = (unescape(fields.next()?), unescape(fields.next()?));
+    let options = fields.next()?.split(',').map(str::to_owned).collect();
     let kind = source.split(' ').next()?.to_owned();
-    Some(Mount { point, root, kind })
+    Some(Mount { point, root, kind, options })
 }
 
 /// Blank, tab, newline and backslash are written as a backslash and three octal digits.
@@ -57,5 +67,6 @@ mod tests {
         assert_eq!(mounts[0].kind, "cgroup2");
         assert_eq!(mounts[1].point, PathBuf::from("/mnt/two words"));
         assert_eq!(mounts[1].root, PathBuf::from("/a\\b"));
+        assert!(mounts[1].has("ro") && !mounts[0].has("ro") && mounts[0].has("relatime"));
     }
 }

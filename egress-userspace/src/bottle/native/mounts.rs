@@ -1,24 +1,28 @@
 //! What a bottle sees of the filesystem. Runs as the first process of its namespaces, still with every privilege.
 //!
-//! The host's files are shared, as the caller's work is there. Its kernel interfaces, sockets, devices and our own state
-//! are not. Nothing mounted here can be taken off from inside: that needs a capability over this mount namespace, and in a
+//! The host's files can be read, and written only where they are shared: the rest of what a bottle writes is in its layer.
+//! The host's kernel interfaces, sockets, devices and our own state are not there. Nothing mounted here can be taken off from inside: that needs a capability over this mount namespace, and in a
 //! user namespace of the bottle's own making the kernel locks inherited mounts together.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
+use nix::sys::stat::{SFlag, fstat};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::sethostname;
 
 use super::environment::{AUTHORITY, BUNDLE, KEY_STORE};
 use super::launch::LaunchSpec;
+use super::layer::Layer;
 use super::mount_table::{self, Mount};
 use super::namespace::unmount;
+use super::root::{NewRoot, open_plain};
 use super::{devices, files, keystore};
 
 const NO_TEXT: Option<&str> = None;
@@ -55,24 +59,28 @@ pub(super) fn furnish(spec: &LaunchSpec, sockets: &str) -> io::Result<()> {
     mount(NO_TEXT, "/", NO_TEXT, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NO_TEXT)?;
     let table = mount_table::parse(&fs::read_to_string("/proc/self/mountinfo")?);
     let found = Found::look(spec);
+    let hidden = hidden(spec, sockets);
     let terminal = if spec.has_terminal { devices::Terminal::find(&spec.caller)? } else { None };
-    if spec.caller.uid == 0 {
-        files::SYSTEM_TREES.iter().try_for_each(|tree| read_only_tree(Path::new(tree)))?;
-    }
-    hide_the_host(spec, &table, sockets)?;
+    let layer = Layer::at(PathBuf::from(&spec.layer));
+    let shared: Vec<PathBuf> = spec.shared.iter().map(PathBuf::from).collect();
+    NewRoot::make(&layer, &table, &shared, &hidden)?.enter()?;
+    devices::fresh_dev(terminal.as_ref())?;
     fresh_proc()?;
     fresh_sys()?;
     fresh_run(Path::new("/run"), &found.run_links)?;
     if !fs::symlink_metadata("/var/run").is_ok_and(|entry| entry.is_symlink()) && Path::new("/var/run").is_dir() {
         fresh_run(Path::new("/var/run"), &[])?;
     }
-    devices::fresh_dev(terminal.as_ref())?;
+    if spec.caller.uid == 0 {
+        files::SYSTEM_TREES.iter().try_for_each(|tree| read_only_tree(Path::new(tree)))?;
+    }
+    hide_the_host(&hidden)?;
     found.put_in_place(spec)?;
     sethostname(spec.bottle.as_str())?;
     Ok(())
 }
 
-/// What is read before `/run` is replaced: things elsewhere may link into it.
+/// What is read before the root is changed: things elsewhere may link into the host's `/run`.
 struct Found {
     resolver: PathBuf,
     hosts: Option<PathBuf>,
@@ -109,7 +117,6 @@ impl Found {
             fs::set_permissions(file, fs::Permissions::from_mode(0o444))?;
         }
         read_only(Path::new(OURS))?;
-        // Nothing is made in what the bottle shares with the host.
         if !self.resolver.exists() && self.resolver.starts_with("/run") {
             self.resolver.parent().map_or(Ok(()), fs::create_dir_all)?;
             fs::write(&self.resolver, "")?;
@@ -150,28 +157,34 @@ fn links_in(directory: &Path) -> Vec<(PathBuf, PathBuf)> {
     entries.filter_map(|entry| Some((entry.path(), fs::read_link(entry.path()).ok()?))).collect()
 }
 
-fn hide_the_host(spec: &LaunchSpec, table: &[Mount], sockets: &str) -> io::Result<()> {
-    // Handles of other bottles' namespaces: a copy here would keep them from ending.
-    table.iter().filter(|mount| mount.kind == "nsfs").try_for_each(|handle| unmount(&handle.point))?;
-    files::stray_kernel_mounts(table).try_for_each(hide)?;
+/// Real paths of what must not be seen: they are the same inside, and no link that a bottle made leads us past them.
+fn hidden(spec: &LaunchSpec, sockets: &str) -> Vec<PathBuf> {
     // A terminal multiplexer's server runs whatever its user asks it to, outside.
     let multiplexer = PathBuf::from(format!("/tmp/tmux-{}", spec.caller.uid));
-    let hidden = spec.hidden.iter().map(Path::new).chain(files::HIDDEN.iter().map(Path::new)).chain([&*multiplexer]);
-    hidden.into_iter().try_for_each(hide)?;
+    let ours = spec.hidden.iter().map(PathBuf::from);
+    let places = ours.chain(files::HIDDEN.iter().map(PathBuf::from)).chain([multiplexer]);
     let is_socket = |path: &PathBuf| fs::symlink_metadata(path).is_ok_and(|entry| entry.file_type().is_socket());
-    files::socket_paths(sockets).iter().filter(|path| is_socket(path)).try_for_each(|path| hide(path))
+    let sockets = files::socket_paths(sockets).into_iter().filter(is_socket);
+    places.chain(sockets).filter_map(|path| fs::canonicalize(path).ok()).collect()
 }
 
-/// Puts nothing in the place of `path`, if there is such a path.
+fn hide_the_host(hidden: &[PathBuf]) -> io::Result<()> {
+    let table = mount_table::parse(&fs::read_to_string("/proc/self/mountinfo")?);
+    // Handles of other bottles' namespaces: a copy here would keep them from ending.
+    table.iter().filter(|mount| mount.kind == "nsfs").try_for_each(|handle| unmount(&handle.point))?;
+    files::stray_kernel_mounts(&table).try_for_each(hide)?;
+    hidden.iter().try_for_each(|path| hide(path))
+}
+
+/// Puts nothing in the place of `path`, if there is such a path and no link on it.
 fn hide(path: &Path) -> io::Result<()> {
-    let path = match fs::canonicalize(path) {
-        Err(error) if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&error.kind()) => return Ok(()),
-        found => found?,
-    };
-    let hidden = if path.is_dir() {
-        mount(Some("tmpfs"), &path, Some("tmpfs"), NO_PROGRAMS | MsFlags::MS_RDONLY, Some("mode=755,size=4k"))
+    let Some(found) = open_plain(path)? else { return Ok(()) };
+    let is_directory = fstat(&found)?.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits();
+    let place = format!("/proc/self/fd/{}", found.as_raw_fd());
+    let hidden = if is_directory {
+        mount(Some("tmpfs"), &*place, Some("tmpfs"), NO_PROGRAMS | MsFlags::MS_RDONLY, Some("mode=755,size=4k"))
     } else {
-        mount(Some("/dev/null"), &path, NO_TEXT, MsFlags::MS_BIND, NO_TEXT)
+        mount(Some("/dev/null"), &*place, NO_TEXT, MsFlags::MS_BIND, NO_TEXT)
     };
     match hidden {
         // Sockets come and go.
@@ -211,7 +224,7 @@ pub(super) fn tmpfs(path: &Path, flags: MsFlags, options: &str) -> io::Result<()
 }
 
 /// Puts `source` in the place of `target`.
-pub(super) fn bind(source: &str, target: &Path) -> io::Result<()> {
+fn bind(source: &str, target: &Path) -> io::Result<()> {
     Ok(mount(Some(source), target, NO_TEXT, MsFlags::MS_BIND, NO_TEXT)?)
 }
 

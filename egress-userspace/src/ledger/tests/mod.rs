@@ -7,6 +7,7 @@ mod files;
 mod full;
 mod property;
 mod run;
+mod stop;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,8 +18,8 @@ use tempfile::TempDir;
 
 use super::{AddressPool, BottleRow, Clock, Ledger, LedgerError, NewRun, Terms};
 use crate::domain::{
-    Budget, Durability, Ending, Known, Limit, PermitId, ProviderNotes, Rules, Settlement, SpendRequest, Tokens,
-    UnixMillis, Usage, UsageDetails,
+    Budget, CutoffPolicy, Durability, Ending, Known, Limit, PermitId, ProviderNotes, Rules, Settlement, SpendRequest,
+    Tokens, UnixMillis, Usage, UsageDetails,
 };
 
 /// A ledger in a directory of its own.
@@ -122,6 +123,7 @@ fn new_run(name: &str, amounts: &[(&str, u64)]) -> NewRun {
         agent: Some("reviewer".parse().unwrap()),
         extends: None,
         budget: budget(amounts),
+        policy: CutoffPolicy::Freeze,
     }
 }
 
