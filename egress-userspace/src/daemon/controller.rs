@@ -54,7 +54,7 @@ enum Order {
     ProxyUp { outgoing: UnboundedSender<FromController>, pid: Option<u32>, done: oneshot::Sender<()> },
     ProxyDown { done: oneshot::Sender<()> },
     Crossed { settled: Settled, done: oneshot::Sender<()> },
-    Exhausted { bottle: BottleId, refusal: Refusal, done: oneshot::Sender<()> },
+    Exhausted { bottle: BottleId, refusal: Refusal, is_work: bool, done: oneshot::Sender<()> },
     Delivered { bottle: BottleId },
     RefusalDelivered { bottle: BottleId },
     Cut { bottle: BottleId, done: oneshot::Sender<Result<bool, LedgerError>> },
@@ -115,9 +115,9 @@ impl ControllerHandle {
         let _ = ask!(self, Crossed { settled });
     }
 
-    /// A request was refused because a budget is gone; returns when the proxy has been told so.
-    pub(super) async fn exhausted(&self, bottle: BottleId, refusal: Refusal) {
-        let _ = ask!(self, Exhausted { bottle, refusal });
+    /// A request was refused because a budget is gone; returns when the proxy has been told so. `is_work`: it would have spent.
+    pub(super) async fn exhausted(&self, bottle: BottleId, refusal: Refusal, is_work: bool) {
+        let _ = ask!(self, Exhausted { bottle, refusal, is_work });
     }
 
     pub(super) fn delivered(&self, bottle: BottleId) {
@@ -237,12 +237,14 @@ impl Controller {
                 self.crossed(settled).await;
                 let _ = done.send(());
             }
-            Order::Exhausted { bottle, refusal, done } => {
-                self.advance(bottle, |stage, bounds, now| stage.exhausted(refusal, bounds, now)).await;
+            Order::Exhausted { bottle, refusal, is_work, done } => {
+                self.advance(bottle, |stage, bounds, now| stage.exhausted(refusal, is_work, bounds, now)).await;
                 let _ = done.send(());
             }
             Order::Delivered { bottle } => self.advance(bottle, Stage::delivered).await,
-            Order::RefusalDelivered { bottle } => self.advance(bottle, |stage, _, _| stage.refusal_delivered()).await,
+            Order::RefusalDelivered { bottle } => {
+                self.advance(bottle, |stage, _, now| stage.refusal_delivered(now)).await;
+            }
             Order::Cut { bottle, done } => {
                 let _ = done.send(self.cut_by_operator(bottle).await);
             }
