@@ -409,15 +409,17 @@ pub(super) fn spends(view: &BudgetView) -> bool {
     own.is_some_and(|state| state.used + state.held > Tokens::ZERO)
 }
 
+/// What is wrong, and what to do about it, for whoever reads it in the bottle.
+pub(super) fn with_advice(message: &str) -> String {
+    format!("{message}. This bottle's network is being cut; ask the operator to raise the budget and restore it")
+}
+
 /// What a bottle hears once a budget is used up.
 pub(super) fn refusal(crossing: &Crossing, provider: &ProviderName) -> Refusal {
     let Crossing { scope, budget, used } = crossing;
     Refusal {
         reason: RefusalReason::BudgetExhausted,
-        message: format!(
-            "the {provider} budget of {scope} is used up: {used} of {budget} tokens. This bottle's network is being cut; \
-             ask the operator to raise the budget and restore it"
-        ),
+        message: with_advice(&format!("the {provider} budget of {scope} is used up: {used} of {budget} tokens")),
         scope: Some(scope.clone()),
         budget: Some(*budget),
         used: Some(*used),

@@ -26,7 +26,7 @@ use crate::policy::Routes;
 
 use super::authority::Authority;
 use super::clock::now;
-use super::controller::ControllerHandle;
+use super::controller::{ControllerHandle, with_advice};
 use super::proxy_link::{SETTLE_RETRY_EVERY, announce};
 
 /// Longest method and path of an unknown kind that is noted, in characters.
@@ -140,6 +140,7 @@ impl Conversation {
         let admission = match admitted {
             Ok(Ok(id)) => Admission::Permit(Permit { id }),
             Ok(Err(refusal)) if refusal.is_exhausted() => {
+                let refusal = Refusal { message: with_advice(&refusal.message), ..refusal };
                 let (controller, outgoing) = (self.controller.clone(), self.outgoing.clone());
                 self.later(async move {
                     controller.exhausted(bottle, refusal.clone(), is_work).await;
