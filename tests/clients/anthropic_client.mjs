@@ -17,11 +17,15 @@ const SCENARIOS = {
   slow: ["claude-test+deltas-20+delay-5", {}],
   long: ["claude-test+deltas-3000+delta-bytes-60", {}],
   large: ["claude-test+output-6000", {}],
+  refused: ["claude-test", {}],
+  too_large: ["claude-test", { messages: [{ role: "user", content: "word ".repeat(20_000) }] }],
   identity: ["claude-test+encoding-identity", {}],
   gzip: ["claude-test+encoding-gzip", {}],
   deflate: ["claude-test+encoding-deflate", {}],
   br: ["claude-test+encoding-br", {}],
 };
+// What is asked for and not answered.
+const REFUSED = ["refused", "too_large"];
 const AT_ONCE = 20;
 
 const client = new Anthropic();
@@ -59,7 +63,20 @@ async function events(scenario) {
   say(scenario, "events", request_id, usage);
 }
 
-const WAYS = [create, stream, events];
+// Where a refusal is what is expected, one line of JSON tells of it.
+const telling = (call) => async (scenario) => {
+  const begun = performance.now();
+  try {
+    await call(scenario);
+  } catch (error) {
+    if (!REFUSED.includes(scenario)) throw error;
+    const seconds = (performance.now() - begun) / 1000;
+    const { status, message, error: body } = error;
+    console.log(JSON.stringify({ refused: error.constructor.name, way: call.name, status, message, body, seconds }));
+  }
+};
+
+const WAYS = [create, stream, events].map(telling);
 
 // Counting costs nothing.
 async function count() {
@@ -75,14 +92,7 @@ async function atOnce() {
 // The first request uses up the budget; the second is refused.
 async function refused() {
   await create("large");
-  const begun = performance.now();
-  try {
-    await create("plain");
-  } catch (error) {
-    const seconds = (performance.now() - begun) / 1000;
-    const { status, message, error: body } = error;
-    console.log(JSON.stringify({ refused: error.constructor.name, status, message, body, seconds }));
-  }
+  await telling(create)("refused");
 }
 
 const SPECIAL = { count, at_once: atOnce, refused };

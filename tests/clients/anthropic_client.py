@@ -5,6 +5,7 @@ and the usage as the SDK reports it. Where it asks and whom it trusts is left to
 """
 
 import asyncio
+import contextlib
 import itertools
 import json
 import sys
@@ -24,12 +25,16 @@ SCENARIOS = {
     "slow": ("claude-test+deltas-20+delay-5", {}),
     "long": ("claude-test+deltas-3000+delta-bytes-60", {}),
     "large": ("claude-test+output-6000", {}),
+    "refused": ("claude-test", {}),
+    "too_large": ("claude-test", {"messages": [{"role": "user", "content": "word " * 20_000}]}),
     "identity": ("claude-test+encoding-identity", {}),
     "gzip": ("claude-test+encoding-gzip", {}),
     "deflate": ("claude-test+encoding-deflate", {}),
     "br": ("claude-test+encoding-br", {}),
     "zstd": ("claude-test+encoding-zstd", {}),
 }
+# What is asked for and not answered.
+REFUSED = ("refused", "too_large")
 AT_ONCE = 20
 
 blocking = anthropic.Anthropic()
@@ -48,6 +53,20 @@ def say(scenario, way, id, usage):
     print(json.dumps({"scenario": scenario, "way": way, "id": id, "usage": usage}), flush=True)
 
 
+@contextlib.contextmanager
+def telling(scenario, way):
+    """Where a refusal is what is expected, one line of JSON tells of it."""
+    begun = time.monotonic()
+    try:
+        yield
+    except anthropic.APIStatusError as error:
+        if scenario not in REFUSED:
+            raise
+        seconds = time.monotonic() - begun
+        said = {"status": error.status_code, "message": error.message, "body": error.body, "seconds": seconds}
+        print(json.dumps({"refused": type(error).__name__, "way": way, **said}), flush=True)
+
+
 def sum_up(usage, event):
     """What a program that reads events itself makes of them."""
     if event.type == "message_start":
@@ -57,40 +76,46 @@ def sum_up(usage, event):
 
 
 def create(scenario):
-    message = blocking.messages.create(**request(scenario))
-    say(scenario, "create", message._request_id, message.usage.model_dump())
+    with telling(scenario, "create"):
+        message = blocking.messages.create(**request(scenario))
+        say(scenario, "create", message._request_id, message.usage.model_dump())
 
 
 def stream(scenario):
-    with blocking.messages.stream(**request(scenario)) as events:
-        say(scenario, "stream", events.request_id, events.get_final_message().usage.model_dump())
+    with telling(scenario, "stream"):
+        with blocking.messages.stream(**request(scenario)) as events:
+            say(scenario, "stream", events.request_id, events.get_final_message().usage.model_dump())
 
 
 def events(scenario):
-    usage = {}
-    with blocking.messages.create(stream=True, **request(scenario)) as events:
-        for event in events:
-            sum_up(usage, event)
-        say(scenario, "events", events.response.headers["request-id"], usage)
+    with telling(scenario, "events"):
+        usage = {}
+        with blocking.messages.create(stream=True, **request(scenario)) as events:
+            for event in events:
+                sum_up(usage, event)
+            say(scenario, "events", events.response.headers["request-id"], usage)
 
 
 async def create_async(scenario):
-    message = await client.messages.create(**request(scenario))
-    say(scenario, "create_async", message._request_id, message.usage.model_dump())
+    with telling(scenario, "create_async"):
+        message = await client.messages.create(**request(scenario))
+        say(scenario, "create_async", message._request_id, message.usage.model_dump())
 
 
 async def stream_async(scenario):
-    async with client.messages.stream(**request(scenario)) as events:
-        message = await events.get_final_message()
-        say(scenario, "stream_async", events.request_id, message.usage.model_dump())
+    with telling(scenario, "stream_async"):
+        async with client.messages.stream(**request(scenario)) as events:
+            message = await events.get_final_message()
+            say(scenario, "stream_async", events.request_id, message.usage.model_dump())
 
 
 async def events_async(scenario):
-    usage = {}
-    async with await client.messages.create(stream=True, **request(scenario)) as events:
-        async for event in events:
-            sum_up(usage, event)
-        say(scenario, "events_async", events.response.headers["request-id"], usage)
+    with telling(scenario, "events_async"):
+        usage = {}
+        async with await client.messages.create(stream=True, **request(scenario)) as events:
+            async for event in events:
+                sum_up(usage, event)
+            say(scenario, "events_async", events.response.headers["request-id"], usage)
 
 
 async def count():
@@ -110,13 +135,7 @@ async def at_once():
 async def refused():
     """The first request uses up the budget; the second is refused."""
     create("large")
-    begun = time.monotonic()
-    try:
-        create("plain")
-    except anthropic.APIStatusError as error:
-        seconds = time.monotonic() - begun
-        said = {"status": error.status_code, "message": error.message, "body": error.body, "seconds": seconds}
-        print(json.dumps({"refused": type(error).__name__, **said}), flush=True)
+    create("refused")
 
 
 async def main():

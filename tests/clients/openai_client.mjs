@@ -13,11 +13,16 @@ const SCENARIOS = {
   slow: "gpt-test+deltas-20+delay-5",
   long: "gpt-test+deltas-3000+delta-bytes-60",
   large: "gpt-test+output-6000",
+  refused: "gpt-test",
+  too_large: "gpt-test",
   identity: "gpt-test+encoding-identity",
   gzip: "gpt-test+encoding-gzip",
   deflate: "gpt-test+encoding-deflate",
   br: "gpt-test+encoding-br",
 };
+// What is asked for and not answered.
+const REFUSED = ["refused", "too_large"];
+const LARGE = "word ".repeat(20_000);
 const AT_ONCE = 20;
 const CHAT = { messages: [{ role: "user", content: "Say something." }] };
 const PROMPT = { prompt: "Say something." };
@@ -41,6 +46,19 @@ function say(scenario, way, id, usage, text_length = null) {
   console.log(JSON.stringify({ scenario, way, id, usage, text_length }));
 }
 
+// Where a refusal is what is expected, one line of JSON tells of it.
+async function telling(scenario, way, call) {
+  const begun = performance.now();
+  try {
+    await call();
+  } catch (error) {
+    if (!REFUSED.includes(scenario)) throw error;
+    const seconds = (performance.now() - begun) / 1000;
+    const { status, message, error: body } = error;
+    console.log(JSON.stringify({ refused: error.constructor.name, way, status, message, body, seconds }));
+  }
+}
+
 async function whole(scenario, way, create, options) {
   const answer = await create({ model: model(scenario), ...options });
   say(scenario, way, answer._request_id, answer.usage);
@@ -54,19 +72,24 @@ async function streamed(scenario, way, create, options) {
 }
 
 // By the SDK's own reader of events, which tells the response's id alone.
-async function followed(scenario) {
-  const response = await client.responses.stream({ model: model(scenario), ...INPUT }).finalResponse();
-  say(scenario, "responses_followed", response.id, response.usage);
+async function followed(scenario, way, input) {
+  const response = await client.responses.stream({ model: model(scenario), ...input }).finalResponse();
+  say(scenario, way, response.id, response.usage);
 }
 
 async function everyWay(scenario) {
-  await whole(scenario, "chat", chat, CHAT);
-  await streamed(scenario, "chat_streamed", chat, { ...CHAT, ...ASKING });
-  await whole(scenario, "completions", completions, PROMPT);
-  await streamed(scenario, "completions_streamed", completions, { ...PROMPT, ...ASKING });
-  await whole(scenario, "responses", responses, INPUT);
-  await streamed(scenario, "responses_streamed", responses, { ...INPUT, stream: true });
-  await followed(scenario);
+  const text = scenario === "too_large" ? LARGE : "Say something.";
+  const [said, prompt, input] = [{ messages: [{ role: "user", content: text }] }, { prompt: text }, { input: text }];
+  const ways = {
+    chat: (way) => whole(scenario, way, chat, said),
+    chat_streamed: (way) => streamed(scenario, way, chat, { ...said, ...ASKING }),
+    completions: (way) => whole(scenario, way, completions, prompt),
+    completions_streamed: (way) => streamed(scenario, way, completions, { ...prompt, ...ASKING }),
+    responses: (way) => whole(scenario, way, responses, input),
+    responses_streamed: (way) => streamed(scenario, way, responses, { ...input, stream: true }),
+    responses_followed: (way) => followed(scenario, way, input),
+  };
+  for (const [way, ask] of Object.entries(ways)) await telling(scenario, way, () => ask(way));
 }
 
 // Counting costs nothing.
@@ -107,14 +130,7 @@ async function unasked() {
 // The first request uses up the budget; the second is refused.
 async function refused() {
   await whole("large", "chat", chat, CHAT);
-  const begun = performance.now();
-  try {
-    await whole("plain", "chat", chat, CHAT);
-  } catch (error) {
-    const seconds = (performance.now() - begun) / 1000;
-    const { status, message, error: body } = error;
-    console.log(JSON.stringify({ refused: error.constructor.name, status, message, body, seconds }));
-  }
+  await telling("refused", "chat", () => whole("refused", "chat", chat, CHAT));
 }
 
 const SPECIAL = {

@@ -5,6 +5,7 @@ and the usage as the SDK reports it. Where it asks and whom it trusts is left to
 """
 
 import asyncio
+import contextlib
 import itertools
 import json
 import sys
@@ -20,12 +21,17 @@ SCENARIOS = {
     "slow": "gpt-test+deltas-20+delay-5",
     "long": "gpt-test+deltas-3000+delta-bytes-60",
     "large": "gpt-test+output-6000",
+    "refused": "gpt-test",
+    "too_large": "gpt-test",
     "identity": "gpt-test+encoding-identity",
     "gzip": "gpt-test+encoding-gzip",
     "deflate": "gpt-test+encoding-deflate",
     "br": "gpt-test+encoding-br",
     "zstd": "gpt-test+encoding-zstd",
 }
+# What is asked for and not answered.
+REFUSED = ("refused", "too_large")
+LARGE = "word " * 20_000
 AT_ONCE = 20
 CHAT = {"messages": [{"role": "user", "content": "Say something."}]}
 PROMPT = {"prompt": "Say something."}
@@ -54,63 +60,94 @@ def usage_of(chunk):
     return getattr(chunk, "usage", None) or getattr(getattr(chunk, "response", None), "usage", None)
 
 
+def say_refused(error, way, status, message, body, begun):
+    said = {"status": status, "message": message, "body": body, "seconds": time.monotonic() - begun}
+    print(json.dumps({"refused": error, "way": way, **said}), flush=True)
+
+
+@contextlib.contextmanager
+def telling(scenario, way):
+    """Where a refusal is what is expected, one line of JSON tells of it."""
+    begun = time.monotonic()
+    try:
+        yield
+    except openai.APIStatusError as error:
+        if scenario not in REFUSED:
+            raise
+        say_refused(type(error).__name__, way, error.status_code, error.message, error.body, begun)
+
+
 def whole(scenario, way, create, **options):
-    answer = create(model=model(scenario), **options)
-    say(scenario, way, answer._request_id, answer.usage)
+    with telling(scenario, way):
+        answer = create(model=model(scenario), **options)
+        say(scenario, way, answer._request_id, answer.usage)
 
 
 def streamed(scenario, way, create, **options):
-    usage = None
-    with create(model=model(scenario), **options) as chunks:
-        for chunk in chunks:
-            usage = usage_of(chunk) or usage
-        say(scenario, way, chunks.response.headers["x-request-id"], usage)
+    with telling(scenario, way):
+        usage = None
+        with create(model=model(scenario), **options) as chunks:
+            for chunk in chunks:
+                usage = usage_of(chunk) or usage
+            say(scenario, way, chunks.response.headers["x-request-id"], usage)
 
 
-def followed(scenario):
+def followed(scenario, input):
     """By the SDK's own reader of events, which tells the response's id alone."""
-    with blocking.responses.stream(model=model(scenario), **INPUT) as events:
-        response = events.get_final_response()
-    say(scenario, "responses_followed", response.id, response.usage)
+    with telling(scenario, "responses_followed"):
+        with blocking.responses.stream(model=model(scenario), **input) as events:
+            response = events.get_final_response()
+        say(scenario, "responses_followed", response.id, response.usage)
 
 
 async def whole_async(scenario, way, create, **options):
-    answer = await create(model=model(scenario), **options)
-    say(scenario, way, answer._request_id, answer.usage)
+    with telling(scenario, way):
+        answer = await create(model=model(scenario), **options)
+        say(scenario, way, answer._request_id, answer.usage)
 
 
 async def streamed_async(scenario, way, create, **options):
-    usage = None
-    async with await create(model=model(scenario), **options) as chunks:
-        async for chunk in chunks:
-            usage = usage_of(chunk) or usage
-        say(scenario, way, chunks.response.headers["x-request-id"], usage)
+    with telling(scenario, way):
+        usage = None
+        async with await create(model=model(scenario), **options) as chunks:
+            async for chunk in chunks:
+                usage = usage_of(chunk) or usage
+            say(scenario, way, chunks.response.headers["x-request-id"], usage)
 
 
-async def followed_async(scenario):
-    async with client.responses.stream(model=model(scenario), **INPUT) as events:
-        response = await events.get_final_response()
-    say(scenario, "responses_followed_async", response.id, response.usage)
+async def followed_async(scenario, input):
+    with telling(scenario, "responses_followed_async"):
+        async with client.responses.stream(model=model(scenario), **input) as events:
+            response = await events.get_final_response()
+        say(scenario, "responses_followed_async", response.id, response.usage)
+
+
+def asked(scenario):
+    """A request of each kind."""
+    text = LARGE if scenario == "too_large" else "Say something."
+    return {"messages": [{"role": "user", "content": text}]}, {"prompt": text}, {"input": text}
 
 
 def every_way(scenario):
-    whole(scenario, "chat", blocking.chat.completions.create, **CHAT)
-    streamed(scenario, "chat_streamed", blocking.chat.completions.create, **CHAT, **ASKING)
-    whole(scenario, "completions", blocking.completions.create, **PROMPT)
-    streamed(scenario, "completions_streamed", blocking.completions.create, **PROMPT, **ASKING)
-    whole(scenario, "responses", blocking.responses.create, **INPUT)
-    streamed(scenario, "responses_streamed", blocking.responses.create, stream=True, **INPUT)
-    followed(scenario)
+    chat, prompt, input = asked(scenario)
+    whole(scenario, "chat", blocking.chat.completions.create, **chat)
+    streamed(scenario, "chat_streamed", blocking.chat.completions.create, **chat, **ASKING)
+    whole(scenario, "completions", blocking.completions.create, **prompt)
+    streamed(scenario, "completions_streamed", blocking.completions.create, **prompt, **ASKING)
+    whole(scenario, "responses", blocking.responses.create, **input)
+    streamed(scenario, "responses_streamed", blocking.responses.create, stream=True, **input)
+    followed(scenario, input)
 
 
 async def every_way_async(scenario):
-    await whole_async(scenario, "chat_async", client.chat.completions.create, **CHAT)
-    await streamed_async(scenario, "chat_streamed_async", client.chat.completions.create, **CHAT, **ASKING)
-    await whole_async(scenario, "completions_async", client.completions.create, **PROMPT)
-    await streamed_async(scenario, "completions_streamed_async", client.completions.create, **PROMPT, **ASKING)
-    await whole_async(scenario, "responses_async", client.responses.create, **INPUT)
-    await streamed_async(scenario, "responses_streamed_async", client.responses.create, stream=True, **INPUT)
-    await followed_async(scenario)
+    chat, prompt, input = asked(scenario)
+    await whole_async(scenario, "chat_async", client.chat.completions.create, **chat)
+    await streamed_async(scenario, "chat_streamed_async", client.chat.completions.create, **chat, **ASKING)
+    await whole_async(scenario, "completions_async", client.completions.create, **prompt)
+    await streamed_async(scenario, "completions_streamed_async", client.completions.create, **prompt, **ASKING)
+    await whole_async(scenario, "responses_async", client.responses.create, **input)
+    await streamed_async(scenario, "responses_streamed_async", client.responses.create, stream=True, **input)
+    await followed_async(scenario, input)
 
 
 async def embeddings():
@@ -205,15 +242,32 @@ async def unasked():
 
 
 async def refused():
-    """The first request uses up the budget; the second is refused."""
+    """The first request uses up the budget; a socket is not opened, and the second request is refused."""
     whole("large", "chat", blocking.chat.completions.create, **CHAT)
     begun = time.monotonic()
     try:
-        whole("plain", "chat", blocking.chat.completions.create, **CHAT)
-    except openai.APIStatusError as error:
-        seconds = time.monotonic() - begun
-        said = {"status": error.status_code, "message": error.message, "body": error.body, "seconds": seconds}
-        print(json.dumps({"refused": type(error).__name__, **said}), flush=True)
+        with blocking.responses.connect():
+            pass
+    except Exception as error:
+        say_refused(type(error).__name__, "socket", 426, str(error), None, begun)
+    whole("refused", "chat", blocking.chat.completions.create, **CHAT)
+
+
+def say_failed(way, event, begun):
+    failed = event.model_dump()
+    say_refused(event.type, way, 101, failed["response"]["error"]["message"], failed, begun)
+
+
+async def too_large_socket():
+    """On a socket that is open already."""
+    begun = time.monotonic()
+    with blocking.responses.connect() as connection:
+        connection.response.create(model=model("too_large"), input=LARGE)
+        say_failed("socket", connection.recv(), begun)
+    begun = time.monotonic()
+    async with client.responses.connect() as connection:
+        await connection.response.create(model=model("too_large"), input=LARGE)
+        say_failed("socket_async", await connection.recv(), begun)
 
 
 async def main():
@@ -224,6 +278,7 @@ async def main():
         "at_once": at_once,
         "unasked": unasked,
         "refused": refused,
+        "too_large_socket": too_large_socket,
     }
     for name in sys.argv[1:]:
         if name in special:

@@ -63,6 +63,8 @@ pub struct Refused {
     /// The class of the error.
     #[serde(rename = "refused")]
     pub error: String,
+    /// By which call.
+    pub way: String,
     /// Of the answer.
     pub status: u16,
     /// What a person reads.
@@ -181,11 +183,11 @@ pub fn lines(output: &str) -> Result<Vec<Line>> {
 }
 
 /// Where the programs are.
-fn sources() -> PathBuf {
+pub(crate) fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("clients")
 }
 
 /// Where what they need is installed: beside the directory of this build's kind.
-fn directory() -> PathBuf {
+pub(crate) fn directory() -> PathBuf {
     program("clients").parent().and_then(Path::parent).unwrap_or(Path::new(".")).join("clients")
 }

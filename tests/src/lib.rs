@@ -1,5 +1,6 @@
 //! Worlds to test egress in.
 
+pub mod agents;
 pub mod clients;
 pub mod gate;
 pub mod heap;

@@ -60,7 +60,7 @@ enum Order {
     ProxyUp { outgoing: UnboundedSender<FromController>, pid: Option<u32>, done: oneshot::Sender<()> },
     ProxyDown { done: oneshot::Sender<()> },
     Crossed { settled: Settled, done: oneshot::Sender<()> },
-    Exhausted { bottle: BottleId, refusal: Refusal, done: oneshot::Sender<()> },
+    Exhausted { bottle: BottleId, refusal: Refusal, is_work: bool, done: oneshot::Sender<()> },
     Delivered { bottle: BottleId },
     RefusalDelivered { bottle: BottleId },
     Cut { bottle: BottleId, done: oneshot::Sender<Result<bool, LedgerError>> },
@@ -137,9 +137,9 @@ impl ControllerHandle {
         let _ = ask!(self, Crossed { settled });
     }
 
-    /// A request was refused because a budget is gone; returns when the proxy has been told so.
-    pub(super) async fn exhausted(&self, bottle: BottleId, refusal: Refusal) {
-        let _ = ask!(self, Exhausted { bottle, refusal });
+    /// A request was refused because a budget is gone; returns when the proxy has been told so. `is_work`: it would have spent.
+    pub(super) async fn exhausted(&self, bottle: BottleId, refusal: Refusal, is_work: bool) {
+        let _ = ask!(self, Exhausted { bottle, refusal, is_work });
     }
 
     pub(super) fn delivered(&self, bottle: BottleId) {
@@ -267,12 +267,14 @@ impl Controller {
                 self.crossed(settled).await;
                 let _ = done.send(());
             }
-            Order::Exhausted { bottle, refusal, done } => {
-                self.advance(bottle, |stage, bounds, now| stage.exhausted(refusal, bounds, now)).await;
+            Order::Exhausted { bottle, refusal, is_work, done } => {
+                self.advance(bottle, |stage, bounds, now| stage.exhausted(refusal, is_work, bounds, now)).await;
                 let _ = done.send(());
             }
             Order::Delivered { bottle } => self.advance(bottle, Stage::delivered).await,
-            Order::RefusalDelivered { bottle } => self.advance(bottle, |stage, _, _| stage.refusal_delivered()).await,
+            Order::RefusalDelivered { bottle } => {
+                self.advance(bottle, |stage, _, now| stage.refusal_delivered(now)).await;
+            }
             Order::Cut { bottle, done } => {
                 let _ = done.send(self.cut_by_operator(bottle).await);
             }
@@ -500,15 +502,17 @@ pub(super) fn spends(view: &BudgetView) -> bool {
     view.own > Tokens::ZERO
 }
 
+/// What is wrong, and what to do about it, for whoever reads it in the bottle.
+pub(super) fn with_advice(message: &str) -> String {
+    format!("{message}. This bottle's network is being cut; ask the operator to raise the budget and restore it")
+}
+
 /// What a bottle hears once a budget is used up.
 pub(super) fn refusal(crossing: &Crossing, provider: &ProviderName) -> Refusal {
     let Crossing { scope, budget, used, .. } = crossing;
     Refusal {
         reason: RefusalReason::BudgetExhausted,
-        message: format!(
-            "the {provider} budget of {scope} is used up: {used} of {budget} tokens. This bottle's network is being cut; \
-             ask the operator to raise the budget and restore it"
-        ),
+        message: with_advice(&format!("the {provider} budget of {scope} is used up: {used} of {budget} tokens")),
         scope: Some(scope.clone()),
         budget: Some(*budget),
         used: Some(*used),

@@ -25,7 +25,7 @@ use crate::ledger::{Admitted, Command, Done, Ledger, LedgerError, Passed, Settle
 
 use super::authority::Authority;
 use super::clock::now;
-use super::controller::ControllerHandle;
+use super::controller::{ControllerHandle, with_advice};
 use super::proxy_link::{SETTLE_RETRY_EVERY, announce};
 use super::reload::InForce;
 
@@ -49,7 +49,8 @@ pub(super) struct Conversation {
 
 /// A question that the ledger answers.
 enum Question {
-    Admit(RequestNumber, BottleId),
+    /// Also: would it spend?
+    Admit(RequestNumber, BottleId, bool),
     Settle(RequestNumber, Box<Settlement>),
 }
 
@@ -95,7 +96,7 @@ impl Conversation {
             match message {
                 FromProxy::Ready => info!("the proxy serves"),
                 FromProxy::Admit { number, request } => {
-                    questions.push(Question::Admit(number, request.bottle));
+                    questions.push(Question::Admit(number, request.bottle, request.is_metered));
                     commands.push(Command::Admit(request));
                 }
                 FromProxy::Settle { number, settlement } => {
@@ -120,7 +121,9 @@ impl Conversation {
     /// The answer, or nothing when it comes later.
     fn resolve(&mut self, question: Question, done: Done) -> Option<FromController> {
         match (question, done) {
-            (Question::Admit(number, bottle), Done::Admitted(admitted)) => self.admission(number, bottle, admitted),
+            (Question::Admit(number, bottle, is_work), Done::Admitted(admitted)) => {
+                self.admission(number, bottle, is_work, admitted)
+            }
             (Question::Settle(number, settlement), Done::Settled(settled)) => self.settled(number, settlement, settled),
             // Answers come in the order of commands.
             (Question::Admit(..), Done::Settled(_)) | (Question::Settle(..), Done::Admitted(_)) => None,
@@ -131,14 +134,16 @@ impl Conversation {
         &mut self,
         number: RequestNumber,
         bottle: BottleId,
+        is_work: bool,
         admitted: Result<Result<Admitted, Refusal>, LedgerError>,
     ) -> Option<FromController> {
         let admission = match admitted {
             Ok(Ok(Admitted { permit, allowances })) => Admission::Permit(Permit { id: permit, allowances }),
             Ok(Err(refusal)) if refusal.is_exhausted() => {
+                let refusal = Refusal { message: with_advice(&refusal.message), ..refusal };
                 let (controller, outgoing) = (self.controller.clone(), self.outgoing.clone());
                 self.later(async move {
-                    controller.exhausted(bottle, refusal.clone()).await;
+                    controller.exhausted(bottle, refusal.clone(), is_work).await;
                     let admission = Admission::Refused(refusal);
                     let _ = outgoing.send(FromController::Admitted { number, admission });
                 });

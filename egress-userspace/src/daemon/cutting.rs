@@ -1,7 +1,7 @@
 //! From a crossed budget to a cut gate: when is it time?
 //!
-//! Pure. The response that crosses drains first (at most `drain`), then the bottle may hear why (until one readable refusal
-//! has been delivered, at most `last_word`), then the gate is cut. Both bounds may be zero.
+//! Pure. The response that crosses drains first (at most `drain`), then the bottle may hear why (until a moment after the
+//! first readable refusal has been delivered, at most `last_word`), then the gate is cut. Both bounds may be zero.
 
 use std::time::Duration;
 
@@ -15,6 +15,12 @@ pub(super) struct Bounds {
     /// How long the bottle may take to hear why.
     pub(super) last_word: Duration,
 }
+
+/// How long after one refusal others are heard. Agents ask in more than one request: Gemini CLI goes on after a small model
+/// was refused to it, Claude Code names a session beside its work. Each that meets silence keeps its agent for minutes.
+const ECHO: Duration = Duration::from_secs(1);
+/// A bottle that starts on a spent budget asks for model lists and settings before anyone there works: times `last_word`.
+const STARTING_FACTOR: u32 = 5;
 
 /// A moment: time since the controller started.
 pub(super) type Moment = Duration;
@@ -41,10 +47,14 @@ impl Stage {
         }
     }
 
-    /// A request was refused because the budget is gone already; nothing drains.
-    pub(super) fn exhausted(self, refusal: Refusal, bounds: Bounds, now: Moment) -> Self {
+    /// A request was refused because the budget is gone already; nothing drains. `is_work`: it would have spent.
+    pub(super) fn exhausted(self, refusal: Refusal, is_work: bool, bounds: Bounds, now: Moment) -> Self {
         match self {
-            Self::Open => Self::LastWord { until: now + bounds.last_word, refusal }.due(bounds, now),
+            Self::Open => {
+                let patience =
+                    if is_work { bounds.last_word } else { bounds.last_word.saturating_mul(STARTING_FACTOR) };
+                Self::LastWord { until: now.saturating_add(patience), refusal }.due(bounds, now)
+            }
             Self::Draining { .. } | Self::LastWord { .. } | Self::Cut(_) => self,
         }
     }
@@ -60,9 +70,9 @@ impl Stage {
     }
 
     /// A readable refusal has reached the client.
-    pub(super) fn refusal_delivered(self) -> Self {
+    pub(super) fn refusal_delivered(self, now: Moment) -> Self {
         match self {
-            Self::LastWord { .. } => Self::Cut(CutCause::Budget),
+            Self::LastWord { until, refusal } => Self::LastWord { until: until.min(now + ECHO), refusal },
             Self::Open | Self::Draining { .. } | Self::Cut(_) => self,
         }
     }
@@ -134,22 +144,34 @@ mod tests {
     }
 
     #[test]
-    fn a_bottle_that_has_heard_why_is_cut_at_once() {
+    fn a_bottle_that_has_heard_why_is_cut_a_moment_later() {
         let stage = Stage::Open.crossed(refusal(), BOUNDS, at(0)).delivered(BOUNDS, at(10));
         assert_eq!(stage.deadline(), Some(at(2_010)));
-        assert_eq!(stage.refusal_delivered(), CUT);
+        // Whoever is refused meanwhile hears it, too, and does not win time.
+        let stage = stage.refusal_delivered(at(20)).refusal_delivered(at(900));
+        assert_eq!(stage.deadline(), Some(at(1_020)));
+        assert_eq!(stage.due(BOUNDS, at(1_020)), CUT);
+    }
+
+    #[test]
+    fn hearing_why_does_not_lengthen_the_last_word() {
+        let stage = Stage::Open.exhausted(refusal(), true, BOUNDS, at(0)).refusal_delivered(at(1_900));
+        assert_eq!(stage.deadline(), Some(at(2_000)));
     }
 
     #[test]
     fn the_crossing_response_is_not_cut_short_by_a_refusal() {
-        let stage = Stage::Open.crossed(refusal(), BOUNDS, at(0)).refusal_delivered();
+        let stage = Stage::Open.crossed(refusal(), BOUNDS, at(0)).refusal_delivered(at(5));
         assert_eq!(stage.deadline(), Some(at(1_000)));
     }
 
     #[test]
     fn a_refused_request_starts_the_last_word() {
-        let stage = Stage::Open.exhausted(refusal(), BOUNDS, at(5));
+        let stage = Stage::Open.exhausted(refusal(), true, BOUNDS, at(5));
         assert_eq!(stage.deadline(), Some(at(2_005)));
+        let starting = Stage::Open.exhausted(refusal(), false, BOUNDS, at(5));
+        assert_eq!(starting.deadline(), Some(at(10_005)));
+        assert_eq!(starting.refusal_delivered(at(500)).deadline(), Some(at(1_500)));
     }
 
     #[test]
@@ -162,13 +184,14 @@ mod tests {
     #[test]
     fn bounds_of_zero_cut_at_the_crossing() {
         assert_eq!(Stage::Open.crossed(refusal(), NONE, at(7)), CUT);
-        assert_eq!(Stage::Open.exhausted(refusal(), NONE, at(7)), CUT);
+        assert_eq!(Stage::Open.exhausted(refusal(), true, NONE, at(7)), CUT);
+        assert_eq!(Stage::Open.exhausted(refusal(), false, NONE, at(7)), CUT);
     }
 
     #[test]
     fn an_operators_cut_is_not_overwritten() {
         let cut = Stage::Cut(CutCause::Operator);
         assert_eq!(cut.clone().crossed(refusal(), BOUNDS, at(0)), cut);
-        assert_eq!(cut.clone().due(BOUNDS, at(9_000)).refusal_delivered(), cut);
+        assert_eq!(cut.clone().due(BOUNDS, at(9_000)).refusal_delivered(at(9_000)), cut);
     }
 }

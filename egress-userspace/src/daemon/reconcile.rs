@@ -141,7 +141,7 @@ async fn keep_cut(launcher: &Launcher, row: &BottleRow, held: Option<&Gate>) -> 
 async fn resume_cutting(launcher: &Launcher, row: &BottleRow) -> Result<(), DaemonError> {
     for view in launcher.ledger.budgets(row.id).await?.into_iter().filter(spends) {
         if let Some(crossing) = budget::crossed(&view.chain) {
-            launcher.controller.exhausted(row.id, refusal(&crossing, &view.provider)).await;
+            launcher.controller.exhausted(row.id, refusal(&crossing, &view.provider), true).await;
         }
     }
     Ok(())

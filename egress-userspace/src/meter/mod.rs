@@ -52,7 +52,7 @@ pub use estimate::prepare as prepare_estimates;
 pub use guess::guess;
 pub use lanes::{Lanes, Route};
 pub use response::ResponseMeter;
-pub use responses_socket::{EventKind, ServerEvent, Work, has_responses_socket, speaks_responses, work};
+pub use responses_socket::{EventKind, ServerEvent, Work, dialect, has_responses_socket, work};
 pub use surface::{Dialect, DialectError};
 pub use tally::Details;
 pub use usage_asked::{Asking, UsageAsked, ask_for_usage};

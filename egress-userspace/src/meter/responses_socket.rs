@@ -27,16 +27,19 @@ const CLIENT_KEYS: &[&str] = &["type", "stream_id", "generate", "background", "p
 /// Keys of an event that matter.
 const EVENT_KEYS: &[&str] = &["type", "stream_id", "response", "response_id", "status", "sequence_number", "error"];
 
-/// Is a POST to this path answered in the dialect of OpenAI's Responses?
+/// What a POST to this path is answered in, if that can be metered.
 #[must_use]
-pub fn speaks_responses(api: Api, path: &str) -> bool {
-    target(api, "POST", path).surface == Surface::Metered(Dialect::OpenAiResponses)
+pub fn dialect(api: Api, path: &str) -> Option<Dialect> {
+    match target(api, "POST", path).surface {
+        Surface::Metered(dialect) => Some(dialect),
+        Surface::Free | Surface::Blind | Surface::Unknown => None,
+    }
 }
 
 /// Does a WebSocket to this path carry responses that can be metered one by one?
 #[must_use]
 pub fn has_responses_socket(api: Api, path: &str) -> bool {
-    speaks_responses(api, path) && normalised(path).ends_with("/responses")
+    dialect(api, path) == Some(Dialect::OpenAiResponses) && normalised(path).ends_with("/responses")
 }
 
 /// Work that a client's message asks for.

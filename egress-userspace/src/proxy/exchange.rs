@@ -311,8 +311,11 @@ impl Run<'_> {
         let closes = (is_last_word || *answer == Answer::BodyBroken) && self.version < Version::HTTP_2;
         let report = FromProxy::RefusalDelivered { bottle: self.bottle.view.id };
         let delivery = is_final.then(|| self.delivery(report, REFUSAL_DELIVERY_TIME_MAX));
-        let audience = self.api.map_or(Audience::Any, |api| Audience::of(api, self.uri.path()));
-        refusal::respond(answer, audience, closes).map(|bytes| ResponseBody::Answer { bytes: Some(bytes), delivery })
+        let audience = self.api.map_or_else(Audience::default, |api| Audience::of(api, self.uri.path()));
+        let response = refusal::respond(answer, audience, closes);
+        let (bottle, target) = (&self.bottle.view.name, format!("{} {}", self.method, self.uri.path()));
+        tracing::debug!(%bottle, target, status = response.status().as_u16(), is_final, "refused");
+        response.map(|bytes| ResponseBody::Answer { bytes: Some(bytes), delivery })
     }
 
     /// Is the answer read by whoever works here? What agents ask beside their work, telemetry for one, they drop unread.

@@ -191,7 +191,7 @@ async fn connect(mut request: Request<Incoming>, tunnel: &Mutex<Option<Tunnel>>)
         Err(error) => {
             discard(request.into_body()).await;
             let answer = refusal::plain(RefusalReason::HostNotAllowed, error.to_string());
-            refusal::respond(&answer, Audience::Any, true)
+            refusal::respond(&answer, Audience::default(), true)
                 .map(|bytes| ResponseBody::Answer { bytes: Some(bytes), delivery: None })
         }
     }

@@ -1,7 +1,8 @@
 //! What a client hears instead of a response: a status that it does not retry and a body that people and machines read.
 //!
-//! One shape serves all: Anthropic's, with `egress_reason` and the budget beside it; OpenAI's clients find `error.message` in
-//! the same place. On an open WebSocket of OpenAI's Responses it is the event of a failed response, with the same beside it.
+//! Each hears it in the shape of its provider's own errors, of which SDKs make exceptions and agents show the message. Beside
+//! that stand `egress_reason` and the budget, the same for all. On an open WebSocket of OpenAI's Responses it is the event of
+//! a failed response, with the same beside it.
 
 use bytes::Bytes;
 use hyper::http::HeaderName;
@@ -10,10 +11,12 @@ use hyper::{Response, StatusCode};
 use serde::Serialize;
 
 use crate::domain::{Api, Host, Refusal, RefusalReason, Scope, Tokens};
-use crate::meter;
+use crate::meter::{self, Dialect};
 
 /// Tells the SDKs not to try again, whatever the status.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+/// Names the kind of an error of Amazon's.
+const AMAZON_ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
 
 /// An answer that the proxy gives itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,33 +31,96 @@ pub(super) enum Answer {
     BodyBroken,
 }
 
-/// Who hears it. Codex tries again for a quarter of a minute on the statuses that say it best.
+/// Who hears it: in what shape, and whether with another status.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Audience {
-    /// Anyone.
+    /// Whoever speaks Anthropic's Messages, and who asked for a host that nobody knows.
     #[default]
-    Any,
-    /// Whoever speaks OpenAI's Responses, as Codex does.
+    Anthropic,
+    /// Whoever speaks one of OpenAI's dialects but Responses.
+    OpenAi,
+    /// Whoever speaks OpenAI's Responses, as Codex does, which tries again for a quarter of a minute on the statuses that say
+    /// it best.
     Responses,
+    /// Whoever speaks Gemini's.
+    Google,
+    /// Whoever speaks Bedrock's own.
+    Amazon,
+    /// Whoever speaks Ollama's own.
+    Ollama,
 }
 
 impl Audience {
     /// Who asks for this.
     pub(super) fn of(api: Api, path: &str) -> Self {
-        if meter::speaks_responses(api, path) { Self::Responses } else { Self::Any }
+        match meter::dialect(api, path) {
+            Some(Dialect::AnthropicMessages) => Self::Anthropic,
+            Some(Dialect::OpenAiChat | Dialect::OpenAiEmbeddings) => Self::OpenAi,
+            Some(Dialect::OpenAiResponses) => Self::Responses,
+            Some(Dialect::Gemini) => Self::Google,
+            Some(Dialect::Bedrock) => Self::Amazon,
+            Some(Dialect::Ollama) => Self::Ollama,
+            None => Self::beside(api),
+        }
+    }
+
+    /// Who asks there for what is no work.
+    fn beside(api: Api) -> Self {
+        match api {
+            Api::Anthropic => Self::Anthropic,
+            Api::OpenAi | Api::ChatGpt | Api::Azure | Api::OpenRouter | Api::OpenAiCompatible => Self::OpenAi,
+            Api::Gemini | Api::CodeAssist | Api::Vertex => Self::Google,
+            Api::Bedrock => Self::Amazon,
+            Api::Ollama => Self::Ollama,
+        }
     }
 }
 
+/// A provider's own shape, and beside it why.
 #[derive(Serialize)]
 struct Body<'a> {
-    r#type: &'static str,
-    error: ErrorBody<'a>,
+    #[serde(flatten)]
+    shape: Shape<'a>,
     #[serde(flatten)]
     why: Why<'a>,
 }
 
-/// For machines.
 #[derive(Serialize)]
+#[serde(untagged)]
+enum Shape<'a> {
+    Anthropic { r#type: &'static str, error: AnthropicError<'a> },
+    OpenAi { error: OpenAiError<'a> },
+    Google { error: GoogleError<'a> },
+    Amazon { message: &'a str },
+    Ollama { error: &'a str },
+}
+
+#[derive(Serialize)]
+struct AnthropicError<'a> {
+    r#type: &'static str,
+    message: &'a str,
+}
+
+#[derive(Serialize)]
+struct OpenAiError<'a> {
+    message: &'a str,
+    r#type: &'static str,
+    param: Option<()>,
+    code: Reason,
+    /// Their SDKs keep nothing that is not in here.
+    #[serde(flatten)]
+    why: Why<'a>,
+}
+
+#[derive(Serialize)]
+struct GoogleError<'a> {
+    code: u16,
+    message: &'a str,
+    status: &'static str,
+}
+
+/// For machines.
+#[derive(Clone, Copy, Serialize)]
 struct Why<'a> {
     egress_reason: Reason,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
@@ -65,13 +131,7 @@ struct Why<'a> {
     used: Option<Tokens>,
 }
 
-#[derive(Serialize)]
-struct ErrorBody<'a> {
-    r#type: &'static str,
-    message: &'a str,
-}
-
-#[derive(Serialize)]
+#[derive(Clone, Copy, Serialize)]
 #[serde(untagged)]
 enum Reason {
     Policy(RefusalReason),
@@ -102,17 +162,38 @@ pub(super) fn is_final(answer: &Answer, is_last_word: bool) -> bool {
 /// The response that says it. With `closes` the connection ends after it.
 pub(super) fn respond(answer: &Answer, audience: Audience, closes: bool) -> Response<Bytes> {
     let status = status(answer, audience);
-    let error = ErrorBody { r#type: error_type(status), message: message(answer) };
-    let body = Body { r#type: "error", error, why: why(answer) };
+    let why = why(answer);
+    let body = Body { shape: shape(audience, status, message(answer), why), why };
     let mut response = Response::new(serde_json::to_vec(&body).unwrap_or_default().into());
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+    if audience == Audience::Amazon {
+        headers.insert(AMAZON_ERROR_TYPE, HeaderValue::from_static("AccessDeniedException"));
+    }
     if closes {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// As each provider words an error.
+fn shape<'a>(audience: Audience, status: StatusCode, message: &'a str, why: Why<'a>) -> Shape<'a> {
+    let r#type = error_type(status);
+    match audience {
+        Audience::Anthropic => Shape::Anthropic { r#type: "error", error: AnthropicError { r#type, message } },
+        Audience::OpenAi | Audience::Responses => {
+            let code = why.egress_reason;
+            Shape::OpenAi { error: OpenAiError { message, r#type, param: None, code, why } }
+        }
+        Audience::Google => {
+            let (code, status) = (status.as_u16(), google_status(status));
+            Shape::Google { error: GoogleError { code, message, status } }
+        }
+        Audience::Amazon => Shape::Amazon { message },
+        Audience::Ollama => Shape::Ollama { error: message },
+    }
 }
 
 fn message(answer: &Answer) -> &str {
@@ -233,7 +314,17 @@ struct FailedResponseError<'a> {
     message: &'a str,
 }
 
-/// Anthropic's name for what a status means.
+/// Google's name for what a status means. Never that of a quota: Gemini CLI waits for those to fill.
+fn google_status(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::PAYMENT_REQUIRED => "FAILED_PRECONDITION",
+        StatusCode::FORBIDDEN => "PERMISSION_DENIED",
+        status if status.is_server_error() => "UNAVAILABLE",
+        _ => "INVALID_ARGUMENT",
+    }
+}
+
+/// Anthropic's name for what a status means, which does for OpenAI's `type`, too.
 fn error_type(status: StatusCode) -> &'static str {
     match status {
         StatusCode::PAYMENT_REQUIRED => "billing_error",
@@ -249,8 +340,8 @@ mod tests {
 
     use super::*;
 
-    fn check(answer: &Answer, status: u16, body: &Value) {
-        let response = respond(answer, Audience::Any, true);
+    fn check(answer: &Answer, audience: Audience, status: u16, body: &Value) {
+        let response = respond(answer, audience, true);
         assert_eq!(response.status(), status);
         assert_eq!(serde_json::from_slice::<Value>(response.body()).unwrap(), *body);
         assert_eq!(response.headers()["x-should-retry"], "false");
@@ -275,14 +366,48 @@ mod tests {
             "egress_reason": "budget_exhausted",
             "scope": "bottle", "name": "web", "budget": 5000, "used": 5012,
         });
-        check(&Answer::Refused(exhausted()), 402, &body);
+        check(&Answer::Refused(exhausted()), Audience::Anthropic, 402, &body);
+    }
+
+    #[test]
+    fn each_hears_it_as_its_provider_would_say_it() {
+        let why = json!({"egress_reason": "budget_exhausted", "scope": "bottle", "name": "web", "budget": 5000, "used": 5012});
+        let beside = |mut shape: Value| {
+            shape.as_object_mut().unwrap().extend(why.as_object().unwrap().clone());
+            shape
+        };
+        let error =
+            |kind| beside(json!({"message": "used up", "type": kind, "param": null, "code": "budget_exhausted"}));
+        let google = json!({"error": {"code": 402, "message": "used up", "status": "FAILED_PRECONDITION"}});
+        let anthropic = json!({"type": "error", "error": {"type": "billing_error", "message": "used up"}});
+        let cases = [
+            (Api::OpenAi, "/v1/chat/completions", 402, json!({"error": error("billing_error")})),
+            (Api::OpenAi, "/v1/models", 402, json!({"error": error("billing_error")})),
+            (Api::OpenAi, "/v1/responses", 400, json!({"error": error("invalid_request_error")})),
+            (Api::Gemini, "/v1beta/models/gemini-x:streamGenerateContent", 402, google.clone()),
+            (Api::CodeAssist, "/v1internal:loadCodeAssist", 402, google),
+            (
+                Api::Vertex,
+                "/v1/projects/p/locations/l/publishers/anthropic/models/c:rawPredict",
+                402,
+                anthropic.clone(),
+            ),
+            (Api::Anthropic, "/api/hello", 402, anthropic),
+            (Api::Bedrock, "/model/m/converse", 402, json!({"message": "used up"})),
+            (Api::Ollama, "/api/chat", 402, json!({"error": "used up"})),
+        ];
+        for (api, path, status, shape) in cases {
+            check(&Answer::Refused(exhausted()), Audience::of(api, path), status, &beside(shape));
+        }
+        let amazons = respond(&Answer::Refused(exhausted()), Audience::Amazon, false);
+        assert_eq!(amazons.headers()["x-amzn-errortype"], "AccessDeniedException");
     }
 
     #[test]
     fn codex_gets_the_status_that_it_does_not_try_again_on() {
         let audience = Audience::of(Api::OpenAi, "/v1/responses");
         assert_eq!(audience, Audience::of(Api::ChatGpt, "/backend-api/codex/responses"));
-        assert_eq!(Audience::of(Api::OpenAi, "/v1/chat/completions"), Audience::Any);
+        assert_eq!(Audience::of(Api::OpenAi, "/v1/chat/completions"), Audience::OpenAi);
         let status = |answer: &Answer| respond(answer, audience, false).status().as_u16();
         assert_eq!(status(&Answer::Refused(exhausted())), 400);
         assert_eq!(status(&plain(RefusalReason::NotMeterable, String::new())), 400);
@@ -316,9 +441,9 @@ mod tests {
     fn what_has_no_budget_does_not_speak_of_one() {
         let error = json!({ "type": "permission_error", "message": "no" });
         let body = json!({ "type": "error", "error": error, "egress_reason": "host_not_allowed" });
-        check(&plain(RefusalReason::HostNotAllowed, "no".to_owned()), 403, &body);
+        check(&plain(RefusalReason::HostNotAllowed, "no".to_owned()), Audience::default(), 403, &body);
         let error = json!({ "type": "api_error", "message": "egress could not reach the provider" });
         let body = json!({ "type": "error", "error": error, "egress_reason": "upstream_failed" });
-        check(&Answer::UpstreamFailed, 502, &body);
+        check(&Answer::UpstreamFailed, Audience::default(), 502, &body);
     }
 }

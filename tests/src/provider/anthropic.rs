@@ -4,15 +4,13 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::log::Counts;
-use super::render::{Events, error, event, set, text, whole_text};
+use super::render::{Events, TOOL, error, event, set, text, whole_text};
 use super::script::{Report, Script};
 
 /// What is thought.
 const THOUGHT: &str = "Something has to be said.";
 /// What it is signed with.
 const SIGNATURE: &str = "c2lnbmF0dXJl";
-/// The tool that is called.
-const TOOL: &str = "note";
 
 /// A message.
 pub(super) fn message(script: &Script, id: &str) -> Value {

@@ -1,10 +1,11 @@
-//! A provider on this machine: speaks the APIs of Anthropic and OpenAI over TLS (h1, h2 and WebSocket), does what requests ask of it
-//! (see [`script`]), and logs what it served, so that tests can hold the ledger against it.
+//! A provider on this machine: speaks the APIs of Anthropic, OpenAI and Gemini over TLS (h1, h2 and WebSocket), does what
+//! requests ask of it (see [`script`]), and logs what it served, so that tests can hold the ledger against it.
 
 mod anthropic;
 mod authority;
 mod delivery;
 mod encode;
+mod gemini;
 mod log;
 mod openai;
 mod render;
@@ -46,15 +47,21 @@ use socket::Socket;
 
 /// Whom it is taken for unless told otherwise.
 pub const HOST: &str = "api.anthropic.com";
-/// The other name that its certificate is for.
+/// OpenAI's.
 pub const OPENAI_HOST: &str = "api.openai.com";
+/// Where Codex looks for more, with an API key too.
+pub const CHATGPT_HOST: &str = "chatgpt.com";
+/// Gemini's.
+pub const GEMINI_HOST: &str = "generativelanguage.googleapis.com";
+/// Every name that it is known by.
+pub const HOSTS: [&str; 4] = [HOST, OPENAI_HOST, CHATGPT_HOST, GEMINI_HOST];
 
 /// How to start a provider.
 #[derive(Default)]
 pub struct Options {
     /// Signs its certificate; a fresh one when absent.
     pub authority: Option<Arc<Authority>>,
-    /// Names of its certificate; [`HOST`] and [`OPENAI_HOST`] when empty.
+    /// Names of its certificate; [`HOSTS`] when empty.
     pub names: Vec<String>,
     /// Where to write the log as JSON lines, too.
     pub log_file: Option<PathBuf>,
@@ -66,7 +73,7 @@ pub struct Provider {
     pub address: SocketAddr,
     /// The authority to trust.
     pub ca_pem: String,
-    log: Arc<Log>,
+    world: Arc<World>,
     accepting: JoinHandle<()>,
     /// Dropped, it stops the listener.
     running: oneshot::Sender<()>,
@@ -76,6 +83,14 @@ pub struct Provider {
 struct World {
     log: Arc<Log>,
     requests: AtomicU64,
+    /// Directives for any request.
+    standing: Mutex<String>,
+}
+
+impl World {
+    fn standing(&self) -> String {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 impl Provider {
@@ -87,22 +102,26 @@ impl Provider {
     /// Starts one.
     pub async fn start_with(address: SocketAddr, options: Options) -> Result<Self> {
         let authority = options.authority.map_or_else(|| Authority::generate().map(Arc::new), Ok)?;
-        let names =
-            if options.names.is_empty() { [HOST, OPENAI_HOST].map(str::to_owned).to_vec() } else { options.names };
+        let names = if options.names.is_empty() { HOSTS.map(str::to_owned).to_vec() } else { options.names };
         let tls = TlsAcceptor::from(Arc::new(authority.server_config(&names)?));
         let log = Arc::new(Log::new(options.log_file.as_deref())?);
         let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
         let address = listener.local_addr()?;
-        let world = Arc::new(World { log: Arc::clone(&log), requests: AtomicU64::new(0) });
+        let world = Arc::new(World { log, requests: AtomicU64::new(0), standing: Mutex::default() });
         let (running, stopped) = oneshot::channel();
-        let accepting = tokio::spawn(accept(listener, tls, world, stopped));
-        Ok(Self { address, ca_pem: authority.pem(), log, accepting, running })
+        let accepting = tokio::spawn(accept(listener, tls, Arc::clone(&world), stopped));
+        Ok(Self { address, ca_pem: authority.pem(), world, accepting, running })
     }
 
     /// Exchanges that have ended.
     #[must_use]
     pub fn log(&self) -> Vec<Served> {
-        self.log.served()
+        self.world.log.served()
+    }
+
+    /// What it does with any request from here on that does not ask for something else: directives, joined by `+`.
+    pub fn direct(&self, directives: &str) {
+        directives.clone_into(&mut self.world.standing.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Stops listening and breaks every connection; what was under way is in the log afterwards.
@@ -110,7 +129,7 @@ impl Provider {
         drop(self.running);
         // It fails only by panicking, which the log then shows.
         let _ = self.accepting.await;
-        self.log.served()
+        self.world.log.served()
     }
 }
 
@@ -151,8 +170,8 @@ async fn answer(request: Request<Incoming>, world: &Arc<World>, becomes: &Mutex<
     let upgrade = head.extensions.remove();
     let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     let number = world.requests.fetch_add(1, Ordering::Relaxed);
-    let mut script = Script::read(&head.headers, &body);
-    let form = Form::of(&head.method, head.uri.path());
+    let mut script = Script::read(&head, &body, &world.standing());
+    let form = Form::of(&head);
     if form == Some(Form::Embeddings) {
         script.usage.output = 0;
     }

@@ -4,13 +4,13 @@ use std::io::Result;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::Method;
+use hyper::http::request::Parts;
 use serde_json::{Value, json};
 
 use super::encode::Encoder;
 use super::log::Counts;
 use super::script::{Fault, Report, Script};
-use super::{anthropic, openai, responses};
+use super::{anthropic, gemini, openai, responses};
 
 /// The shape of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,18 +25,20 @@ pub(super) enum Form {
     Embeddings,
     /// OpenAI's Responses.
     Responses,
+    /// Gemini's content.
+    Content,
 }
 
 impl Form {
     /// What such a request is answered with; `None` when it spends nothing.
-    pub(super) fn of(method: &Method, path: &str) -> Option<Self> {
-        match (method.as_str(), path) {
+    pub(super) fn of(head: &Parts) -> Option<Self> {
+        match (head.method.as_str(), head.uri.path()) {
             ("POST", "/v1/messages") => Some(Self::Messages),
             ("POST", "/v1/chat/completions") => Some(Self::Chat),
             ("POST", "/v1/completions") => Some(Self::Completions),
             ("POST", "/v1/embeddings") => Some(Self::Embeddings),
             ("POST", "/v1/responses") => Some(Self::Responses),
-            _ => None,
+            _ => gemini::asked(head).map(|_| Self::Content),
         }
     }
 }
@@ -57,6 +59,8 @@ pub(super) struct Events {
     pub(super) told: Counts,
 }
 
+/// The tool that is called.
+pub(super) const TOOL: &str = "note";
 /// Deltas that need not be apart are sent together, up to so many bytes.
 const PIECE_BYTES: usize = 16 * 1024;
 
@@ -131,6 +135,7 @@ fn body(form: Form, script: &Script, id: &str) -> Value {
         Form::Completions => openai::completion(script, id),
         Form::Embeddings => openai::embedding(script),
         Form::Responses => responses::response(script, id),
+        Form::Content => gemini::content(script, id),
     }
 }
 
@@ -141,6 +146,7 @@ fn events(form: Form, script: &Script, id: &str) -> Events {
         // `response` has seen to it that embeddings are not streamed.
         Form::Completions | Form::Embeddings => openai::completion_events(script, id),
         Form::Responses => responses::events(script, id),
+        Form::Content => gemini::events(script, id),
     }
 }
 

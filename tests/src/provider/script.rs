@@ -1,12 +1,12 @@
 //! What a request asks the provider to do: directives in the model's name (`claude-test+deltas-50+abort-after-3`) or in
-//! headers (`x-test-deltas: 50`), the latter winning.
+//! headers (`x-test-deltas: 50`), the latter winning; both win over what the provider was told to do with any request.
 //!
 //! | directive | does |
 //! |---|---|
 //! | `deltas-N`, `delta-bytes-N`, `delay-N` (ms between deltas), `slow` | shape the stream |
 //! | `input-N`, `output-N`, `cache-read-N`, `cache-write-N` | the usage it reports |
 //! | `cache-write-1h-N`, `reasoning-N` | which part of it was written for an hour, and which of the output was thinking |
-//! | `tool-use` | answers with the call of a tool (Anthropic) |
+//! | `tool-use` | answers with the call of a tool (Messages, Responses, Gemini) |
 //! | `encoding-NAME` | `gzip`, `deflate`, `br`, `zstd`, `identity`, whatever the client accepts |
 //! | `abort-after-N`, `stall-after-N`, `error-after-N`, `error-event` | breaks after N deltas: hangs up, goes silent, error event |
 //! | `overloaded`, `rate-limited`, `status-N` | answers with an error |
@@ -21,9 +21,11 @@ use std::time::Duration;
 
 use hyper::HeaderMap;
 use hyper::header::HeaderName;
+use hyper::http::request::Parts;
 use serde::Deserialize;
 
 use super::encode::Encoding;
+use super::gemini;
 use super::log::Counts;
 
 const DELTAS: u64 = 8;
@@ -95,6 +97,8 @@ pub struct Script {
     pub wants_usage: bool,
     /// The client asked for vectors in base64 (OpenAI).
     pub wants_base64: bool,
+    /// The client asked for JSON in place of text (Gemini).
+    pub wants_json: bool,
     /// Of the body.
     pub encoding: Encoding,
     /// Where it breaks.
@@ -124,6 +128,8 @@ struct Body {
     stream: bool,
     stream_options: Option<StreamOptions>,
     encoding_format: Option<String>,
+    #[serde(default, rename = "generationConfig")]
+    generation_config: GenerationConfig,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -132,11 +138,21 @@ struct StreamOptions {
     include_usage: bool,
 }
 
+#[derive(Debug, Default, Deserialize)]
+struct GenerationConfig {
+    #[serde(default, rename = "responseMimeType")]
+    response_mime_type: String,
+}
+
 impl Script {
-    /// Reads a request.
+    /// Reads a request; `standing` are directives for any of them.
     #[must_use]
-    pub fn read(headers: &HeaderMap, body: &[u8]) -> Self {
-        let body: Body = serde_json::from_slice(body).unwrap_or_default();
+    pub fn read(head: &Parts, body: &[u8], standing: &str) -> Self {
+        let headers = &head.headers;
+        let mut body: Body = serde_json::from_slice(body).unwrap_or_default();
+        if let Some((model, is_streaming)) = gemini::asked(head) {
+            (body.model, body.stream) = (model.to_owned(), is_streaming);
+        }
         let accepted = headers.get("accept-encoding").and_then(|value| value.to_str().ok()).unwrap_or("");
         let mut script = Self {
             model: body.model.clone(),
@@ -150,6 +166,7 @@ impl Script {
             is_tool_use: false,
             wants_usage: body.stream_options.is_some_and(|options| options.include_usage),
             wants_base64: body.encoding_format.as_deref() == Some("base64"),
+            wants_json: body.generation_config.response_mime_type == "application/json",
             encoding: Encoding::accepted(accepted),
             fault: Fault::None,
             report: Report::Plain,
@@ -160,7 +177,7 @@ impl Script {
             has_successor: false,
             headers: HeaderMap::new(),
         };
-        for directive in body.model.split('+') {
+        for directive in standing.split('+').chain(body.model.split('+')) {
             script.follow(directive);
         }
         for (name, value) in headers {

@@ -150,7 +150,7 @@ async fn answer_in_order(
 
 /// Answers one request; `false` when the script says to hang up.
 async fn answer(talk: &Talk, sink: &Sink, create: &Create) -> Result<bool, Error> {
-    let mut script = Script::read(&talk.head.headers, create.text.as_bytes());
+    let mut script = Script::read(&talk.head, create.text.as_bytes(), &talk.world.standing());
     (script.is_streaming, script.encoding) = (true, Encoding::Identity);
     if create.generate == Some(false) {
         (script.deltas, script.usage) = (0, Counts::default());

@@ -23,7 +23,7 @@ use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 
 use crate::netns::NetNs;
-use crate::provider::{HOST, OPENAI_HOST, Provider, Served};
+use crate::provider::{HOSTS, Provider, Served};
 
 pub use bottle::{Answer, Bottle, Done, Ended, curl};
 pub use names::{GATEWAY, Names};
@@ -83,7 +83,7 @@ impl World {
 
     /// Replaces the settings; the daemon reads them when it starts.
     pub fn write_settings(&self, settings: &str) -> Result<()> {
-        self.write_settings_for(settings, &[HOST, OPENAI_HOST])
+        self.write_settings_for(settings, &HOSTS)
     }
 
     /// The same with these hosts where the provider is.
@@ -216,6 +216,17 @@ impl World {
     /// Runs a shell in a bottle, which takes commands (see [`Bottle::sh`]).
     pub fn shell(&self, bottle: &str, arguments: &[&str]) -> Result<Bottle> {
         let mut bottle = self.run(bottle, arguments, "sh")?;
+        bottle.sh("true").context("the bottle did not start").with_context(|| self.log_tail())?;
+        Ok(bottle)
+    }
+
+    /// The same for programs that keep things: in a directory that is their home, and with no variable of the caller's.
+    pub fn shell_in(&self, bottle: &str, home: &Path, arguments: &[&str]) -> Result<Bottle> {
+        let words = [&["run", bottle], arguments, &["--", "sh"]].concat();
+        let mut command = self.command(&words);
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        command.current_dir(home).env_clear().env("PATH", path).env("HOME", home);
+        let mut bottle = Bottle::start(command)?;
         bottle.sh("true").context("the bottle did not start").with_context(|| self.log_tail())?;
         Ok(bottle)
     }

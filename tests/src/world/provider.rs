@@ -9,7 +9,7 @@ use nix::sched::{CloneFlags, setns};
 use tokio::sync::oneshot;
 
 use crate::netns::NetNs;
-use crate::provider::{HOST, OPENAI_HOST, Options, Provider};
+use crate::provider::{HOSTS, Options, Provider};
 
 /// Servers that only settings can name.
 const OWN_HOSTS: &str = "*.corp.example";
@@ -30,7 +30,7 @@ impl Background {
             setns(namespace, CloneFlags::CLONE_NEWNET)?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
-                let names = [HOST, OPENAI_HOST, OWN_HOSTS].map(str::to_owned).to_vec();
+                let names = HOSTS.into_iter().chain([OWN_HOSTS]).map(str::to_owned).collect();
                 let options = Options { names, ..Options::default() };
                 let _unwanted = sender.send(Provider::start_with(([127, 0, 0, 1], 9443).into(), options).await);
                 // Ends with an error when the world is dropped: that is what it waits for.

@@ -1,6 +1,7 @@
 //! The providers' own SDKs, unchanged, in a bottle: what they report is what the ledger holds.
 #![expect(clippy::indexing_slicing, reason = "a test may fail by panicking, too")]
 
+mod agents;
 mod refusal;
 mod report;
 mod socket;

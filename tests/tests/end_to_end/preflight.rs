@@ -8,11 +8,11 @@ use harness::world::{Bottle, PATIENCE, World, until};
 
 use crate::world;
 
-/// A request of 60,000 words: more than the budget by anyone's estimate.
-const LARGE: &str = "seq -s ' ' 60000 > /tmp/words; printf \
+/// A request of 60,000 words: more than the budget by anyone's estimate. No file holds it: bottles share `/tmp`.
+const LARGE: &str = "words=$(seq -s ' ' 60000); printf \
     '{\"model\":\"%s\",\"max_tokens\":10,\"messages\":[{\"role\":\"user\",\"content\":\"%s\"}]}' \
-    \"$MODEL\" \"$(cat /tmp/words)\" > /tmp/body; curl -s -o /dev/null -w '%{http_code}' --max-time 20 \
-    -H 'content-type: application/json' -d @/tmp/body https://api.anthropic.com/v1/messages";
+    \"$MODEL\" \"$words\" | curl -s -o /dev/null -w '%{http_code}' --max-time 20 \
+    -H 'content-type: application/json' -d @- https://api.anthropic.com/v1/messages";
 
 fn settings(preflight: &str) -> String {
     format!("preflight: {preflight}\nbudget:\n  claude: 50k")

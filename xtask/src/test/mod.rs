@@ -5,9 +5,10 @@ mod suite;
 mod tally;
 
 use std::process::Stdio;
+use std::thread;
 use std::time::Instant;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 
 use crate::command;
 use crate::need::{self, Group};
@@ -17,12 +18,13 @@ use tally::Tally;
 pub(crate) fn run(install: bool, filter: &[String]) -> anyhow::Result<()> {
     need::ensure(&[Group::Test], install)?;
     prepare_privileges()?;
-    clients::ensure(install)?;
     let start = Instant::now();
+    // What the network has to bring comes while this machine builds.
+    let clients = thread::spawn(move || clients::ensure(install));
     println!("building …");
-    let mut suites = workspace_suites()?;
-    suites.extend(ebpf_suites()?);
-    suites.push(Suite::documentation());
+    let suites = suites();
+    clients.join().map_err(|_| anyhow!("the installer panicked"))??;
+    let suites = suites?;
     println!("built in {:.0} s", start.elapsed().as_secs_f32());
 
     let mut total = Tally::default();
@@ -44,6 +46,13 @@ fn prepare_privileges() -> anyhow::Result<()> {
     }
     println!("not root: tests that need it are skipped. To run them too: {}", need::as_root("test"));
     Ok(())
+}
+
+fn suites() -> anyhow::Result<Vec<Suite>> {
+    let mut suites = workspace_suites()?;
+    suites.extend(ebpf_suites()?);
+    suites.push(Suite::documentation());
+    Ok(suites)
 }
 
 /// The binaries are built with the tests: the privileged suites start them.

@@ -148,6 +148,7 @@ impl Talk {
         let (stream_id, model) = (work.stream_id.as_deref(), work.ask.model.as_deref());
         let frame = Frame::text(failed_response(answer, Unborn { id: &id, created_unix_s, stream_id, model }));
         let report = FromProxy::RefusalDelivered { bottle: self.bottle };
+        tracing::debug!(bottle = self.bottle.0, target = format!("WS {}", self.path), "refused");
         let delivery = refusal::is_final(answer, is_last_word).then(|| Delivery {
             socket: Arc::clone(&self.socket),
             link: Arc::clone(&self.link),
