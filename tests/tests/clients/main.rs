@@ -3,6 +3,7 @@
 
 mod refusal;
 mod report;
+mod severed;
 mod socket;
 mod unasked;
 

@@ -12,6 +12,7 @@ mod plan;
 mod preflight;
 mod public;
 mod secrets;
+mod sever;
 mod socket;
 mod spend;
 mod terminal;

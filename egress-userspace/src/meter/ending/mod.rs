@@ -69,6 +69,7 @@ pub struct EarlyEnd {
     events: Frames,
     objects: Values,
     follower: Option<Box<dyn Follower>>,
+    has_begun: bool,
 }
 
 impl EarlyEnd {
@@ -77,12 +78,16 @@ impl EarlyEnd {
     pub fn new(ask: &Ask, head: &ResponseHead<'_>) -> Self {
         let encoding = head.content_encoding.unwrap_or("").trim();
         let is_plain = encoding.is_empty() || encoding.eq_ignore_ascii_case("identity");
-        let dialect = ask.dialect.filter(|_| is_plain && head.status < 300);
+        let media_type = head.content_type.and_then(|value| value.split(';').next()).unwrap_or("").trim();
+        // Gemini calls a stream so, too.
+        let is_one = media_type.eq_ignore_ascii_case("application/json") && ask.dialect != Some(Dialect::Gemini);
+        let dialect = ask.dialect.filter(|_| is_plain && !is_one && head.status < 300);
         Self {
             pieces: Pieces::new(dialect),
             events: Frames::default(),
             objects: Values::default(),
             follower: dialect.and_then(|dialect| follower(dialect, ask)),
+            has_begun: false,
         }
     }
 
@@ -117,6 +122,7 @@ impl EarlyEnd {
 
     /// The client is given an event that came over a WebSocket.
     pub fn event(&mut self, event: &[u8]) {
+        self.has_begun = true;
         if let Some(follower) = &mut self.follower {
             follower.see("", event);
         }
@@ -129,15 +135,16 @@ impl EarlyEnd {
         self.pieces.framing().close(&words)
     }
 
-    /// The events that end a response over a WebSocket.
+    /// The events that end a response over a WebSocket; none where it has not begun.
     #[must_use]
     pub fn end_events(&self, so_far: &Reading) -> Vec<Vec<u8>> {
-        let words = self.follower.as_ref().and_then(|follower| follower.end(so_far)).unwrap_or_default();
+        let follower = self.follower.as_ref().filter(|_| self.has_begun);
+        let words = follower.and_then(|follower| follower.end(so_far)).unwrap_or_default();
         words.into_iter().map(|word| word.data).collect()
     }
 
     fn follow(&mut self, piece: &[u8]) {
-        let Self { pieces, events, objects, follower: Some(follower) } = self else { return };
+        let Self { pieces, events, objects, follower: Some(follower), .. } = self else { return };
         match pieces.framing() {
             Framing::Events { .. } => drop(events.push(piece, &mut |data| follower.see("", data))),
             Framing::Lines | Framing::Array { .. } => {

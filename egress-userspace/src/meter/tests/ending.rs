@@ -225,7 +225,11 @@ fn media_type(dialect: Dialect) -> &'static str {
     match dialect {
         Dialect::Bedrock => "application/vnd.amazon.eventstream",
         Dialect::Ollama => "application/x-ndjson",
-        _ => "text/event-stream",
+        Dialect::AnthropicMessages
+        | Dialect::OpenAiChat
+        | Dialect::OpenAiEmbeddings
+        | Dialect::OpenAiResponses
+        | Dialect::Gemini => "text/event-stream",
     }
 }
 
