@@ -34,6 +34,15 @@ struct Sum {
 }
 
 impl InFlight {
+    /// The budget, of those that bind an exchange to be, of which others in flight have left nothing: it must not begin.
+    pub(super) fn used_up<'a>(&self, provider: &ProviderName, allowances: &'a [Allowance]) -> Option<&'a Allowance> {
+        let is_used_up = |allowance: &&Allowance| {
+            let sum = self.budgets.get(&(provider.clone(), allowance.scope.clone()));
+            sum.is_some_and(|sum| sum.counts >= u128::from(allowance.left.0))
+        };
+        allowances.iter().find(is_used_up)
+    }
+
     /// An exchange may begin, and is expected to use so much; these budgets bind it.
     pub(super) fn admitted(
         &mut self,
@@ -130,6 +139,17 @@ mod tests {
         in_flight.settled(PermitId(1), &[left(Scope::Host, 40)]);
         assert!(!in_flight.counts(PermitId(2), Tokens(39)));
         assert!(in_flight.counts(PermitId(2), Tokens(40)));
+    }
+
+    #[test]
+    fn nothing_begins_on_what_others_have_used() {
+        let mut in_flight = InFlight::default();
+        let used_up = |in_flight: &InFlight, left: Allowance| in_flight.used_up(&claude(), &[left]).is_some();
+        assert!(!used_up(&in_flight, left(Scope::Host, 0)), "the ledger's to say");
+        in_flight.admitted(PermitId(1), &claude(), &[left(Scope::Host, 100)], Tokens(99));
+        assert!(!used_up(&in_flight, left(Scope::Host, 100)));
+        assert!(!used_up(&in_flight, left(web(), 10)));
+        assert!(used_up(&in_flight, left(Scope::Host, 99)));
     }
 
     #[test]

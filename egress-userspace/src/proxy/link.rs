@@ -15,7 +15,7 @@ use crate::broker::{
 };
 use crate::domain::{
     Allowance, BottleId, BudgetView, CacheReads, CrossingMode, Ending, Host, Known, PermitId, ProviderName,
-    ProviderNotes, Refusal, Settlement, SpendRequest, Tokens, Usage, UsageDetails,
+    ProviderNotes, Refusal, RefusalReason, Settlement, SpendRequest, Tokens, Usage, UsageDetails,
 };
 
 use super::in_flight::InFlight;
@@ -204,8 +204,13 @@ impl Link {
         let admission = match admission {
             Admission::Permit(permit) => {
                 let expected = if let Some(Waiter::Admit(expected, _)) = &waiter { Some(expected) } else { None };
-                let ends_with_budget = expected.and_then(|expected| self.watch(&permit, expected));
-                Ok(LivePermit { link: Arc::clone(self), permit: Some(permit), ends_with_budget })
+                let watched = expected.map_or(Ok(None), |expected| self.watch(&permit, expected));
+                let mut live = LivePermit { link: Arc::clone(self), permit: Some(permit), ends_with_budget: None };
+                // Refused, the permit is dropped, and that settles it.
+                watched.map(|ends_with_budget| {
+                    live.ends_with_budget = ends_with_budget;
+                    live
+                })
             }
             Admission::Refused(refusal) => Err(refusal),
         };
@@ -215,13 +220,20 @@ impl Link {
         }
     }
 
-    /// Counts what runs on a permit, if it is to end with a budget that binds it.
-    fn watch(&self, permit: &Permit, expected: &Expected) -> Option<CacheReads> {
+    /// Counts what runs on a permit, if it is to end with a budget that binds it. Nothing begins on what others in flight have
+    /// used, which the ledger does not know yet.
+    fn watch(&self, permit: &Permit, expected: &Expected) -> Result<Option<CacheReads>, Refusal> {
         let policy = self.policy();
-        let tokens =
-            expected.tokens.filter(|_| policy.crossing == CrossingMode::Sever && !permit.allowances.is_empty())?;
-        self.in_flight().admitted(permit.id, &expected.provider, &permit.allowances, tokens);
-        Some(policy.cache_reads)
+        let is_severed = policy.crossing == CrossingMode::Sever && !permit.allowances.is_empty();
+        let Some(tokens) = expected.tokens.filter(|_| is_severed) else { return Ok(None) };
+        let mut in_flight = self.in_flight();
+        if let Some(Allowance { scope, budget, .. }) = in_flight.used_up(&expected.provider, &permit.allowances) {
+            let message = format!("requests in flight have used up the {} budget of {scope}", expected.provider);
+            let refusal = Refusal::of(RefusalReason::BudgetExhausted, message);
+            return Err(Refusal { scope: Some(scope.clone()), budget: Some(*budget), ..refusal });
+        }
+        in_flight.admitted(permit.id, &expected.provider, &permit.allowances, tokens);
+        Ok(Some(policy.cache_reads))
     }
 
     fn in_flight(&self) -> MutexGuard<'_, InFlight> {

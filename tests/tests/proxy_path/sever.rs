@@ -12,7 +12,7 @@ use hyper::{Request, Response, Version};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::client::{Client, Names, Way, next, whole};
+use super::client::{Client, Names, Way, next, refusal, whole};
 use super::provider::Sender;
 use super::world::{BEDROCK, GEMINI, OLLAMA, OPENAI, PATIENCE, PROVIDER, World};
 
@@ -452,6 +452,26 @@ async fn streams_that_share_a_budget_go_over_it_by_a_piece_each() {
         println!("{streams} streams: {over} tokens over a budget of 5000");
         assert!(over <= streams as u64 * PIECE_TOKENS_MAX, "{streams} streams: {over} tokens too many");
     }
+}
+
+#[tokio::test]
+async fn nothing_begins_on_what_a_stream_has_used_that_is_not_settled() {
+    let stream = anthropic();
+    let world = World::start().await;
+    world.sever_at(LEFT);
+    world.holds_settlements.send_replace(true);
+    let (response, sender) = stream.begin(&world, Version::HTTP_11).await;
+    sender.send(Ok(stream.piece.repeat(50).into())).unwrap();
+    world.wait("the settlement", |heard| heard.settlements.len() == 1).await;
+    let mut client = Client::open(&world, Way::Transparent, Version::HTTP_11).await;
+    let refused = client.message().await.unwrap();
+    assert_eq!(refused.status(), 402);
+    assert_eq!(refusal(refused).await["egress_reason"], "budget_exhausted");
+    let heard = world.wait("the permit is given back", |heard| heard.settlements.len() == 2).await;
+    assert_eq!((heard.admits.len(), heard.settlements[1].usage.total()), (2, Tokens::ZERO));
+    assert!(world.provider.is_untouched().await);
+    world.holds_settlements.send_replace(false);
+    drop(whole(response).await);
 }
 
 #[tokio::test]
