@@ -27,6 +27,7 @@ SCENARIOS = {
     "large": ("claude-test+output-6000", {}),
     "refused": ("claude-test", {}),
     "too_large": ("claude-test", {"messages": [{"role": "user", "content": "word " * 20_000}]}),
+    "severed": ("claude-test+output-20000+deltas-3000+delay-1", {}),
     "identity": ("claude-test+encoding-identity", {}),
     "gzip": ("claude-test+encoding-gzip", {}),
     "deflate": ("claude-test+encoding-deflate", {}),
@@ -132,6 +133,14 @@ async def at_once():
     await asyncio.gather(*(way("slow") for way in itertools.islice(ways, AT_ONCE)))
 
 
+def severed():
+    """The budget ends in the middle of what is written, which is no error."""
+    with blocking.messages.stream(**request("severed")) as events:
+        message = events.get_final_message()
+        usage = {**message.usage.model_dump(), "stop_reason": message.stop_reason, "text": len(message.content[0].text)}
+        say("severed", "stream", events.request_id, usage)
+
+
 async def refused():
     """The first request uses up the budget; the second is refused."""
     create("large")
@@ -141,6 +150,9 @@ async def refused():
 async def main():
     special = {"count": count, "at_once": at_once, "refused": refused}
     for name in sys.argv[1:]:
+        if name == "severed":
+            severed()
+            continue
         if name in special:
             await special[name]()
             continue

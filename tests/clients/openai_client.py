@@ -20,6 +20,7 @@ SCENARIOS = {
     "reasoning": "gpt-test+output-640+reasoning-590",
     "slow": "gpt-test+deltas-20+delay-5",
     "long": "gpt-test+deltas-3000+delta-bytes-60",
+    "severed": "gpt-test+output-20000+deltas-3000+delay-1",
     "large": "gpt-test+output-6000",
     "refused": "gpt-test",
     "too_large": "gpt-test",
@@ -241,6 +242,29 @@ async def unasked():
         await read_along_async(scenario, "completions_async", completions, stream=True, **PROMPT)
 
 
+async def severed():
+    """The budget ends in the middle of what is written, which is no error."""
+    with blocking.chat.completions.create(model=model("severed"), **CHAT, **ASKING) as chunks:
+        text, reason, usage = "", None, None
+        for chunk in chunks:
+            text += "".join(text_of(choice) for choice in chunk.choices)
+            reason = next((choice.finish_reason for choice in chunk.choices), None) or reason
+            usage = usage_of(chunk) or usage
+        line = {"scenario": "severed", "way": "chat", "id": chunks.response.headers["x-request-id"]}
+        print(json.dumps({**line, "usage": {**usage.model_dump(), "stop_reason": reason, "text": len(text)}}), flush=True)
+
+
+async def severed_responses():
+    with blocking.responses.create(model=model("severed"), stream=True, **INPUT) as events:
+        for event in events:
+            pass
+        response = event.response
+        reason = response.incomplete_details.reason
+        usage = {**response.usage.model_dump(), "stop_reason": reason, "text": len(response.output_text)}
+        line = {"scenario": "severed", "way": "responses", "id": events.response.headers["x-request-id"]}
+        print(json.dumps({**line, "usage": usage}), flush=True)
+
+
 async def refused():
     """The first request uses up the budget; a socket is not opened, and the second request is refused."""
     whole("large", "chat", blocking.chat.completions.create, **CHAT)
@@ -279,6 +303,8 @@ async def main():
         "unasked": unasked,
         "refused": refused,
         "too_large_socket": too_large_socket,
+        "severed": severed,
+        "severed_responses": severed_responses,
     }
     for name in sys.argv[1:]:
         if name in special:

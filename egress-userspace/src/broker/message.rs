@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
-    AgentName, Allowance, BottleId, BottleName, CrossingMode, Host, PermitId, Preflight, Preflights, Refusal,
-    Settlement, SpendRequest,
+    AgentName, Allowance, BottleId, BottleName, BudgetView, CacheReads, CrossingMode, Host, PermitId, Preflight,
+    Preflights, Refusal, Settlement, SpendRequest,
 };
 use crate::policy::Routes;
 
@@ -26,6 +26,8 @@ pub struct Snapshot {
     pub preflight: Preflights,
     /// What becomes of the response that uses a budget up.
     pub crossing: CrossingMode,
+    /// Whether input that a provider had cached makes a budget smaller.
+    pub cache_reads: CacheReads,
     /// How long the response that crosses a budget may take to reach the client, milliseconds.
     pub drain_ms: u64,
     /// Longest silence of a provider inside a response, milliseconds.
@@ -100,6 +102,13 @@ pub enum FromProxy {
         /// Method and path, without what tells requests of its kind apart.
         target: String,
     },
+    /// What are a bottle's budgets?
+    Budgets {
+        /// Answered by [`FromController::Budgets`].
+        number: RequestNumber,
+        /// Whose.
+        bottle: BottleId,
+    },
     /// A certificate for this name, please.
     MintLeaf {
         /// Answered by [`FromController::Leaf`].
@@ -132,6 +141,13 @@ pub enum FromController {
         crossed: bool,
         /// What is left in each budget that binds the bottle.
         allowances: Vec<Allowance>,
+    },
+    /// Answer to `Budgets`.
+    Budgets {
+        /// Of the question.
+        number: RequestNumber,
+        /// For each provider that has a budget on the bottle's chain, or that it has used; `None` when they cannot be read.
+        budgets: Option<Vec<BudgetView>>,
     },
     /// Answer to `MintLeaf`.
     Leaf {

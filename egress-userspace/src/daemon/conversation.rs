@@ -106,6 +106,7 @@ impl Conversation {
                 FromProxy::Delivered { bottle } => self.controller.delivered(bottle),
                 FromProxy::RefusalDelivered { bottle } => self.controller.refusal_delivered(bottle),
                 FromProxy::PathUnknown { bottle, host, target } => self.note_unknown_path(bottle, host, &target),
+                FromProxy::Budgets { number, bottle } => self.tell_budgets(number, bottle),
                 FromProxy::MintLeaf { number, host } => {
                     answers.push(FromController::Leaf { number, leaf: self.mint(&host) });
                 }
@@ -194,6 +195,17 @@ impl Conversation {
             if let Err(error) = ledger.audit(Some(bottle), kind).await {
                 warn!(error = with_causes(&error), "an unknown path is not in the audit");
             }
+        });
+    }
+
+    fn tell_budgets(&mut self, number: RequestNumber, bottle: BottleId) {
+        let (ledger, outgoing) = (self.ledger.clone(), self.outgoing.clone());
+        self.later(async move {
+            let budgets = ledger.budgets(bottle).await;
+            if let Err(error) = &budgets {
+                warn!(error = with_causes(error), "a bottle's budgets could not be read for it");
+            }
+            let _ = outgoing.send(FromController::Budgets { number, budgets: budgets.ok() });
         });
     }
 

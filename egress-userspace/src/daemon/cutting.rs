@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn a_relief_before_the_cut_spares_it() {
         assert_eq!(Stage::Open.crossed(refusal(), BOUNDS, at(0)).relieved(), Stage::Open);
-        assert_eq!(Stage::Open.exhausted(refusal(), BOUNDS, at(0)).relieved(), Stage::Open);
+        assert_eq!(Stage::Open.exhausted(refusal(), true, BOUNDS, at(0)).relieved(), Stage::Open);
         assert_eq!(CUT.relieved(), CUT);
     }
 

@@ -30,7 +30,7 @@ use tracing::{info, warn};
 use crate::bottle::{BottleError, HostWiring, NativeRuntime};
 use crate::broker::{Configuration, Snapshot};
 use crate::control;
-use crate::domain::AuditKind;
+use crate::domain::{AuditKind, CrossingMode};
 use crate::kernel::{EbpfEnforcer, Enforcer, KernelError, TcAttachment};
 use crate::ledger::{AddressPool, Ledger, LedgerError, Terms};
 use crate::policy::Routes;
@@ -201,7 +201,12 @@ fn wiring(options: &Options, authority: &Authority) -> HostWiring {
 }
 
 fn bounds(settings: &Settings) -> Bounds {
-    Bounds { drain: settings.drain, last_word: settings.last_word }
+    // A response that ends with the budget is on its way no longer.
+    let drain = match settings.rules.crossing {
+        CrossingMode::Finish => settings.drain,
+        CrossingMode::Sever => Duration::ZERO,
+    };
+    Bounds { drain, last_word: settings.last_word }
 }
 
 /// Reads a settings file, that of `home` if none is named, as the daemon would. Returns its path.
@@ -222,6 +227,7 @@ fn policy(settings: &Settings) -> Snapshot {
         routes: Routes::new(&settings.providers, &settings.upstream_resolve),
         preflight: settings.rules.preflight.clone(),
         crossing: settings.rules.crossing,
+        cache_reads: settings.rules.cache_reads,
         drain_ms: milliseconds(settings.drain),
         idle_ms: milliseconds(settings.upstream_idle),
     }

@@ -65,7 +65,7 @@ impl Controller {
         match (stage, gone) {
             (Stage::Open, Some((view, crossing))) => {
                 let refusal = refusal(&crossing, &view.provider);
-                self.advance(bottle, |stage, bounds, now| stage.exhausted(refusal, bounds, now)).await;
+                self.advance(bottle, |stage, bounds, now| stage.exhausted(refusal, true, bounds, now)).await;
             }
             (Stage::Draining { .. } | Stage::LastWord { .. }, None) => {
                 self.advance(bottle, |stage, _, _| stage.relieved()).await;

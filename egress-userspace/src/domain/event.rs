@@ -18,7 +18,7 @@ pub enum Ending {
     TimedOut,
     /// The client went away.
     Cancelled,
-    /// The bottle was cut.
+    /// The bottle was cut, or the budget that it spends from ended the stream.
     Cut,
     /// The proxy died; nobody saw the end.
     ProxyLost,

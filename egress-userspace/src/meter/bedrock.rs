@@ -19,7 +19,7 @@ use super::reader::{Account, Counted, Reader, count, is_present, text_bytes};
 use super::tally::{Details, Progress, Tally};
 
 /// Where streamed `invoke` counts whatever the model is.
-const METRICS: &str = "amazon-bedrock-invocationMetrics";
+pub(super) const METRICS: &str = "amazon-bedrock-invocationMetrics";
 
 /// Tokens that headers of a response count: all there is where a model's own body under `invoke` tells nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

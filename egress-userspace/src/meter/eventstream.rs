@@ -14,6 +14,8 @@ const READ_BYTES_MAX: usize = EVENT_BYTES_MAX;
 const PRELUDE_BYTES: usize = 12;
 /// A checksum, in bytes.
 const CRC_BYTES: usize = 4;
+/// The kind of a header that is text.
+const TEXT: u8 = 7;
 
 /// The framing of one stream.
 #[derive(Debug, Default)]
@@ -78,9 +80,51 @@ impl Messages {
     }
 }
 
+/// Length in bytes of the message that begins here, as it says; `None` while too little of it has come.
+pub(super) fn message_bytes(bytes: &[u8]) -> Option<usize> {
+    be_length(bytes).map(|length| length.max(PRELUDE_BYTES + CRC_BYTES))
+}
+
+/// The name and the payload of a message that is an event.
+pub(super) fn event(message: &[u8]) -> Option<(&str, &[u8])> {
+    let Message { is_failure: false, headers, payload } = Message::read(message)? else { return None };
+    let (mut rest, mut event_type) = (headers, "");
+    while let Some((name, value, after)) = header(rest) {
+        if name == b":event-type" {
+            event_type = std::str::from_utf8(value).ok()?;
+        }
+        rest = after;
+    }
+    Some((event_type, payload))
+}
+
+/// A message that is an event of this name, with a payload of JSON.
+pub(super) fn message(event_type: &str, payload: &[u8]) -> Vec<u8> {
+    let mut headers = Vec::new();
+    for (name, value) in
+        [(":event-type", event_type), (":content-type", "application/json"), (":message-type", "event")]
+    {
+        // The names that are given here are short.
+        headers.push(u8::try_from(name.len()).unwrap_or(u8::MAX));
+        headers.extend_from_slice(name.as_bytes());
+        headers.push(TEXT);
+        headers.extend(u16::try_from(value.len()).unwrap_or(u16::MAX).to_be_bytes());
+        headers.extend_from_slice(value.as_bytes());
+    }
+    let length = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX).to_be_bytes();
+    let whole = PRELUDE_BYTES + headers.len() + payload.len() + CRC_BYTES;
+    let mut message = [length(whole), length(headers.len())].concat();
+    message.extend(crc32fast::hash(&message).to_be_bytes());
+    message.extend_from_slice(&headers);
+    message.extend_from_slice(payload);
+    message.extend(crc32fast::hash(&message).to_be_bytes());
+    message
+}
+
 /// One whole message.
 struct Message<'a> {
     is_failure: bool,
+    headers: &'a [u8],
     payload: &'a [u8],
 }
 
@@ -92,7 +136,7 @@ impl<'a> Message<'a> {
         }
         let headers_bytes = be_length(content.get(4..)?)?;
         let (headers, payload) = content.get(PRELUDE_BYTES..)?.split_at_checked(headers_bytes)?;
-        Some(Self { is_failure: is_failure(headers), payload })
+        Some(Self { is_failure: is_failure(headers), headers, payload })
     }
 }
 

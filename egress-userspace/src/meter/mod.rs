@@ -7,6 +7,8 @@
 //! encodings) into `body`, which frames them (`sse`, `json`, `values`, `eventstream`) and hands each piece to the dialect's
 //! `reader` (`anthropic`, `openai_chat`, …), whose `tally` becomes a [`Reading`] by one rule for every dialect.
 //!
+//! [`EarlyEnd`] ends a stream before its provider does, in the words of its dialect.
+//!
 //! A WebSocket of OpenAI's Responses: [`websocket`] frames it, [`work`] reads a request on it, [`ServerEvent`] an answer, and
 //! [`Lanes`] says to which of the responses in flight the answer belongs; each of them has its own [`ResponseMeter`].
 
@@ -18,6 +20,7 @@ mod brotli;
 mod chat_chunk;
 mod counter;
 mod decode;
+mod ending;
 mod estimate;
 mod eventstream;
 #[cfg(any(test, fuzzing))]
@@ -48,6 +51,7 @@ pub mod websocket;
 pub use ask::{Ask, ask, dialect_of_path};
 pub use bedrock::HeaderCounts;
 pub use counter::{CountQuestion, Counter};
+pub use ending::EarlyEnd;
 pub use estimate::prepare as prepare_estimates;
 pub use guess::guess;
 pub use lanes::{Lanes, Route};

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use bytes::{Bytes, BytesMut};
 use hyper::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use hyper::http::response::Parts;
 
 use crate::domain::{Ending, Known, ProviderNotes, Settlement, Tokens, Usage};
-use crate::meter::{Ask, Details, HeaderCounts, Reading, ResponseHead, ResponseMeter, ServerEvent};
+use crate::meter::{Ask, Details, EarlyEnd, HeaderCounts, Reading, ResponseHead, ResponseMeter, ServerEvent};
 
 use super::headers::text;
 use super::link::{Committed, LivePermit, NoAnswer};
@@ -17,10 +18,13 @@ use super::view::Passage;
 #[derive(Debug)]
 pub(super) struct Account {
     permit: Option<LivePermit>,
+    remaining: Option<Tokens>,
     passage: Arc<Passage>,
     ask: Ask,
     is_sent: bool,
     meter: Option<ResponseMeter>,
+    /// Where the response ends with its budget.
+    early_end: Option<Box<EarlyEnd>>,
     status: Option<u16>,
     request_id: Option<String>,
     notes: ProviderNotes,
@@ -29,15 +33,28 @@ pub(super) struct Account {
     context: Tokens,
 }
 
+/// What becomes of bytes on their way.
+#[derive(Debug)]
+pub(super) struct Taken {
+    /// What may pass.
+    pub(super) passes: Bytes,
+    /// The provider's last word on usage has been seen.
+    pub(super) is_final: bool,
+    /// A budget is used up: the response ends here.
+    pub(super) is_over: bool,
+}
+
 impl Account {
     /// For a request that has been admitted and not yet sent.
     pub(super) fn new(permit: LivePermit, ask: Ask, passage: Arc<Passage>) -> Self {
         Self {
+            remaining: permit.remaining(),
             permit: Some(permit),
             passage,
             ask,
             is_sent: false,
             meter: None,
+            early_end: None,
             status: None,
             request_id: None,
             notes: ProviderNotes::default(),
@@ -49,8 +66,9 @@ impl Account {
     /// For a request that has been admitted on a WebSocket, where its response comes as events.
     pub(super) fn of_events(permit: LivePermit, ask: Ask, passage: Arc<Passage>) -> Self {
         let meter = ResponseMeter::of_events(&ask);
+        let early_end = permit.ends_with_budget().then(|| Box::new(EarlyEnd::of_events(&ask)));
         let mut account = Self::new(permit, ask, passage);
-        account.meter = Some(meter);
+        (account.meter, account.early_end) = (Some(meter), early_end);
         account
     }
 
@@ -77,11 +95,68 @@ impl Account {
                 counts: HeaderCounts::read(|name| head.headers.get(name)?.to_str().ok()),
             };
             self.meter = Some(ResponseMeter::new(&self.ask, &response));
+            let ends_with_budget = self.permit.as_ref().is_some_and(LivePermit::ends_with_budget);
+            self.early_end = ends_with_budget.then(|| Box::new(EarlyEnd::new(&self.ask, &response)));
         }
     }
 
-    /// Bytes of the body on their way; `true` when the provider's last word on usage has been seen.
-    pub(super) fn take_bytes(&mut self, bytes: &[u8]) -> bool {
+    /// What was left in the tightest budget when the exchange was admitted.
+    pub(super) fn remaining(&self) -> Option<Tokens> {
+        self.remaining.filter(|_| self.ask.is_metered)
+    }
+
+    /// May the response turn out shorter than the provider says it is?
+    pub(super) fn may_end_early(&self) -> bool {
+        self.early_end.as_ref().is_some_and(|early_end| early_end.is_possible())
+    }
+
+    /// Bytes of the body on their way. Where the response ends with its budget, events pass when they are whole, and none
+    /// after the one that uses it up.
+    pub(super) fn take(&mut self, data: Bytes) -> Taken {
+        let Some(mut early_end) = self.early_end.take() else {
+            return Taken { is_final: self.take_bytes(&data), passes: data, is_over: false };
+        };
+        early_end.push(&data);
+        let mut passes = BytesMut::new();
+        let (mut is_final, mut is_over) = (false, false);
+        while !is_over && let Some(piece) = early_end.next_piece() {
+            is_final = self.take_bytes(&piece);
+            is_over = self.is_over();
+            passes.extend_from_slice(&piece);
+        }
+        self.early_end = Some(early_end);
+        Taken { passes: passes.freeze(), is_final, is_over }
+    }
+
+    /// No more bytes come: what has come of an event that is not whole.
+    pub(super) fn take_rest(&mut self) -> Bytes {
+        let rest = self.early_end.take().map(|mut early_end| early_end.rest()).unwrap_or_default();
+        if !rest.is_empty() {
+            self.take_bytes(&rest);
+        }
+        rest
+    }
+
+    /// What ends the body after all that has passed, in the provider's words; `None` where nothing can.
+    pub(super) fn end_early(&mut self) -> Option<Vec<u8>> {
+        self.early_end.take()?.end(&self.meter.as_ref()?.reading())
+    }
+
+    /// The same for events.
+    pub(super) fn end_events_early(&mut self) -> Vec<Vec<u8>> {
+        let ended = self.early_end.take().zip(self.meter.as_ref());
+        ended.map(|(early_end, meter)| early_end.end_events(&meter.reading())).unwrap_or_default()
+    }
+
+    /// Has a budget been used up, by this exchange and others in flight, before the provider has said all it will?
+    pub(super) fn is_over(&self) -> bool {
+        let Some((permit, meter)) = self.permit.as_ref().zip(self.meter.as_ref()) else { return false };
+        let reading = meter.reading();
+        permit.counts(&reading.usage) && reading.known != Known::Reported
+    }
+
+    /// `true` when the provider's last word on usage has been seen.
+    fn take_bytes(&mut self, bytes: &[u8]) -> bool {
         let Some(meter) = &mut self.meter else { return false };
         meter.push(bytes);
         meter.reading().is_final
@@ -91,6 +166,9 @@ impl Account {
     pub(super) fn take_event(&mut self, event: &ServerEvent, message: &[u8]) {
         if let Some(meter) = &mut self.meter {
             meter.event(message);
+        }
+        if let Some(early_end) = &mut self.early_end {
+            early_end.event(message);
         }
         self.status = event.status.or(self.status);
         self.request_id = self.request_id.take().or_else(|| event.response_id.clone());

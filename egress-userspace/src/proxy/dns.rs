@@ -1,4 +1,4 @@
-//! The bottles' only resolver: names that routes allow lead to the gateway, everything else is refused. Nobody is asked.
+//! The bottles' only resolver: names that routes allow, and the proxy's own, lead to the gateway, everything else is refused. Nobody is asked.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use crate::policy::Routes;
 
 use super::limits::{ACCEPT_PAUSE, DNS_IDLE_TIME_MAX, DNS_QUERY_BYTES_MAX};
 use super::link::Link;
+use super::own;
 
 /// How long an answer may be kept, seconds: short, as routes change.
 const ANSWER_SECONDS: u32 = 30;
@@ -104,7 +105,7 @@ fn answer(query: &[u8], routes: &Routes, gateway: Ipv4Addr) -> Option<Vec<u8>> {
     if let ([question], OpCode::Query) = (query.queries.as_slice(), query.metadata.op_code) {
         answer.add_query(question.clone());
         let host: Option<Host> = question.name.to_ascii().parse().ok();
-        let is_allowed = host.is_some_and(|host| routes.find(&host).is_some());
+        let is_allowed = host.is_some_and(|host| own::is_own(&host) || routes.find(&host).is_some());
         if is_allowed && question.query_class == DNSClass::IN {
             // No record but the address: no IPv6 path, no keys for a hidden SNI, no hints at HTTP/3.
             answer.metadata.response_code = ResponseCode::NoError;
@@ -148,10 +149,19 @@ mod tests {
     fn allowed_names_lead_to_the_gateway_and_nothing_else_leads_anywhere() {
         check("api.anthropic.com.", RecordType::A, ResponseCode::NoError, &[GATEWAY]);
         check("API.Anthropic.COM.", RecordType::A, ResponseCode::NoError, &[GATEWAY]);
+        check("_egress.local.", RecordType::A, ResponseCode::NoError, &[GATEWAY]);
+        check("_egress.local.", RecordType::AAAA, ResponseCode::NoError, &[]);
         for kind in [RecordType::AAAA, RecordType::HTTPS, RecordType::SVCB, RecordType::TXT, RecordType::MX] {
             check("api.anthropic.com.", kind, ResponseCode::NoError, &[]);
         }
-        for name in ["example.com.", "x.api.anthropic.com.", ".", "data-to-leak.api.anthropic.com.evil.com."] {
+        for name in [
+            "example.com.",
+            "egress.local.",
+            "x._egress.local.",
+            "x.api.anthropic.com.",
+            ".",
+            "data-to-leak.api.anthropic.com.evil.com.",
+        ] {
             check(name, RecordType::A, ResponseCode::Refused, &[]);
             check(name, RecordType::AAAA, ResponseCode::Refused, &[]);
         }

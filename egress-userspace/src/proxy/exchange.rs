@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::http::uri::PathAndQuery;
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
@@ -26,6 +27,7 @@ use super::delivery::Delivery;
 use super::headers;
 use super::limits::{REFUSAL_DELIVERY_TIME_MAX, RESPONSE_HEAD_TIME_MAX};
 use super::link::{Link, LivePermit};
+use super::own;
 use super::refusal::{self, Answer, Audience};
 use super::request_body::{BodyBroken, RequestBody, discard};
 use super::socket::ClientSocket;
@@ -114,6 +116,11 @@ impl Exchange {
         let bottle = bottle.filter(|bottle| Arc::ptr_eq(&bottle.passage, &origin.passage)).ok_or(Severed)?;
         let (head, body) = request.into_parts();
         let host = agree(&head, &origin.expected);
+        if host.as_ref().is_ok_and(own::is_own) {
+            discard(body).await;
+            let answer = own::answer(&self.link, bottle, &head).await;
+            return Ok(answer.map(|bytes| ResponseBody::Answer { bytes: Some(bytes), delivery: None }));
+        }
         let api = host.as_ref().ok().and_then(|host| policy.routes.find(host)).map(|route| route.api);
         let (version, method, uri) = (head.version, head.method.clone(), head.uri.clone());
         let run = Run { exchange: self, origin, policy: &policy, bottle, version, api, method, uri };
@@ -176,6 +183,10 @@ impl Run<'_> {
         };
         if ask.is_unknown {
             self.tell_unknown(&allowed.host, &head);
+        }
+        if permit.ends_with_budget() && !stream_usage::is_sealed(&head.headers) {
+            // What is compressed cannot be ended but by breaking it off.
+            head.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
         let withholds_usage = stream_usage::ask_for(allowed.stream_usage, &ask, &mut head.headers, &mut body);
         let mut account = Account::new(permit, ask, Arc::clone(&self.origin.passage));
@@ -286,6 +297,7 @@ impl Run<'_> {
         let (mut head, body) = response.into_parts();
         account.take_head(&head);
         headers::strip_response(&mut head.headers);
+        headers::tell_remaining(&mut head.headers, account.remaining());
         head.version = Version::HTTP_11;
         if body.is_end_stream() {
             let settled = account.settle(Ending::Complete);
@@ -298,6 +310,9 @@ impl Run<'_> {
         }
         let delivery = self.delivery(FromProxy::Delivered { bottle: self.bottle.view.id }, self.policy.drain);
         let withheld = if withholds_usage { stream_usage::withhold(&mut head) } else { None };
+        if account.may_end_early() {
+            head.headers.remove(CONTENT_LENGTH);
+        }
         let terms = Terms { passage: &self.origin.passage, idle_max: self.policy.idle, delivery, withheld };
         let tee = Tee::new(body, account, terms);
         Response::from_parts(head, ResponseBody::Tee(Box::new(tee)))

@@ -1,5 +1,5 @@
 //! What is taken out of heads on their way, both ways. Nothing is added but what every connection says for itself: that it
-//! becomes a WebSocket.
+//! becomes a WebSocket, and to a client how much of its budget is left.
 //!
 //! Pure.
 
@@ -9,6 +9,11 @@ use hyper::http::header::{
     SEC_WEBSOCKET_EXTENSIONS, TE, TRANSFER_ENCODING, UPGRADE,
 };
 
+use crate::domain::Tokens;
+
+/// Tokens left in the tightest budget that binds a request, after what is held for requests in flight, this one among them:
+/// as it was when the request was admitted.
+const BUDGET_REMAINING: HeaderName = HeaderName::from_static("x-egress-budget-remaining");
 /// Headers that speak of one connection only (RFC 9110 §7.6.1).
 const HOP_BY_HOP: [HeaderName; 8] = [
     CONNECTION,
@@ -32,10 +37,16 @@ pub(super) fn strip_request(headers: &mut HeaderMap) {
     }
 }
 
-/// Makes a provider's headers fit for the client; no hint leads past the proxy.
+/// Makes a provider's headers fit for the client; no hint leads past the proxy, and nobody else speaks of budgets.
 pub(super) fn strip_response(headers: &mut HeaderMap) {
     strip_hop_by_hop(headers);
     headers.remove(ALT_SVC);
+    headers.remove(BUDGET_REMAINING);
+}
+
+/// Says how much is left.
+pub(super) fn tell_remaining(headers: &mut HeaderMap, remaining: Option<Tokens>) {
+    headers.extend(remaining.map(|remaining| (BUDGET_REMAINING, HeaderValue::from(remaining.0))));
 }
 
 /// A header's value, if it is text.
@@ -117,6 +128,7 @@ mod tests {
     #[test]
     fn no_hint_leads_past_the_proxy() {
         let mut response = headers(&[("alt-svc", "h3=\":443\""), ("keep-alive", "timeout=5"), ("server", "x")]);
+        response.insert(BUDGET_REMAINING, HeaderValue::from_static("999"));
         strip_response(&mut response);
         assert_eq!(response, headers(&[("server", "x")]));
     }

@@ -42,6 +42,8 @@ pub(super) const COUNT_ANSWER_BYTES_MAX: usize = 64 << 10;
 pub(super) const CONTROLLER_TIME_MAX: Duration = Duration::from_secs(10);
 /// The controller has this long to commit a settlement; the end of the response waits for it.
 pub(super) const SETTLED_TIME_MAX: Duration = Duration::from_secs(30);
+/// What a bottle is told of its budgets may be this old: the controller is asked no more often.
+pub(super) const BUDGETS_AGE_MAX: Duration = Duration::from_millis(250);
 /// Certificates kept ready.
 pub(super) const LEAVES_MAX: usize = 1_024;
 

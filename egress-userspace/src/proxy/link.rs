@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use thiserror::Error;
@@ -14,9 +14,11 @@ use crate::broker::{
     Admission, BrokerError, FrameReader, FrameWriter, FromController, FromProxy, LeafReply, Permit, RequestNumber,
 };
 use crate::domain::{
-    Ending, Host, Known, PermitId, ProviderNotes, Refusal, Settlement, SpendRequest, Usage, UsageDetails,
+    Allowance, BottleId, BudgetView, CacheReads, CrossingMode, Ending, Host, Known, PermitId, ProviderName,
+    ProviderNotes, Refusal, RefusalReason, Settlement, SpendRequest, Tokens, Usage, UsageDetails,
 };
 
+use super::in_flight::InFlight;
 use super::limits::{CONTROLLER_TIME_MAX, SETTLED_TIME_MAX};
 use super::view::PolicyView;
 
@@ -36,6 +38,7 @@ pub(super) struct Link {
     next_number: AtomicU64,
     is_ready: AtomicBool,
     policy: watch::Sender<Arc<PolicyView>>,
+    in_flight: Mutex<InFlight>,
 }
 
 /// Who waits for what.
@@ -47,9 +50,18 @@ struct Waiting {
 
 #[derive(Debug)]
 enum Waiter {
-    Admit(oneshot::Sender<Result<LivePermit, Refusal>>),
-    Settle(oneshot::Sender<Committed>),
+    Admit(Expected, oneshot::Sender<Result<LivePermit, Refusal>>),
+    Settle(PermitId, oneshot::Sender<Committed>),
+    Budgets(oneshot::Sender<Option<Vec<BudgetView>>>),
     Leaf(oneshot::Sender<LeafReply>),
+}
+
+/// What a request is expected to use.
+#[derive(Debug)]
+struct Expected {
+    provider: ProviderName,
+    /// `None` for what uses nothing.
+    tokens: Option<Tokens>,
 }
 
 /// A settlement stands in the ledger.
@@ -64,6 +76,8 @@ pub(super) struct Committed {
 pub(super) struct LivePermit {
     link: Arc<Link>,
     permit: Option<Permit>,
+    /// It ends when its budget does, which counts so.
+    ends_with_budget: Option<CacheReads>,
 }
 
 impl Link {
@@ -72,7 +86,8 @@ impl Link {
         let (sender, outgoing) = mpsc::unbounded_channel();
         let policy = watch::Sender::new(Arc::new(PolicyView::default()));
         let (next_number, is_ready) = (AtomicU64::new(1), AtomicBool::new(false));
-        let link = Self { sender, waiting: Mutex::default(), next_number, is_ready, policy };
+        let (waiting, in_flight) = (Mutex::default(), Mutex::default());
+        let link = Self { sender, waiting, next_number, is_ready, policy, in_flight };
         (Arc::new(link), outgoing)
     }
 
@@ -118,7 +133,16 @@ impl Link {
         self: &Arc<Self>,
         request: SpendRequest,
     ) -> Result<Result<LivePermit, Refusal>, NoAnswer> {
-        let answer = self.ask(Waiter::Admit, |number| FromProxy::Admit { number, request });
+        let tokens = request.is_metered.then_some(request.input_estimate);
+        let expected = Expected { provider: request.provider.clone(), tokens };
+        let waiter = |sender| Waiter::Admit(expected, sender);
+        let answer = self.ask(waiter, |number| FromProxy::Admit { number, request });
+        wait(answer, CONTROLLER_TIME_MAX).await
+    }
+
+    /// A bottle's budgets; `None` when the ledger cannot tell.
+    pub(super) async fn budgets(&self, bottle: BottleId) -> Result<Option<Vec<BudgetView>>, NoAnswer> {
+        let answer = self.ask(Waiter::Budgets, |number| FromProxy::Budgets { number, bottle });
         wait(answer, CONTROLLER_TIME_MAX).await
     }
 
@@ -130,7 +154,7 @@ impl Link {
 
     fn ask<T>(
         &self,
-        waiter: fn(oneshot::Sender<T>) -> Waiter,
+        waiter: impl FnOnce(oneshot::Sender<T>) -> Waiter,
         question: impl FnOnce(RequestNumber) -> FromProxy,
     ) -> oneshot::Receiver<T> {
         let number = RequestNumber(self.next_number.fetch_add(1, Ordering::Relaxed));
@@ -155,10 +179,16 @@ impl Link {
                 }
             }
             FromController::Admitted { number, admission } => self.take_admission(number, admission),
-            FromController::Settled { number, crossed, .. } => {
-                if let Some(Waiter::Settle(waiter)) = self.waiter(number) {
+            FromController::Settled { number, crossed, allowances } => {
+                if let Some(Waiter::Settle(permit, waiter)) = self.waiter(number) {
+                    self.in_flight().settled(permit, &allowances);
                     // Settled and nobody waits: the exchange was dropped, which needs no answer.
                     let _ = waiter.send(Committed { crossed });
+                }
+            }
+            FromController::Budgets { number, budgets } => {
+                if let Some(Waiter::Budgets(waiter)) = self.waiter(number) {
+                    let _ = waiter.send(budgets);
                 }
             }
             FromController::Leaf { number, leaf } => {
@@ -170,14 +200,44 @@ impl Link {
     }
 
     fn take_admission(self: &Arc<Self>, number: RequestNumber, admission: Admission) {
+        let waiter = self.waiter(number);
         let admission = match admission {
-            Admission::Permit(permit) => Ok(LivePermit { link: Arc::clone(self), permit: Some(permit) }),
+            Admission::Permit(permit) => {
+                let expected = if let Some(Waiter::Admit(expected, _)) = &waiter { Some(expected) } else { None };
+                let watched = expected.map_or(Ok(None), |expected| self.watch(&permit, expected));
+                let mut live = LivePermit { link: Arc::clone(self), permit: Some(permit), ends_with_budget: None };
+                // Refused, the permit is dropped, and that settles it.
+                watched.map(|ends_with_budget| {
+                    live.ends_with_budget = ends_with_budget;
+                    live
+                })
+            }
             Admission::Refused(refusal) => Err(refusal),
         };
-        if let Some(Waiter::Admit(waiter)) = self.waiter(number) {
+        if let Some(Waiter::Admit(_, waiter)) = waiter {
             // Nobody waits any more: the permit is dropped, and that settles it.
             let _ = waiter.send(admission);
         }
+    }
+
+    /// Counts what runs on a permit, if it is to end with a budget that binds it. Nothing begins on what others in flight have
+    /// used, which the ledger does not know yet.
+    fn watch(&self, permit: &Permit, expected: &Expected) -> Result<Option<CacheReads>, Refusal> {
+        let policy = self.policy();
+        let is_severed = policy.crossing == CrossingMode::Sever && !permit.allowances.is_empty();
+        let Some(tokens) = expected.tokens.filter(|_| is_severed) else { return Ok(None) };
+        let mut in_flight = self.in_flight();
+        if let Some(Allowance { scope, budget, .. }) = in_flight.used_up(&expected.provider, &permit.allowances) {
+            let message = format!("requests in flight have used up the {} budget of {scope}", expected.provider);
+            let refusal = Refusal::of(RefusalReason::BudgetExhausted, message);
+            return Err(Refusal { scope: Some(scope.clone()), budget: Some(*budget), ..refusal });
+        }
+        in_flight.admitted(permit.id, &expected.provider, &permit.allowances, tokens);
+        Ok(Some(policy.cache_reads))
+    }
+
+    fn in_flight(&self) -> MutexGuard<'_, InFlight> {
+        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn waiter(&self, number: RequestNumber) -> Option<Waiter> {
@@ -196,6 +256,27 @@ impl Link {
 }
 
 impl LivePermit {
+    /// Tokens left, after what is held, in the tightest budget that binds; `None` when none does.
+    pub(super) fn remaining(&self) -> Option<Tokens> {
+        let left = |allowance: &Allowance| allowance.left.saturating_sub(allowance.held);
+        self.permit.as_ref()?.allowances.iter().map(left).min()
+    }
+
+    /// Does what runs on it end when its budget does?
+    pub(super) fn ends_with_budget(&self) -> bool {
+        self.ends_with_budget.is_some()
+    }
+
+    /// What runs on it has used so much. Must it end?
+    pub(super) fn counts(&self, usage: &Usage) -> bool {
+        let (Some(permit), Some(cache_reads)) = (&self.permit, self.ends_with_budget) else { return false };
+        let count = match cache_reads {
+            CacheReads::Count => usage.total(),
+            CacheReads::Ignore => usage.total().saturating_sub(usage.cache_read),
+        };
+        self.link.in_flight().counts(permit.id, count)
+    }
+
     /// Sends the settlement at once; the answer says when the ledger has committed.
     pub(super) fn settle(
         mut self,
@@ -208,7 +289,8 @@ impl LivePermit {
     fn send(&mut self, settlement: impl FnOnce(PermitId) -> Settlement) -> Option<oneshot::Receiver<Committed>> {
         let permit = self.permit.take()?.id;
         let settlement = Box::new(settlement(permit));
-        Some(self.link.ask(Waiter::Settle, |number| FromProxy::Settle { number, settlement }))
+        let waiter = |sender| Waiter::Settle(permit, sender);
+        Some(self.link.ask(waiter, |number| FromProxy::Settle { number, settlement }))
     }
 }
 

@@ -4,6 +4,7 @@
 //! listen ─ explicit ─ CONNECT ┐
 //!        ├ tls ───────────────┴ tls ┐
 //!        └ plain ───────────────────┴ exchange ─ admit ─ upstream ─ tee ─ settle
+//!                                            ├ own
 //!                                            └ websocket ─ admit … settle, for each response
 //! dns
 //! ```
@@ -18,9 +19,11 @@ mod delivery;
 mod dns;
 mod exchange;
 mod headers;
+mod in_flight;
 mod limits;
 mod link;
 mod listen;
+mod own;
 mod process;
 mod provider_notes;
 mod refusal;

@@ -1,5 +1,5 @@
 //! The response's body on its way: passed on unbuffered, unchanged but for usage that the client did not ask for, with a
-//! copy to the meter.
+//! copy to the meter. Where it ends with its budget (`crossing: sever`), it passes in whole events.
 //!
 //! Invariants: the settlement commits before the last byte is handed to the client; after it nothing passes that uses more;
 //! the end is named once.
@@ -18,7 +18,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use crate::domain::Ending;
 use crate::meter::UsageWithheld;
 
-use super::account::Account;
+use super::account::{Account, Taken};
 use super::delivery::Delivery;
 use super::limits::BROKEN_OFF_AFTER;
 use super::link::{Committed, NoAnswer};
@@ -37,6 +37,9 @@ pub(super) enum TeeError {
     /// The provider fell silent.
     #[error("the provider fell silent")]
     Idle,
+    /// The budget is used up, and the response cannot be ended otherwise.
+    #[error("the budget is used up")]
+    Exhausted,
     /// The response went on after its usage was final, and used more.
     #[error("the response used more than it had said")]
     Exceeded,
@@ -52,7 +55,7 @@ impl TeeError {
     /// How it is recorded.
     fn ending(&self) -> Ending {
         match self {
-            Self::Severed => Ending::Cut,
+            Self::Severed | Self::Exhausted => Ending::Cut,
             Self::Upstream(_) => Ending::HungUp,
             Self::Idle => Ending::TimedOut,
             Self::Exceeded | Self::Undecodable(_) | Self::NotSettled(_) => Ending::Error,
@@ -148,7 +151,17 @@ impl Tee {
     /// A frame from the provider. Returns what may pass.
     fn take_frame(&mut self, frame: Frame<Bytes>) -> Option<Frame<Bytes>> {
         self.latest = Instant::now();
-        let is_final = frame.data_ref().is_some_and(|data| self.account.take_bytes(data));
+        let (frame, is_final, is_over) = match frame.into_data() {
+            Ok(data) => {
+                let Taken { passes, is_final, is_over } = self.account.take(data);
+                (Frame::data(passes), is_final, is_over)
+            }
+            Err(trailers) => (trailers, false, false),
+        };
+        if is_over {
+            self.end_early(frame);
+            return None;
+        }
         let Source::Flowing(body) = &self.source else { return None };
         // All announced bytes are there, though the provider may yet say so: a client that counts waits for nothing more.
         let is_last = body.is_end_stream() || body.size_hint().exact() == Some(0);
@@ -178,6 +191,17 @@ impl Tee {
         if self.held.len() > waiting { self.held.pop_front() } else { None }
     }
 
+    /// The budget is used up with what is in `frame`, and the provider is hung up on. The client gets it and a proper end; where
+    /// there is none, the response breaks off before it.
+    fn end_early(&mut self, frame: Frame<Bytes>) {
+        let Some(end) = self.account.end_early() else { return self.fail(TeeError::Exhausted) };
+        self.hold(frame);
+        self.release();
+        self.held.push_back(Frame::data(end.into()));
+        self.settle(TeeError::Exhausted.ending());
+        self.source = Source::Ended;
+    }
+
     /// Keeps what may pass of a frame.
     fn hold(&mut self, frame: Frame<Bytes>) {
         let frame = match (frame.into_data(), &mut self.withheld) {
@@ -199,6 +223,10 @@ impl Tee {
 
     /// No more data comes: what was looked at and not withheld passes.
     fn release(&mut self) {
+        let rest = self.account.take_rest();
+        if !rest.is_empty() {
+            self.hold(Frame::data(rest));
+        }
         let rest = self.withheld.take().map(|mut withheld| withheld.finish()).unwrap_or_default();
         if !rest.is_empty() {
             self.held.push_back(Frame::data(rest.into()));
@@ -294,7 +322,7 @@ impl Body for Tee {
     fn size_hint(&self) -> SizeHint {
         let held: usize = self.held.iter().filter_map(Frame::data_ref).map(Bytes::len).sum();
         let source = match &self.source {
-            Source::Flowing(_) if self.withheld.is_some() => SizeHint::new(),
+            Source::Flowing(_) if self.withheld.is_some() || self.account.may_end_early() => SizeHint::new(),
             Source::Flowing(body) => body.size_hint(),
             Source::Ended | Source::Failed(_) | Source::Over => SizeHint::with_exact(0),
         };

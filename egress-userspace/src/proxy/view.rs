@@ -3,22 +3,26 @@
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::Instant;
 
 use crate::broker::{BottleView, Phase, Snapshot};
-use crate::domain::Preflights;
+use crate::domain::{CacheReads, CrossingMode, Preflights};
 use crate::policy::Routes;
 
-use super::limits::{CONNECTIONS_PER_BOTTLE_MAX, WEBSOCKETS_PER_BOTTLE_MAX};
+use super::limits::{BUDGETS_AGE_MAX, CONNECTIONS_PER_BOTTLE_MAX, WEBSOCKETS_PER_BOTTLE_MAX};
 
 /// The last snapshot, ready to be asked.
 #[derive(Debug, Default)]
 pub(super) struct PolicyView {
     pub(super) routes: Routes,
     pub(super) preflight: Preflights,
+    pub(super) crossing: CrossingMode,
+    pub(super) cache_reads: CacheReads,
     pub(super) drain: Duration,
     /// Longest silence inside a response.
     pub(super) idle: Duration,
@@ -38,13 +42,18 @@ pub(super) struct Passage {
     severed: watch::Sender<bool>,
     connections: Arc<Semaphore>,
     websockets: Arc<Semaphore>,
+    /// What the bottle was last told of its budgets.
+    told: Mutex<Option<(Instant, Bytes)>>,
+    /// One question at a time.
+    telling: Semaphore,
 }
 
 impl Passage {
     fn open() -> Self {
         let connections = Arc::new(Semaphore::new(CONNECTIONS_PER_BOTTLE_MAX));
         let websockets = Arc::new(Semaphore::new(WEBSOCKETS_PER_BOTTLE_MAX));
-        Self { severed: watch::Sender::new(false), connections, websockets }
+        let (told, telling) = (Mutex::default(), Semaphore::new(1));
+        Self { severed: watch::Sender::new(false), connections, websockets, told, telling }
     }
 
     /// Has the bottle been cut, or is it gone?
@@ -66,6 +75,18 @@ impl Passage {
         Arc::clone(&self.connections).try_acquire_owned().ok()
     }
 
+    /// What the bottle is told of its budgets: as it was told just before, or else as `ask` says.
+    pub(super) async fn budgets(&self, ask: impl AsyncFnOnce() -> Option<Bytes>) -> Option<Bytes> {
+        let _turn = self.telling.acquire().await.ok()?;
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((_, told)) = told.filter(|(at, _)| at.elapsed() < BUDGETS_AGE_MAX) {
+            return Some(told);
+        }
+        let told = ask().await?;
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), told.clone()));
+        Some(told)
+    }
+
     /// May one of its connections become a WebSocket?
     pub(super) fn admit_websocket(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.websockets).try_acquire_owned().ok()
@@ -81,7 +102,7 @@ impl PolicyView {
     /// The view after `snapshot`: bottles that go on keep their passage; those that are cut, gone or replaced by another
     /// at the same address are severed.
     pub(super) fn succeed(&self, snapshot: Snapshot) -> Self {
-        let Snapshot { bottles, routes, preflight, drain_ms, idle_ms, .. } = snapshot;
+        let Snapshot { bottles, routes, preflight, crossing, cache_reads, drain_ms, idle_ms } = snapshot;
         let bottles: HashMap<_, _> = bottles
             .into_iter()
             .filter(|view| view.phase != Phase::Cut)
@@ -98,7 +119,7 @@ impl PolicyView {
             }
         }
         let [drain, idle] = [drain_ms, idle_ms].map(Duration::from_millis);
-        Self { routes, preflight, drain, idle, bottles }
+        Self { routes, preflight, crossing, cache_reads, drain, idle, bottles }
     }
 
     /// Severs everyone: the controller is gone.
@@ -149,6 +170,21 @@ mod tests {
         let cut = PolicyView::default().succeed(snapshot(&[(1, Phase::Open)])).succeed(snapshot(&[(1, Phase::Cut)]));
         let restored = cut.succeed(snapshot(&[(1, Phase::Open)]));
         assert!(!restored.bottle(ADDRESS).unwrap().passage.is_severed());
+    }
+
+    #[tokio::test]
+    async fn the_controller_is_asked_for_budgets_as_often_as_the_limit_says() {
+        let passage = Passage::open();
+        let asked = std::cell::Cell::new(0);
+        let ask = async || {
+            asked.set(asked.get() + 1);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            Some(Bytes::from(asked.get().to_string()))
+        };
+        let (one, other) = tokio::join!(passage.budgets(&ask), passage.budgets(&ask));
+        assert_eq!((one.as_deref(), other.as_deref(), asked.get()), (Some(&b"1"[..]), Some(&b"1"[..]), 1));
+        tokio::time::sleep(BUDGETS_AGE_MAX).await;
+        assert_eq!(passage.budgets(&ask).await.as_deref(), Some(&b"2"[..]));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 mod agents;
 mod refusal;
 mod report;
+mod severed;
 mod socket;
 mod unasked;
 

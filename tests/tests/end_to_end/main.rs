@@ -14,6 +14,7 @@ mod plan;
 mod preflight;
 mod public;
 mod secrets;
+mod sever;
 mod soak;
 mod socket;
 mod spend;

@@ -10,7 +10,8 @@ use egress_userspace::broker::{
     Permit, Phase, Snapshot, send_listeners,
 };
 use egress_userspace::domain::{
-    BottleId, CrossingMode, Host, PermitId, Preflight, Preflights, Refusal, Settlement, SpendRequest,
+    self, Allowance, Api, BottleId, BudgetView, CacheReads, CrossingMode, Host, PermitId, Preflight, Preflights,
+    Refusal, Scope, Settlement, SpendRequest, Tokens,
 };
 use egress_userspace::policy::Routes;
 use egress_userspace::proxy::{Prepared, ProxyError};
@@ -25,6 +26,11 @@ use super::provider::Provider;
 pub(crate) const PROVIDER: &str = "api.anthropic.com";
 /// Another name of the same provider.
 pub(crate) const OPENAI: &str = "api.openai.com";
+pub(crate) const GEMINI: &str = "generativelanguage.googleapis.com";
+pub(crate) const BEDROCK: &str = "bedrock-runtime.us-east-1.amazonaws.com";
+pub(crate) const OLLAMA: &str = "ollama.corp.example";
+/// All its names.
+pub(crate) const HOSTS: [&str; 5] = [PROVIDER, OPENAI, GEMINI, BEDROCK, OLLAMA];
 pub(crate) const BOTTLE: BottleId = BottleId(7);
 pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 213, 0, 1);
 /// Longer than anything here takes unless it is broken.
@@ -75,6 +81,7 @@ pub(crate) struct Heard {
     pub(crate) delivered: usize,
     pub(crate) refusals_delivered: usize,
     pub(crate) unknown_paths: Vec<String>,
+    pub(crate) budget_questions: usize,
 }
 
 /// What the controller will answer.
@@ -82,6 +89,19 @@ pub(crate) struct Heard {
 pub(crate) struct Script {
     pub(crate) refusal: Option<Refusal>,
     pub(crate) crossed: bool,
+    /// What is left of the host's budget, if there is one, before anything is settled.
+    pub(crate) left: Option<u64>,
+    /// What the bottle's budgets are.
+    pub(crate) budgets: Option<Vec<BudgetView>>,
+}
+
+impl Script {
+    /// What the ledger would say, so many tokens being settled and held.
+    fn allowances(&self, settled: u64, held: Tokens) -> Vec<Allowance> {
+        let left = |left: u64| Tokens(left.saturating_sub(settled));
+        let allowance = |budget| Allowance { scope: Scope::Host, budget: Tokens(budget), left: left(budget), held };
+        self.left.into_iter().map(allowance).collect()
+    }
 }
 
 pub(crate) struct World {
@@ -91,6 +111,7 @@ pub(crate) struct World {
     pub(crate) heard: watch::Receiver<Heard>,
     pub(crate) script: Arc<Mutex<Script>>,
     preflight: Mutex<Preflight>,
+    crossing: Mutex<CrossingMode>,
     /// While `true`, settlements are not answered.
     pub(crate) holds_settlements: watch::Sender<bool>,
     /// While `true`, requests are not admitted.
@@ -162,6 +183,7 @@ impl World {
             holds_admissions: holds_admissions.subscribe(),
             to_proxy: to_proxy.clone(),
             permits: 0,
+            settled: 0,
         };
         socket.set_nonblocking(true).unwrap();
         let socket = tokio::net::UnixStream::from_std(socket).unwrap();
@@ -173,6 +195,7 @@ impl World {
             heard,
             script,
             preflight: Mutex::default(),
+            crossing: Mutex::default(),
             holds_settlements,
             holds_admissions,
             to_proxy,
@@ -191,6 +214,13 @@ impl World {
     /// Publishes a snapshot with this way to look at requests before they are sent; later ones keep it.
     pub(crate) fn preflight(&self, preflight: Preflight) {
         *self.preflight.lock().unwrap() = preflight;
+        self.phase(Phase::Open);
+    }
+
+    /// Responses end with this budget; later snapshots keep it.
+    pub(crate) fn sever_at(&self, left: u64) {
+        self.script.lock().unwrap().left = Some(left);
+        *self.crossing.lock().unwrap() = CrossingMode::Sever;
         self.phase(Phase::Open);
     }
 
@@ -214,7 +244,8 @@ impl World {
             bottles: vec![bottle],
             routes,
             preflight,
-            crossing: CrossingMode::Finish,
+            crossing: *self.crossing.lock().unwrap(),
+            cache_reads: CacheReads::Count,
             drain_ms: 1_000,
             idle_ms: 2_000,
         };
@@ -254,6 +285,8 @@ struct Controller {
     holds_admissions: watch::Receiver<bool>,
     to_proxy: mpsc::UnboundedSender<FromController>,
     permits: i64,
+    /// Tokens.
+    settled: u64,
 }
 
 impl Controller {
@@ -276,10 +309,12 @@ impl Controller {
         match said {
             FromProxy::Ready => self.heard.send_modify(|heard| heard.is_ready = true),
             FromProxy::Admit { number, request } => {
+                let input_estimate = request.input_estimate;
                 self.heard.send_modify(|heard| heard.admits.push(request));
                 self.permits += 1;
                 let refusal = self.script.lock().unwrap().refusal.clone();
-                let permit = Admission::Permit(Permit { id: PermitId(self.permits), allowances: Vec::new() });
+                let allowances = self.script.lock().unwrap().allowances(self.settled, input_estimate);
+                let permit = Admission::Permit(Permit { id: PermitId(self.permits), allowances });
                 let admission = refusal.map_or(permit, Admission::Refused);
                 let answer = FromController::Admitted { number, admission };
                 let (mut holds, to_proxy) = (self.holds_admissions.clone(), self.to_proxy.clone());
@@ -289,12 +324,19 @@ impl Controller {
                 });
             }
             FromProxy::Settle { number, settlement } => {
+                self.settled += settlement.usage.total().0;
                 self.heard.send_modify(|heard| heard.settlements.push(*settlement));
-                let crossed = self.script.lock().unwrap().crossed;
+                let script = self.script.lock().unwrap().clone();
+                let (crossed, allowances) = (script.crossed, script.allowances(self.settled, Tokens::ZERO));
+                let answer = FromController::Settled { number, crossed, allowances };
                 let (mut holds, to_proxy) = (self.holds_settlements.clone(), self.to_proxy.clone());
+                if !*holds.borrow() {
+                    // In the order of settlements, as the ledger answers.
+                    return self.say(answer);
+                }
                 tokio::spawn(async move {
                     let _ = holds.wait_for(|holds| !holds).await;
-                    let _ = to_proxy.send(FromController::Settled { number, crossed, allowances: Vec::new() });
+                    let _ = to_proxy.send(answer);
                 });
             }
             FromProxy::Delivered { bottle } => {
@@ -308,6 +350,12 @@ impl Controller {
             FromProxy::PathUnknown { bottle, host, target } => {
                 assert_eq!((bottle, host.as_str()), (BOTTLE, PROVIDER));
                 self.heard.send_modify(|heard| heard.unknown_paths.push(target));
+            }
+            FromProxy::Budgets { number, bottle } => {
+                assert_eq!(bottle, BOTTLE);
+                self.heard.send_modify(|heard| heard.budget_questions += 1);
+                let budgets = self.script.lock().unwrap().budgets.clone();
+                self.say(FromController::Budgets { number, budgets });
             }
             FromProxy::MintLeaf { number, host } => {
                 let leaf = self.mint(&host);
@@ -335,9 +383,11 @@ impl Controller {
     }
 }
 
-/// The provider is reached at this address, by both of its names.
+/// The provider is reached at this address, by all of its names.
 fn routes_to(address: SocketAddr) -> Routes {
-    Routes::built_in(&[PROVIDER, OPENAI].map(|name| (name.parse().unwrap(), address)))
+    let hosts = vec![(OLLAMA.parse().unwrap(), Api::Ollama)];
+    let own = domain::Provider { name: "local".parse().unwrap(), hosts, stream_usage: None };
+    Routes::new(&[own], &HOSTS.map(|name| (name.parse().unwrap(), address)))
 }
 
 /// An address that is no bottle's.

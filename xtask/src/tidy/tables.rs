@@ -37,6 +37,7 @@ pub(super) const PURE: &[&str] = &[
     "egress-userspace/src/settings/",
     "egress-userspace/src/kernel/nft_render.rs",
     "egress-userspace/src/bottle/plan.rs",
+    "egress-userspace/src/proxy/in_flight.rs",
 ];
 
 /// What pure code must not name: a crate by its first segment, anything else by consecutive segments.

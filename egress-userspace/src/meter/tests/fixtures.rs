@@ -11,14 +11,14 @@ use super::wire::{ENCODINGS, encoded};
 use super::*;
 
 /// A recorded response and what it must come to.
-struct Recorded {
-    name: String,
-    case: Value,
-    body: Vec<u8>,
+pub(super) struct Recorded {
+    pub(super) name: String,
+    pub(super) case: Value,
+    pub(super) body: Vec<u8>,
 }
 
 /// All there are; `None`, and said so, where there is no folder of them.
-fn recorded() -> Option<Vec<Recorded>> {
+pub(super) fn recorded() -> Option<Vec<Recorded>> {
     let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/fixtures");
     let folder = std::env::var_os("EGRESS_FIXTURES").map_or_else(|| PathBuf::from(beside), PathBuf::from);
     let Ok(entries) = std::fs::read_dir(&folder) else {

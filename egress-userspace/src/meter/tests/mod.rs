@@ -3,6 +3,7 @@
 mod corpus;
 mod deviations;
 mod dialects;
+mod ending;
 mod fixtures;
 mod interrupted;
 mod properties;

@@ -15,6 +15,8 @@ use super::talk::{Settling, Step, Stranger, Talk, Unsent, Word};
 use super::wire::{FrameSource, WireError, send_to_client};
 use super::{Broken, Reader, Writer};
 
+/// All that was to be said has been said (RFC 6455 §7.4.1).
+const NORMAL: u16 = 1000;
 /// Something nobody expected happened on the way (RFC 6455 §7.4.1).
 const INTERNAL_ERROR: u16 = 1011;
 
@@ -136,8 +138,21 @@ impl Downlink {
                 self.hand_over(frame, has_crossed).await
             }
             Step::Exceeds => Err(Broken::Exceeded),
+            Step::Exhausts => self.end_early(&frame).await,
             Step::Stranger => Err(Broken::Unasked),
         }
+    }
+
+    /// The budget is used up: everything in flight on this socket ends, and the socket with it, as the provider cannot be told
+    /// otherwise to stop.
+    async fn end_early(&mut self, last: &Frame) -> Result<(), Broken> {
+        let (settling, words) = self.talk.end_early();
+        let has_crossed = settled(settling).await?;
+        for frame in std::iter::once(last).chain(&words) {
+            self.send(frame).await?;
+        }
+        self.hand_over(Frame::close(NORMAL, "the budget is used up"), has_crossed).await?;
+        Err(Broken::Exhausted)
     }
 
     /// Nothing of a response passes for which there is no permit. The provider stops when the socket ends.

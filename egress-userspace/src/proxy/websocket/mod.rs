@@ -70,6 +70,9 @@ pub(super) enum Broken {
     /// A response went on after its usage was final, and used more.
     #[error("a response used more than it had said")]
     Exceeded,
+    /// A budget was used up by what is in flight.
+    #[error("the budget is used up")]
+    Exhausted,
     /// A response that nobody asked for was refused.
     #[error("a response that nobody asked for may not be delivered")]
     Unasked,
@@ -85,7 +88,7 @@ impl Broken {
             Self::ClientLeft => Ending::Cancelled,
             Self::ProviderLeft => Ending::HungUp,
             Self::Silent => Ending::TimedOut,
-            Self::Severed => Ending::Cut,
+            Self::Severed | Self::Exhausted => Ending::Cut,
             Self::Provider(_)
             | Self::TooOld
             | Self::NoUpgrade(_)

@@ -71,6 +71,8 @@ pub(super) enum Step {
     Stranger,
     /// It says that a response that has been settled used more.
     Exceeds,
+    /// With it a budget is used up: it is the last that passes.
+    Exhausts,
 }
 
 /// An event is part of a response that nobody asked for.
@@ -190,7 +192,7 @@ impl Talk {
                     account.take_event(event, message);
                 }
                 if !event.is_terminal() {
-                    return Step::Pass;
+                    return if account.is_over() { Step::Exhausts } else { Step::Pass };
                 }
                 let settling = flights.lanes.end(place).and_then(|account| account.settle(ending(event.kind)));
                 settling.map_or(Step::Pass, |settling| Step::Settles(Box::pin(settling)))
@@ -231,6 +233,18 @@ impl Talk {
         account.set_sent(true);
         self.flights().lanes.adopt(event, account);
         Ok(())
+    }
+
+    /// Ends everything in flight, as its budget has ended: the settlements, and the events that the client hears when they
+    /// have committed.
+    pub(super) fn end_early(&self) -> (Vec<Settling>, Vec<Frame>) {
+        let mut flights = self.flights();
+        let (mut settling, mut words): (Vec<Settling>, Vec<Frame>) = Default::default();
+        while let Some(account) = flights.lanes.end_first() {
+            words.extend(account.end_events_early().into_iter().map(Frame::text));
+            settling.extend(account.settle(Ending::Cut).map(|settling| Box::pin(settling) as Settling));
+        }
+        (settling, words)
     }
 
     /// The provider says nothing more, and that is how it ended, unless the client has said so first.

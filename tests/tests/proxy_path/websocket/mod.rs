@@ -3,6 +3,7 @@
 mod ending;
 mod passing;
 mod refusing;
+mod severing;
 
 use std::fmt::Debug;
 
