@@ -25,16 +25,13 @@ const TOKENS: u64 = 150;
 /// Strict: nothing may go over it, whoever dies when.
 const BUDGET: u64 = 150_000;
 
-/// Numbers that differ from run to run, and are told.
+/// Numbers that differ from run to run.
+#[derive(Debug)]
 struct Chance(u64);
 
 impl Chance {
     fn new() -> Result<Self> {
-        let seed = std::env::var("EGRESS_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
-        let time = SystemTime::now().duration_since(UNIX_EPOCH)?.subsec_nanos();
-        let seed = seed.unwrap_or(u64::from(time));
-        eprintln!("EGRESS_TEST_SEED={seed}");
-        Ok(Self(seed | 1))
+        Ok(Self(u64::from(SystemTime::now().duration_since(UNIX_EPOCH)?.subsec_nanos()) | 1))
     }
 
     /// Knuth's linear congruential generator (MMIX); its upper bits are the good ones.
@@ -64,7 +61,11 @@ fn nothing_is_lost_or_opened_whoever_is_killed_when() -> Result<()> {
     work(&mut free)?;
     work(&mut capped)?;
     let kills = std::env::var(KILLS_VARIABLE).ok().and_then(|kills| kills.parse().ok()).unwrap_or(KILLS);
+    let is_up = |world: &World| Ok(world.status()?.proxy_pid.is_some());
     for _ in 0..kills {
+        let served = world.served().len();
+        until("requests are answered again", PATIENCE, || Ok(world.served().len() > served))?;
+        until("there is a proxy", PATIENCE, || is_up(&world))?;
         sleep(Duration::from_millis(chance.below(PAUSE_MAX_MS)));
         match chance.below(3) {
             0 => drop(world.kill_proxy()?),
@@ -81,12 +82,16 @@ fn nothing_is_lost_or_opened_whoever_is_killed_when() -> Result<()> {
         }
         check_gates(&world)?;
     }
-    until("the proxy is back", PATIENCE, || Ok(world.status()?.proxy_pid.is_some()))?;
+    until("the proxy is back", PATIENCE, || is_up(&world))?;
     drop((free, capped));
     let is_quiet = || Ok(world.usage()?.sums.iter().all(|sum| sum.held == Tokens::ZERO));
     until("everything is settled", PATIENCE, is_quiet).with_context(|| world.log_tail())?;
     let used = world.usage()?.sums.iter().find(|sum| sum.bottle.as_str() == "capped").map(|sum| sum.usage.total());
-    ensure!(used.is_some_and(|used| used.0 <= BUDGET), "the strict budget was overshot: {used:?}");
+    ensure!(
+        used.is_some_and(|used| used.0 <= BUDGET),
+        "the strict budget was overshot: {used:?} {:?}",
+        world.usage()?.sums
+    );
     compare(&world.served(), &world.usage()?.rows)
 }
 
@@ -120,7 +125,8 @@ fn compare(served: &[Served], rows: &[UsageRow]) -> Result<()> {
     let lost: Vec<&UsageRow> = rows.iter().filter(|row| row.request_id.is_none()).collect();
     let of_lost = lost.iter().map(|row| row.usage.output.0).sum::<u64>();
     let of_unseen = unseen.iter().map(|exchange| exchange.output_sent).sum::<u64>();
-    eprintln!("{seen} settled by their responses, {} of {} lost ones had been sent", unseen.len(), lost.len());
+    // Shown with --nocapture.
+    println!("{seen} settled by their responses, {} of {} lost ones had been sent", unseen.len(), lost.len());
     ensure!(unseen.len() <= lost.len() && of_unseen <= of_lost, "{} unseen, {} lost", unseen.len(), lost.len());
     ensure!(lost.iter().all(|row| row.usage.total().0 >= TOKENS || row.usage.total() == Tokens::ZERO), "{lost:?}");
     ensure!(seen > 0, "nothing was answered");
