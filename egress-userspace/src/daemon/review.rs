@@ -5,7 +5,7 @@ use std::time::Duration;
 use tracing::{error, info};
 
 use crate::budget;
-use crate::domain::{BottleId, BudgetView, CutCause, CutoffPolicy, with_causes};
+use crate::domain::{BottleId, BudgetView, CutCause, CutoffPolicy, Tokens, with_causes};
 use crate::ledger::GateChange;
 
 use super::controller::{Controller, refusal, spends};
@@ -60,8 +60,10 @@ impl Controller {
     }
 
     async fn review_one(&mut self, bottle: BottleId, stage: &Stage, budgets: &[BudgetView]) {
-        let spending = budgets.iter().filter(|view| spends(view));
-        let gone = spending.filter_map(|view| Some((view, budget::crossed(&view.chain)?))).next();
+        // A cut stays as long as any budget is used up, by whomever. Only what has spent is cut when there is less to spend.
+        let counts = |view: &&BudgetView| *stage != Stage::Open || spends(view);
+        let crossed = budgets.iter().filter(counts).filter_map(|view| Some((view, budget::crossed(&view.chain)?)));
+        let gone = crossed.filter(|(_, crossing)| crossing.used > Tokens::ZERO).next();
         match (stage, gone) {
             (Stage::Open, Some((view, crossing))) => {
                 let refusal = refusal(&crossing, &view.provider);
@@ -92,7 +94,7 @@ mod tests {
     use super::*;
     use crate::broker::Snapshot;
     use crate::domain::{
-        Durability, Ending, GateView, Known, ProviderNotes, Rules, Settlement, SpendRequest, Tokens, UnixMillis, Usage,
+        Durability, Ending, GateView, Known, ProviderNotes, Rules, Settlement, SpendRequest, UnixMillis, Usage,
         UsageDetails,
     };
     use crate::kernel::{Enforcer, FakeEnforcer, Gate, GateStatus, IfIndex};

@@ -213,11 +213,11 @@ impl Refusal {
         Self { reason, message: message.into(), scope: None, budget: None, used: None }
     }
 
-    /// A budget is used up, not just too small for this one request.
+    /// A budget is used up, not just too small for this one request, and not one that forbids a provider by allowing nothing.
     #[must_use]
     pub fn is_exhausted(&self) -> bool {
         self.reason == RefusalReason::BudgetExhausted
-            && self.budget.zip(self.used).is_some_and(|(budget, used)| used >= budget)
+            && self.budget.zip(self.used).is_some_and(|(budget, used)| used >= budget && used > Tokens::ZERO)
     }
 }
 

@@ -86,6 +86,12 @@ pub(super) const WEBSOCKET_CLOSE_TIME_MAX: Duration = Duration::from_secs(5);
 pub(super) const DNS_QUERY_BYTES_MAX: usize = 1_232;
 /// A DNS connection that is silent this long is closed.
 pub(super) const DNS_IDLE_TIME_MAX: Duration = Duration::from_secs(10);
+/// A connection from an address that no bottle is known at waits this long for word of one.
+pub(super) const STRANGER_TIME_MAX: Duration = Duration::from_secs(2);
+/// Between two looks.
+pub(super) const STRANGER_POLL: Duration = Duration::from_millis(10);
+/// So many of them wait at once.
+pub(super) const STRANGERS_MAX: usize = 256;
 /// A rest after `accept` failed for want of descriptors.
 pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 

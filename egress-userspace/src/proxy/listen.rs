@@ -14,20 +14,22 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{sleep, timeout};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::domain::{Host, RefusalReason, with_causes};
 
 use super::exchange::{Exchange, Origin, ResponseBody};
 use super::limits::{
     ACCEPT_PAUSE, CLIENT_WINDOW_BYTES, CONNECTION_BUFFER_BYTES_MAX, HANDSHAKE_TIME_MAX, HEAD_BYTES_MAX, HEAD_TIME_MAX,
-    STREAM_SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES, STREAMS_PER_CONNECTION_MAX,
+    STREAM_SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES, STREAMS_PER_CONNECTION_MAX, STRANGER_POLL, STRANGER_TIME_MAX,
 };
 use super::refusal::{self, Audience};
 use super::request_body::discard;
 use super::socket::{ClientSocket, ClientStream};
 use super::target::{TLS_PORT, connect_target};
 use super::tls::{ALPN_H2, HandshakeError, TlsEnd};
+use super::view::Bottle;
 use super::websocket::Broken;
 
 /// How a listener's clients begin.
@@ -45,6 +47,8 @@ pub(super) enum Entrance {
 pub(super) struct Server {
     pub(super) exchange: Exchange,
     pub(super) tls: TlsEnd,
+    /// Room for connections from addresses that no bottle is known at.
+    pub(super) strangers: Arc<Semaphore>,
 }
 
 /// Why a connection ended other than by its end.
@@ -84,14 +88,30 @@ pub(super) async fn accept_all(server: Arc<Server>, listener: TcpListener, entra
 }
 
 impl Server {
-    /// A connection of a bottle that is let through is served; every other is closed.
+    /// A connection of a bottle that is let through is served; every other is closed. A bottle that has just been started
+    /// may be faster than word of it.
     fn take(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, entrance: Entrance) {
         let IpAddr::V4(address) = peer.ip().to_canonical() else { return };
-        let policy = self.exchange.link.policy();
-        let Some(bottle) = policy.bottle(address) else {
+        if let Some(bottle) = self.exchange.link.policy().bottle(address) {
+            return self.begin(stream, bottle, entrance);
+        }
+        let Ok(place) = Arc::clone(&self.strangers).try_acquire_owned() else { return };
+        let server = Arc::clone(self);
+        tokio::spawn(async move {
+            let deadline = Instant::now() + STRANGER_TIME_MAX;
+            while Instant::now() < deadline {
+                sleep(STRANGER_POLL).await;
+                if let Some(bottle) = server.exchange.link.policy().bottle(address) {
+                    return server.begin(stream, bottle, entrance);
+                }
+            }
             tracing::debug!(%address, "closed: no bottle is let through from there");
-            return;
-        };
+            drop(place);
+        });
+    }
+
+    fn begin(self: &Arc<Self>, stream: TcpStream, bottle: &Bottle, entrance: Entrance) {
+        let address = bottle.view.address;
         let Some(place) = bottle.passage.admit_connection() else {
             tracing::warn!(bottle = %bottle.view.name, "closed: too many connections");
             return;

@@ -104,6 +104,7 @@ fn check_gates(world: &World) -> Result<()> {
 }
 
 /// What was answered whole and settled is in the ledger to the token; what nobody saw end is in it at more than was sent.
+#[expect(clippy::print_stdout, reason = "--nocapture shows what a long run came to")]
 fn compare(served: &[Served], rows: &[UsageRow]) -> Result<()> {
     let by_id: BTreeMap<&str, &UsageRow> =
         rows.iter().filter_map(|row| Some((row.request_id.as_deref()?, row))).collect();
@@ -125,7 +126,6 @@ fn compare(served: &[Served], rows: &[UsageRow]) -> Result<()> {
     let lost: Vec<&UsageRow> = rows.iter().filter(|row| row.request_id.is_none()).collect();
     let of_lost = lost.iter().map(|row| row.usage.output.0).sum::<u64>();
     let of_unseen = unseen.iter().map(|exchange| exchange.output_sent).sum::<u64>();
-    // Shown with --nocapture.
     println!("{seen} settled by their responses, {} of {} lost ones had been sent", unseen.len(), lost.len());
     ensure!(unseen.len() <= lost.len() && of_unseen <= of_lost, "{} unseen, {} lost", unseen.len(), lost.len());
     ensure!(lost.iter().all(|row| row.usage.total().0 >= TOKENS || row.usage.total() == Tokens::ZERO), "{lost:?}");
