@@ -196,9 +196,11 @@ fn findings(reply: &VerifyReply, tip: Option<AuditHash>) -> (Vec<String>, bool) 
     match (tip, chain.noted) {
         (None, _) => {}
         (Some(_), Some(number)) => {
-            lines.push(format!("the noted tip is row {number}: up to there all is as it was then"))
+            lines.push(format!("the noted tip is row {number}: up to there all is as it was then"));
         }
-        (Some(_), None) if chain.fault.is_some() => lines.push("the noted tip is not in what is left".to_owned()),
+        (Some(_), None) if chain.fault.is_some() => {
+            lines.push("the noted tip is not among the rows before that".to_owned());
+        }
         (Some(_), None) => {
             lines.push(
                 "the noted tip is not in the chain: it was written anew since, or it is another ledger's".to_owned(),
@@ -299,10 +301,9 @@ mod tests {
     use crate::domain::{ChainReport, CutCause};
 
     fn parsed(words: &str) -> Result<AuditArguments, clap::Error> {
-        match Arguments::try_parse_from(["egress", "audit"].into_iter().chain(words.split_whitespace()))?.command {
-            Command::Audit(arguments) => Ok(arguments),
-            other => panic!("{other:?}"),
-        }
+        let words = ["egress", "audit"].into_iter().chain(words.split_whitespace());
+        let Command::Audit(arguments) = Arguments::try_parse_from(words)?.command else { panic!("not audit") };
+        Ok(arguments)
     }
 
     #[test]

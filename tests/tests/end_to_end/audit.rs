@@ -146,9 +146,9 @@ fn a_follower_sees_each_row_once_over_restarts_of_the_daemon() -> Result<()> {
     };
     for (kill, count) in [(false, 2), (true, 3)] {
         if kill {
-            world.kill_daemon_and_proxy()?
+            world.kill_daemon_and_proxy()?;
         } else {
-            world.stop_daemon()?
+            world.stop_daemon()?;
         }
         world.start_daemon()?;
         assert_eq!(world.egress(&["cut", "web"])?.code, 0);
