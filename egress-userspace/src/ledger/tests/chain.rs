@@ -196,7 +196,7 @@ async fn writers_at_the_same_time_make_one_chain() {
                 for number in 0..25 {
                     let kind = AuditKind::ProxyRestarted { permits_settled: task * 100 + number };
                     ledger.audit(Some(web.id), kind).await.unwrap();
-                    // Settlements that pass a threshold are audited too, on whatever thread they are done.
+                    // Between them, transactions on other threads, and commands that fail.
                     let together = ledger.clone();
                     let ask = reserve(&web, "claude", 0, 0);
                     tokio::task::spawn_blocking(move || together.write_together(vec![Command::Admit(ask)]))
