@@ -37,7 +37,7 @@ fn main() -> ExitCode {
         | Command::List { .. }
         | Command::Budget(_)
         | Command::Usage { .. }
-        | Command::Audit { .. }
+        | Command::Audit(_)
         | Command::Status { .. } => cli::main(arguments),
     }
 }

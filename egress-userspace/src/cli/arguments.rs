@@ -11,6 +11,8 @@ use clap::{Args, Parser, Subcommand};
 use crate::domain::{AgentName, BottleName, CutoffPolicy, Limit, LimitError, ProviderName, Scope};
 use crate::meter::Dialect;
 
+use super::audit::AuditArguments;
+
 /// Meters what AI agents spend, budgets it, and cuts their network in the kernel when it is gone.
 #[derive(Debug, Parser)]
 #[command(name = "egress", version, propagate_version = true, max_term_width = 100)]
@@ -83,15 +85,8 @@ pub enum Command {
         /// How to print.
         output: Output,
     },
-    /// Show what happened to bottles and gates.
-    Audit {
-        #[command(flatten)]
-        /// Which rows.
-        rows: Rows,
-        #[command(flatten)]
-        /// How to print.
-        output: Output,
-    },
+    /// Show what happened to bottles and gates, follow it, or verify that the record of it is whole.
+    Audit(AuditArguments),
     /// Show how the daemon is.
     Status {
         #[command(flatten)]

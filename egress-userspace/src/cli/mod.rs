@@ -1,6 +1,7 @@
 //! The command line. Knows the control API and the words; does nothing itself.
 
 mod arguments;
+mod audit;
 mod budget;
 mod meter;
 mod plan;
@@ -9,14 +10,13 @@ mod show;
 mod terminal;
 
 pub use arguments::{Arguments, AttachMode, CheckArguments, Command, DaemonArguments, MeterArguments, SettingsCommand};
+pub use audit::{AuditArguments, Since};
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::control::{
-    AuditReply, BottlesReply, Client, ClientError, ErrorCode, GateReply, StatusReply, StopReply, UsageReply,
-};
+use crate::control::{BottlesReply, Client, ClientError, ErrorCode, GateReply, StatusReply, StopReply, UsageReply};
 
 /// The exit codes of every command but `run`, which returns its command's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,10 +94,7 @@ async fn dispatch(client: &Client, command: Command) -> Result<ExitCode> {
             let reply: UsageReply = client.get(&format!("usage{}", rows.query())).await?;
             show::usage(&reply, output.json)?;
         }
-        Command::Audit { rows, output } => {
-            let reply: AuditReply = client.get(&format!("audit{}", rows.query())).await?;
-            show::audit(&reply, output.json)?;
-        }
+        Command::Audit(arguments) => return audit::run(client, arguments).await,
         Command::Status { output } => {
             let reply: StatusReply = client.get("status").await?;
             show::status(&reply, output.json)?;

@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
-use crate::control::{AuditReply, BottleInfo, BottlesReply, GateReply, StatusReply, StopReply, UsageReply};
-use crate::domain::{AuditKind, BudgetView, CutCause, GateView, Stop, UnixMillis};
+use crate::control::{BottleInfo, BottlesReply, GateReply, StatusReply, StopReply, UsageReply};
+use crate::domain::{BudgetView, CutCause, GateView, Stop, UnixMillis};
 
 use super::{budget, plan};
 
@@ -145,68 +145,7 @@ pub(super) fn usage(reply: &UsageReply, as_json: bool) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn audit(reply: &AuditReply, as_json: bool) -> Result<()> {
-    if as_json {
-        return json(reply);
-    }
-    let mut table = Table::new(&["NO", "TIME", "BOTTLE", "WHAT"]);
-    for row in &reply.rows {
-        table.row(vec![row.number.to_string(), time(row.at), text(row.bottle.as_ref()), audit_text(&row.kind)]);
-    }
-    table.print();
-    Ok(())
-}
-
-fn audit_text(kind: &AuditKind) -> String {
-    match kind {
-        AuditKind::DaemonStarted { version } => format!("daemon {version} started"),
-        AuditKind::BottleStarted { agent: Some(agent) } => format!("started as {agent}"),
-        AuditKind::BottleStarted { agent: None } => "started".to_owned(),
-        AuditKind::BottleEnded { exit_code } => format!("ended with exit code {exit_code}"),
-        AuditKind::BudgetCrossed { scope, provider, budget, used, held, request } => {
-            let request = request.as_ref().map(|request| format!(", by request {request}")).unwrap_or_default();
-            let held = if held.0 > 0 { format!(", {held} more in flight") } else { String::new() };
-            format!("{provider} budget of {scope} crossed: {used} of {budget} tokens used{held}{request}")
-        }
-        AuditKind::BudgetOvershot { scope, provider, budget, used } => {
-            format!("{provider} budget of {scope} overshot by what was in flight: {used} of {budget} tokens used")
-        }
-        AuditKind::BudgetUsed { scope, provider, percent, budget, used } => {
-            format!("{percent} % of the {provider} budget of {scope} used: {used} of {budget} tokens")
-        }
-        AuditKind::BudgetSet { scope, provider, limit, by } => {
-            format!("{provider} budget of {scope} set to {limit} by user {by}")
-        }
-        AuditKind::BudgetGranted { scope, provider, tokens, until, by } => {
-            let until = until.map(|until| format!(" until {}", time(until))).unwrap_or_default();
-            format!("{tokens} tokens added to the {provider} budget of {scope}{until} by user {by}")
-        }
-        AuditKind::BudgetCleared { scope, provider, by } => {
-            let provider = provider.as_ref().map(|provider| format!("{provider} ")).unwrap_or_default();
-            format!("{provider}budget of {scope} as settings and flags say again, by user {by}")
-        }
-        AuditKind::GrantEnded { scope, provider, tokens } => {
-            format!("{tokens} tokens added to the {provider} budget of {scope} for a time are gone")
-        }
-        AuditKind::SettingsReloaded => "settings read anew".to_owned(),
-        AuditKind::CutLifted => "open again: the budget it was cut for allows more".to_owned(),
-        AuditKind::GateCut { cause } => gate_text(GateView::Cut(*cause)),
-        AuditKind::GateRestored => "restored".to_owned(),
-        AuditKind::BottleFrozen { cause } => format!("frozen ({})", cause.as_str()),
-        AuditKind::BottleResumed => "resumed".to_owned(),
-        AuditKind::BottleKilled { cause } => format!("killed ({})", cause.as_str()),
-        AuditKind::StopFailed { stop, what } => format!("{} failed: {what}", stop.as_str()),
-        AuditKind::Repaired { what } => format!("repaired: {what}"),
-        AuditKind::PathUnknown { host, target } => {
-            format!("{target} at {host} is unknown: passed, tokens spent there are not counted")
-        }
-        AuditKind::ProxyRestarted { permits_settled } => {
-            format!("proxy restarted, {permits_settled} open permits settled conservatively")
-        }
-    }
-}
-
-fn gate_text(gate: GateView) -> String {
+pub(super) fn gate_text(gate: GateView) -> String {
     match gate {
         GateView::Open => "open".to_owned(),
         GateView::Cut(CutCause::Budget) => "cut (budget)".to_owned(),

@@ -1,5 +1,6 @@
 //! The front-ends' end: one request a connection.
 
+use std::marker::PhantomData;
 use std::path::PathBuf;
 
 use bytes::Bytes;
@@ -77,7 +78,15 @@ impl Client {
     pub async fn follow(&self, path: &str, body: &impl Serialize) -> Result<RunEvents, ClientError> {
         let body = serde_json::to_vec(body).map_err(broken)?;
         let response = self.call(Method::POST, path, Bytes::from(body)).await?;
-        Ok(RunEvents { body: response.into_body(), buffer: Vec::new() })
+        Ok(Events::of(response))
+    }
+
+    /// Follows what goes on.
+    ///
+    /// # Errors
+    /// As [`ClientError`] says.
+    pub async fn listen<T: DeserializeOwned>(&self, path: &str) -> Result<Events<T>, ClientError> {
+        Ok(Events::of(self.call(Method::GET, path, Bytes::new()).await?))
     }
 
     async fn call(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, ClientError> {
@@ -113,18 +122,26 @@ impl Client {
 }
 
 /// The events of a run. Dropping it ends the run.
+pub type RunEvents = Events<RunEvent>;
+
+/// Events, as long as the daemon has any.
 #[derive(Debug)]
-pub struct RunEvents {
+pub struct Events<T> {
     body: Incoming,
     buffer: Vec<u8>,
+    event: PhantomData<T>,
 }
 
-impl RunEvents {
+impl<T: DeserializeOwned> Events<T> {
+    fn of(response: Response<Incoming>) -> Self {
+        Self { body: response.into_body(), buffer: Vec::new(), event: PhantomData }
+    }
+
     /// The next event; `None` when the daemon has closed the stream.
     ///
     /// # Errors
     /// As [`ClientError`] says.
-    pub async fn next(&mut self) -> Result<Option<RunEvent>, ClientError> {
+    pub async fn next(&mut self) -> Result<Option<T>, ClientError> {
         loop {
             if let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\n\n") {
                 let event: Vec<u8> = self.buffer.drain(..end + 2).collect();

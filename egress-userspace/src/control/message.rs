@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
-    AgentName, AuditRow, BottleName, BottleState, Budget, BudgetView, CutCause, CutoffPolicy, GateView, Limit,
-    Precedence, ProviderName, Scope, ScopeView, Stop, Tokens, UnixMillis, UsageRow, UsageSum,
+    AgentName, AuditRow, BottleName, BottleState, Budget, BudgetView, ChainReport, CutCause, CutoffPolicy, GateView,
+    Limit, Precedence, ProviderName, Scope, ScopeView, Stop, Tokens, UnixMillis, UsageRow, UsageSum,
 };
 
 /// What kind of failure; decides the HTTP status and the exit code.
@@ -258,9 +258,59 @@ pub struct UsageReply {
     pub rows: Vec<UsageRow>,
 }
 
-/// `GET /v1/audit?bottle=&last=`
+/// Most rows of one [`AuditReply`]; a front-end that wants more asks for those before its first.
+pub const AUDIT_ROWS_MAX: u32 = 10_000;
+
+/// `GET /v1/audit?bottle=&since=&before=&last=`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditReply {
     /// Oldest first.
     pub rows: Vec<AuditRow>,
+    /// The highest number that any row of the audit had at that moment: where to follow from.
+    pub newest: i64,
+}
+
+/// `GET /v1/audit/verify?tip=`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyReply {
+    /// What a walk along the audit found.
+    #[serde(flatten)]
+    pub chain: ChainReport,
+    /// How many gates were compared.
+    pub gates: usize,
+    /// Where the kernel does not hold what the ledger wants.
+    pub differences: Vec<GateDifference>,
+}
+
+/// A gate of which ledger and kernel say different things.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GateDifference {
+    /// Whose, as far as the ledger knows.
+    pub bottle: Option<BottleName>,
+    /// The number of the interface it is on.
+    pub interface: u32,
+    /// What the difference is.
+    #[serde(flatten)]
+    pub fault: GateFault,
+}
+
+/// How a gate differs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "fault", rename_all = "snake_case")]
+pub enum GateFault {
+    /// The kernel holds none.
+    Missing,
+    /// Open here, cut there.
+    State {
+        /// What the ledger wants.
+        wanted: GateView,
+        /// The kernel's is open.
+        is_open: bool,
+    },
+    /// Other addresses or ports.
+    Terms,
+    /// Its program is not on the interface, or in one direction only.
+    Detached,
+    /// The bottle does not run.
+    Stray,
 }

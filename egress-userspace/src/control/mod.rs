@@ -7,13 +7,14 @@ mod peer;
 mod request;
 mod server;
 
-pub use client::{Client, ClientError, RunEvents};
+pub use client::{Client, ClientError, Events, RunEvents};
 pub use message::{
-    ApiError, AuditReply, BottleInfo, BottlesReply, BudgetChangeRequest, BudgetsReply, ErrorCode, ExplainReply,
-    GateReply, ResumeRequest, RunEvent, RunRequest, SignalRequest, StatusReply, StopReply, UsageReply,
+    AUDIT_ROWS_MAX, ApiError, AuditReply, BottleInfo, BottlesReply, BudgetChangeRequest, BudgetsReply, ErrorCode,
+    ExplainReply, GateDifference, GateFault, GateReply, ResumeRequest, RunEvent, RunRequest, SignalRequest,
+    StatusReply, StopReply, UsageReply, VerifyReply,
 };
 pub use peer::Peer;
-pub use request::{ApiRequest, RowFilter};
+pub use request::{ApiRequest, AuditQuery, RowFilter};
 pub use server::{ApiReply, bind, serve};
 
 /// Version of this API, first element of every path.

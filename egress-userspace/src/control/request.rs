@@ -3,7 +3,7 @@
 use hyper::Method;
 use serde::de::DeserializeOwned;
 
-use crate::domain::{BottleName, Stop};
+use crate::domain::{AuditHash, BottleName, Stop, UnixMillis};
 
 use super::PROTOCOL;
 use super::message::{ApiError, BudgetChangeRequest, ErrorCode, ResumeRequest, RunRequest, SignalRequest};
@@ -38,7 +38,11 @@ pub enum ApiRequest {
     /// `GET usage`
     Usage(RowFilter),
     /// `GET audit`
-    Audit(RowFilter),
+    Audit(AuditQuery),
+    /// `GET audit/events`: every row after the one of `after=`, of `bottle=` only, as it is committed.
+    FollowAudit(Option<BottleName>, i64),
+    /// `GET audit/verify`: is the hash of `tip=` in the chain?
+    VerifyAudit(Option<AuditHash>),
 }
 
 /// Which rows to read.
@@ -46,6 +50,19 @@ pub enum ApiRequest {
 pub struct RowFilter {
     /// `bottle=`: of this one only.
     pub bottle: Option<BottleName>,
+    /// `last=`: the newest so many.
+    pub last: Option<u32>,
+}
+
+/// Which rows of the audit to read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AuditQuery {
+    /// `bottle=`: of this one only.
+    pub bottle: Option<BottleName>,
+    /// `since=`, in Unix milliseconds: what happened then or later.
+    pub since: Option<UnixMillis>,
+    /// `before=`: rows with a lower number.
+    pub before: Option<i64>,
     /// `last=`: the newest so many.
     pub last: Option<u32>,
 }
@@ -67,7 +84,9 @@ impl ApiRequest {
             ["budgets"] if get => Ok(Self::Budgets),
             ["budgets"] if post => Ok(Self::ChangeBudget(json(body)?)),
             ["usage"] if get => Ok(Self::Usage(filter(query)?)),
-            ["audit"] if get => Ok(Self::Audit(filter(query)?)),
+            ["audit"] if get => Ok(Self::Audit(audit(query)?)),
+            ["audit", "events"] if get => follow_audit(query),
+            ["audit", "verify"] if get => verify_audit(query),
             ["bottles", name, action] if post => {
                 let name = name.parse().map_err(usage)?;
                 match *action {
@@ -89,14 +108,66 @@ impl ApiRequest {
 
 fn filter(query: &str) -> Result<RowFilter, ApiError> {
     let mut filter = RowFilter::default();
+    each(query, "bottle= and last=", |key, value| {
+        match key {
+            "bottle" => filter.bottle = Some(value.parse().map_err(usage)?),
+            "last" => filter.last = Some(value.parse().map_err(usage)?),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    })?;
+    Ok(filter)
+}
+
+fn audit(query: &str) -> Result<AuditQuery, ApiError> {
+    let mut filter = AuditQuery::default();
+    each(query, "bottle=, since=, before= and last=", |key, value| {
+        match key {
+            "bottle" => filter.bottle = Some(value.parse().map_err(usage)?),
+            "since" => filter.since = Some(UnixMillis(value.parse().map_err(usage)?)),
+            "before" => filter.before = Some(value.parse().map_err(usage)?),
+            "last" => filter.last = Some(value.parse().map_err(usage)?),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    })?;
+    Ok(filter)
+}
+
+fn follow_audit(query: &str) -> Result<ApiRequest, ApiError> {
+    let (mut bottle, mut after) = (None, 0);
+    each(query, "bottle= and after=", |key, value| {
+        match key {
+            "bottle" => bottle = Some(value.parse().map_err(usage)?),
+            "after" => after = value.parse().map_err(usage)?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    })?;
+    Ok(ApiRequest::FollowAudit(bottle, after))
+}
+
+fn verify_audit(query: &str) -> Result<ApiRequest, ApiError> {
+    let mut tip = None;
+    each(query, "tip=", |key, value| {
+        let is_known = key == "tip";
+        if is_known {
+            tip = Some(value.parse().map_err(usage)?);
+        }
+        Ok(is_known)
+    })?;
+    Ok(ApiRequest::VerifyAudit(tip))
+}
+
+/// Takes the parameters one by one; `take` tells whether it knows one. `known` names those that there are.
+fn each(query: &str, known: &str, mut take: impl FnMut(&str, &str) -> Result<bool, ApiError>) -> Result<(), ApiError> {
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        match pair.split_once('=') {
-            Some(("bottle", name)) => filter.bottle = Some(name.parse().map_err(usage)?),
-            Some(("last", count)) => filter.last = Some(count.parse().map_err(usage)?),
-            _ => return Err(usage(format!("unknown parameter {pair:?}: there are bottle= and last="))),
+        let is_known = pair.split_once('=').map_or(Ok(false), |(key, value)| take(key, value))?;
+        if !is_known {
+            return Err(usage(format!("unknown parameter {pair:?}: there are {known}")));
         }
     }
-    Ok(filter)
+    Ok(())
 }
 
 fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
@@ -126,6 +197,13 @@ mod tests {
         assert_eq!(get("/v1/status", ""), ApiRequest::Status);
         let filter = RowFilter { bottle: Some(web.clone()), last: Some(5) };
         assert_eq!(get("/v1/usage", "bottle=web&last=5"), ApiRequest::Usage(filter));
+        let query =
+            AuditQuery { bottle: Some(web.clone()), since: Some(UnixMillis(7)), before: Some(9), last: Some(5) };
+        assert_eq!(get("/v1/audit", "bottle=web&since=7&before=9&last=5"), ApiRequest::Audit(query));
+        let follow = ApiRequest::FollowAudit(Some(web.clone()), 3);
+        assert_eq!(get("/v1/audit/events", "bottle=web&after=3"), follow);
+        let tip = "0".repeat(64);
+        assert_eq!(get("/v1/audit/verify", &format!("tip={tip}")), ApiRequest::VerifyAudit(Some(AuditHash::NONE)));
         assert_eq!(ApiRequest::parse(&Method::POST, "/v1/bottles/web/cut", "", b"").unwrap(), ApiRequest::Cut(web));
     }
 
@@ -136,6 +214,15 @@ mod tests {
         assert_eq!(code(&Method::POST, "/v1/bottles/../cut", "", b""), Some(ErrorCode::Usage));
         assert_eq!(code(&Method::POST, "/v1/bottles/web/dance", "", b""), Some(ErrorCode::NotFound));
         assert_eq!(code(&Method::POST, "/v1/bottles/web/signal", "", b"{"), Some(ErrorCode::Usage));
-        assert_eq!(code(&Method::GET, "/v1/usage", "color=red", b""), Some(ErrorCode::Usage));
+        for (path, query) in [
+            ("/v1/usage", "color=red"),
+            ("/v1/usage", "since=7"),
+            ("/v1/usage", "last"),
+            ("/v1/audit", "since=today"),
+            ("/v1/audit/events", "last=5"),
+            ("/v1/audit/verify", "tip=abc"),
+        ] {
+            assert_eq!(code(&Method::GET, path, query, b""), Some(ErrorCode::Usage), "{path}?{query}");
+        }
     }
 }

@@ -19,6 +19,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
+use crate::domain::AuditRow;
+
 use super::REQUEST_BODY_BYTES_MAX;
 use super::message::{ApiError, ErrorCode, RunEvent};
 use super::peer::Peer;
@@ -31,6 +33,8 @@ pub enum ApiReply {
     Json(serde_json::Value),
     /// Events until the sender is dropped. The receiver is dropped when the front-end has gone.
     Events(mpsc::Receiver<RunEvent>),
+    /// Rows of the audit, in the same way.
+    Audit(mpsc::Receiver<AuditRow>),
 }
 
 impl ApiReply {
@@ -129,6 +133,7 @@ where
     Ok(match handler(peer, request).await? {
         ApiReply::Json(value) => document(StatusCode::OK, &value),
         ApiReply::Events(events) => event_stream(events),
+        ApiReply::Audit(rows) => event_stream(rows),
     })
 }
 
@@ -137,7 +142,10 @@ fn document(status: StatusCode, value: &impl serde::Serialize) -> Response<BoxBo
     with_body(status, "application/json", Full::new(Bytes::from(body)).boxed())
 }
 
-fn event_stream(events: mpsc::Receiver<RunEvent>) -> Response<BoxBody<Bytes, Infallible>> {
+fn event_stream<T>(events: mpsc::Receiver<T>) -> Response<BoxBody<Bytes, Infallible>>
+where
+    T: serde::Serialize + Send + Sync + 'static,
+{
     let frames = stream::unfold(events, |mut events| async move { events.recv().await.map(|event| (event, events)) })
         .map(|event| {
             let json = serde_json::to_string(&event).unwrap_or_default();

@@ -8,13 +8,13 @@ use tracing::warn;
 
 use crate::budget;
 use crate::control::{
-    ApiError, ApiReply, ApiRequest, AuditReply, BottleInfo, BottlesReply, BudgetChangeRequest, BudgetsReply, ErrorCode,
+    ApiError, ApiReply, ApiRequest, BottleInfo, BottlesReply, BudgetChangeRequest, BudgetsReply, ErrorCode,
     ExplainReply, GateReply, Peer, RowFilter, RunEvent, StatusReply, StopReply, UsageReply,
 };
 use crate::domain::{
     BottleId, BottleName, BottleState, CutCause, GateView, ProviderName, Scope, Stop, UnixMillis, with_causes,
 };
-use crate::ledger::{AuditFilter, BottleRow, BudgetChange, UsageFilter};
+use crate::ledger::{BottleRow, BudgetChange, UsageFilter};
 
 use super::clock::now;
 use super::controller::{Running, View};
@@ -58,14 +58,13 @@ impl Desk {
             ApiRequest::Cut(name) => ApiReply::json(&self.cut(name).await?),
             ApiRequest::Restore(name) => ApiReply::json(&self.restore(name).await?),
             ApiRequest::Usage(filter) => ApiReply::json(&self.usage(filter).await?),
-            ApiRequest::Audit(RowFilter { bottle, last }) => {
-                let rows = self.launcher.ledger.audit_rows(AuditFilter { bottle, last }).await;
-                ApiReply::json(&AuditReply { rows: rows.map_err(|error| refused(&error))? })
-            }
+            ApiRequest::Audit(query) => ApiReply::json(&self.audit(query).await?),
+            ApiRequest::FollowAudit(bottle, after) => Ok(ApiReply::Audit(self.follow_audit(bottle, after).await?)),
+            ApiRequest::VerifyAudit(tip) => ApiReply::json(&self.verify_audit(tip).await?),
         }
     }
 
-    async fn look(&self) -> Result<View, ApiError> {
+    pub(super) async fn look(&self) -> Result<View, ApiError> {
         self.launcher.controller.look().await.ok_or_else(|| failed("the controller has stopped"))
     }
 

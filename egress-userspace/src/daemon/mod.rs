@@ -2,6 +2,7 @@
 //! decides is elsewhere.
 
 mod api;
+mod audit;
 mod authority;
 mod clock;
 mod controller;
@@ -9,6 +10,7 @@ mod conversation;
 mod cutting;
 mod drops;
 mod files;
+mod gate_check;
 mod launch;
 mod lifeline;
 mod listeners;

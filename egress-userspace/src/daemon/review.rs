@@ -62,8 +62,8 @@ impl Controller {
     async fn review_one(&mut self, bottle: BottleId, stage: &Stage, budgets: &[BudgetView]) {
         // A cut stays as long as any budget is used up, by whomever. Only what has spent is cut when there is less to spend.
         let counts = |view: &&BudgetView| *stage != Stage::Open || spends(view);
-        let crossed = budgets.iter().filter(counts).filter_map(|view| Some((view, budget::crossed(&view.chain)?)));
-        let gone = crossed.filter(|(_, crossing)| crossing.used > Tokens::ZERO).next();
+        let mut crossed = budgets.iter().filter(counts).filter_map(|view| Some((view, budget::crossed(&view.chain)?)));
+        let gone = crossed.find(|(_, crossing)| crossing.used > Tokens::ZERO);
         match (stage, gone) {
             (Stage::Open, Some((view, crossing))) => {
                 let refusal = refusal(&crossing, &view.provider);

@@ -4,6 +4,7 @@
 
 mod amount;
 mod api;
+mod audit;
 mod cause;
 mod event;
 mod exchange;
@@ -20,6 +21,7 @@ mod zone;
 
 pub use amount::{AmountError, Tokens};
 pub use api::{Api, StreamUsage};
+pub use audit::{AuditHash, AuditHashError, ChainFault, ChainReport};
 pub use cause::with_causes;
 pub use event::{
     AuditKind, BottleState, CutCause, CutoffPolicy, CutoffPolicyError, Ending, GateView, Refusal, RefusalReason, Stop,

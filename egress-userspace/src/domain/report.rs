@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AgentName, AuditKind, BottleName, Ending, Host, Known, ProviderName, ProviderNotes, Scope, Tokens, UnixMillis,
-    Usage, UsageDetails, Window,
+    AgentName, AuditHash, AuditKind, BottleName, Ending, Host, Known, ProviderName, ProviderNotes, Scope, Tokens,
+    UnixMillis, Usage, UsageDetails, Window,
 };
 
 /// Who laid a limit down.
@@ -175,6 +175,8 @@ pub struct AuditRow {
     /// What happened.
     #[serde(flatten)]
     pub kind: AuditKind,
+    /// What chains it to the rows before it.
+    pub hash: AuditHash,
 }
 
 #[cfg(test)]
@@ -257,7 +259,8 @@ mod tests {
             AuditKind::ProxyRestarted { permits_settled: 3 },
         ];
         for kind in kinds {
-            round_trip(&AuditRow { number: 1, at: UnixMillis(2), bottle: Some("web".parse().unwrap()), kind });
+            let (bottle, hash) = (Some("web".parse().unwrap()), AuditHash([7; 32]));
+            round_trip(&AuditRow { number: 1, at: UnixMillis(2), bottle, kind, hash });
         }
     }
 }

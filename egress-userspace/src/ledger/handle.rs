@@ -7,20 +7,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use rusqlite::Connection;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::book::Book;
+use super::chain::Walk;
 use super::error::{Fault, LedgerError};
 use super::exchange::Abandoned;
 use super::writer::{self, Desk, Job, QUEUE_COMMANDS_MAX, job};
 use super::{
-    AddressPool, Admitted, AuditFilter, BottleRow, BudgetChange, Clock, Command, Done, GateChange, NewRun, Settled,
-    Terms, UsageFilter, audit, open, report,
+    AddressPool, Admitted, AuditFilter, AuditPage, AuditTail, BottleRow, BudgetChange, Clock, Command, Done,
+    GateChange, NewRun, Settled, Terms, UsageFilter, audit, open, report,
 };
 use crate::domain::{
-    AuditKind, AuditRow, BottleId, BottleName, Budget, BudgetView, CutCause, Durability, Ending, Refusal, Rules,
-    ScopeView, Settlement, SpendRequest, Stop, UsageRow, UsageSum,
+    AuditHash, AuditKind, BottleId, BottleName, Budget, BudgetView, ChainReport, CutCause, Durability, Ending, Refusal,
+    Rules, ScopeView, Settlement, SpendRequest, Stop, UsageRow, UsageSum,
 };
+
+/// Rows of the audit that are verified in one go: some milliseconds, for which other reports wait.
+const VERIFIED_ROWS_MAX: u32 = 5_000;
 
 /// The ledger of this host. Clones share one writer; it ends, and the files are free again, when the last one is dropped.
 #[derive(Clone, Debug)]
@@ -38,6 +42,7 @@ struct Shared {
     rules: Mutex<Arc<Rules>>,
     clock: Clock,
     desk: Arc<Mutex<Desk>>,
+    audited: watch::Receiver<()>,
     /// Last, so that it outlives the writer.
     _lock: File,
 }
@@ -52,7 +57,9 @@ impl Ledger {
         let opened = open::open(path, (terms.clock)(), terms.durability)?;
         let failed = |source| LedgerError::Open { path: path.to_owned(), source };
         let (rules, clock) = (Mutex::new(Arc::new(terms.rules.clone())), Arc::clone(&terms.clock));
-        let desk = Arc::new(Mutex::new(Desk::new(opened.writer, terms).map_err(failed)?));
+        let desk = Desk::new(opened.writer, terms).map_err(failed)?;
+        let audited = desk.audited.subscribe();
+        let desk = Arc::new(Mutex::new(desk));
         let serving = Arc::clone(&desk);
         let (queue, commands) = mpsc::channel(QUEUE_COMMANDS_MAX);
         let writer = thread::Builder::new()
@@ -60,8 +67,8 @@ impl Ledger {
             .spawn(move || writer::serve(&serving, commands))
             .map_err(|source| LedgerError::File { path: path.to_owned(), source })?;
         let reader = Some(Mutex::new(opened.reader));
-        let shared =
-            Shared { queue: Some(queue), writer: Some(writer), reader, rules, clock, desk, _lock: opened.lock };
+        let (queue, writer) = (Some(queue), Some(writer));
+        let shared = Shared { queue, writer, reader, rules, clock, desk, audited, _lock: opened.lock };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -271,16 +278,53 @@ impl Ledger {
         .await
     }
 
-    /// Audit rows, oldest first.
+    /// The newest audit rows, oldest first.
     ///
     /// # Errors
     /// When there is no such bottle or it could not be read.
-    pub async fn audit_rows(&self, filter: AuditFilter) -> Result<Vec<AuditRow>, LedgerError> {
+    pub async fn audit_rows(&self, filter: AuditFilter) -> Result<AuditPage, LedgerError> {
         self.read("read the audit", move |connection| {
             let bottle = filter.bottle.as_ref().map(|name| named(connection, name)).transpose()?;
             Ok(audit::rows(connection, bottle.as_ref(), &filter)?)
         })
         .await
+    }
+
+    /// The audit rows after one, oldest first, at most so many.
+    ///
+    /// # Errors
+    /// When there is no such bottle or it could not be read.
+    pub async fn audit_rows_after(&self, tail: AuditTail, rows_max: u32) -> Result<AuditPage, LedgerError> {
+        self.read("read the audit", move |connection| {
+            let bottle = tail.bottle.as_ref().map(|name| named(connection, name)).transpose()?;
+            Ok(audit::rows_after(connection, bottle.as_ref(), &tail, rows_max)?)
+        })
+        .await
+    }
+
+    /// Changes whenever audit rows have been committed.
+    #[must_use]
+    pub fn audited(&self) -> watch::Receiver<()> {
+        self.shared.audited.clone()
+    }
+
+    /// Walks along the whole chain of the audit, on the look-out for a hash that was noted.
+    ///
+    /// # Errors
+    /// When it could not be read.
+    pub async fn verify_audit(&self, noted: Option<AuditHash>) -> Result<ChainReport, LedgerError> {
+        let mut walk = Walk::new(noted);
+        loop {
+            let step = move |connection: &Connection| {
+                let is_done = walk.go_on(connection, VERIFIED_ROWS_MAX)?;
+                Ok((walk, is_done))
+            };
+            let (further, is_done) = self.read("verify the audit", step).await?;
+            if is_done {
+                return Ok(further.report());
+            }
+            walk = further;
+        }
     }
 
     /// Budgets of a bottle for each provider that has a limit on its chain, or that it has used.

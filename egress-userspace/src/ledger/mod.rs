@@ -6,6 +6,7 @@ mod account;
 mod address;
 mod audit;
 mod book;
+mod chain;
 mod column;
 mod error;
 mod exchange;
@@ -24,8 +25,9 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use crate::domain::{
-    AgentName, Allowance, BottleId, BottleName, BottleState, Budget, Crossing, CutCause, CutoffPolicy, Durability,
-    GateView, Limit, PermitId, ProviderName, Refusal, Rules, Scope, Settlement, SpendRequest, Stop, Tokens, UnixMillis,
+    AgentName, Allowance, AuditRow, BottleId, BottleName, BottleState, Budget, Crossing, CutCause, CutoffPolicy,
+    Durability, GateView, Limit, PermitId, ProviderName, Refusal, Rules, Scope, Settlement, SpendRequest, Stop, Tokens,
+    UnixMillis,
 };
 
 pub use address::AddressPool;
@@ -217,8 +219,30 @@ pub struct UsageFilter {
 pub struct AuditFilter {
     /// Of one bottle only.
     pub bottle: Option<BottleName>,
-    /// The last so many rows; all when `None`.
+    /// What happened then or later.
+    pub since: Option<UnixMillis>,
+    /// Rows with a lower number.
+    pub before: Option<i64>,
+    /// The last so many of these; all when `None`.
     pub last: Option<u32>,
+}
+
+/// What is to follow of the audit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AuditTail {
+    /// Of one bottle only.
+    pub bottle: Option<BottleName>,
+    /// Rows with a higher number.
+    pub after: i64,
+}
+
+/// Rows of the audit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditPage {
+    /// Oldest first.
+    pub rows: Vec<AuditRow>,
+    /// The highest number that any row had at that moment.
+    pub newest: i64,
 }
 
 /// Desired gate of a bottle, as a change to write.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags, TransactionBehavior, params};
 
+use super::chain;
 use super::error::LedgerError;
 use crate::domain::{Durability, UnixMillis};
 
@@ -20,7 +21,10 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/0003_notes.sql"),
     include_str!("../../../migrations/0004_freeze.sql"),
     include_str!("../../../migrations/0005_budgets.sql"),
+    AUDIT_CHAIN,
 ];
+/// Wants its rows chained once it has run.
+const AUDIT_CHAIN: &str = include_str!("../../../migrations/0006_audit_chain.sql");
 /// How long to wait for another process that reads or copies the database.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Distinct statements there are, with room.
@@ -138,6 +142,9 @@ fn migrate(connection: &mut Connection, now: UnixMillis) -> rusqlite::Result<()>
     let applied = version(&transaction)?;
     for (number, migration) in (1_u32..).zip(MIGRATIONS).filter(|(number, _)| *number > applied) {
         transaction.execute_batch(migration)?;
+        if *migration == AUDIT_CHAIN {
+            chain::adopt(&transaction)?;
+        }
         transaction.execute("INSERT INTO schema_version (version, applied) VALUES (?1, ?2)", params![number, now.0])?;
     }
     transaction.commit()

@@ -9,7 +9,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::Connection;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::book::Book;
 use super::error::{Fault, LedgerError, again};
@@ -35,6 +35,10 @@ pub(super) struct Desk {
     pub(super) boot: String,
     /// The time of this transaction.
     pub(super) now: UnixMillis,
+    /// This transaction holds an audit row.
+    pub(super) is_audited: bool,
+    /// Rung when one has been committed.
+    pub(super) audited: watch::Sender<()>,
     clock: Clock,
     next_permit: i64,
     /// Why the transaction can no longer be committed.
@@ -57,6 +61,8 @@ impl Desk {
             rules: Arc::new(terms.rules),
             boot: terms.boot,
             now: (terms.clock)(),
+            is_audited: false,
+            audited: watch::Sender::new(()),
             clock: terms.clock,
             next_permit,
             spoilt: None,
@@ -82,6 +88,9 @@ impl Desk {
         self.spoilt = self.execute("BEGIN IMMEDIATE").err();
         let answers: Vec<Answer> = jobs.map(|job| job(self)).collect();
         let outcome = self.commit();
+        if std::mem::take(&mut self.is_audited) && outcome.is_ok() {
+            self.audited.send_replace(());
+        }
         tracing::debug!(commands = answers.len(), "committed");
         for answer in answers {
             answer(outcome.as_ref().copied());

@@ -22,7 +22,7 @@ use crate::domain::{Host, RefusalReason, with_causes};
 use super::exchange::{Exchange, Origin, ResponseBody};
 use super::limits::{
     ACCEPT_PAUSE, CLIENT_WINDOW_BYTES, CONNECTION_BUFFER_BYTES_MAX, HANDSHAKE_TIME_MAX, HEAD_BYTES_MAX, HEAD_TIME_MAX,
-    STREAM_SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES, STREAMS_PER_CONNECTION_MAX, STRANGER_POLL, STRANGER_TIME_MAX,
+    STRANGER_POLL, STRANGER_TIME_MAX, STREAM_SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES, STREAMS_PER_CONNECTION_MAX,
 };
 use super::refusal::{self, Audience};
 use super::request_body::discard;

@@ -12,6 +12,7 @@ use rustls::ClientConfig;
 use rustls::crypto::CryptoProvider;
 use thiserror::Error;
 use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::broker::{BrokerError, FromController, HandoffError, Listeners, read_frame_blocking, receive_listeners};
@@ -20,6 +21,7 @@ use crate::meter;
 
 use super::dns::Resolver;
 use super::exchange::Exchange;
+use super::limits::STRANGERS_MAX;
 use super::link::Link;
 use super::listen::{Entrance, Server, accept_all};
 use super::sandbox::{self, SandboxError};
@@ -120,7 +122,7 @@ impl Prepared {
         let upstream = Upstream::new(&link, self.resolver.as_ref(), &self.tls);
         let exchange = Exchange { upstream, link: Arc::clone(&link), unknown_paths: UnknownPaths::default() };
         let tls = TlsEnd::new(Arc::clone(&link), self.crypto)?;
-        let server = Arc::new(Server { exchange, tls });
+        let server = Arc::new(Server { exchange, tls, strangers: Arc::new(Semaphore::new(STRANGERS_MAX)) });
         let resolver = Arc::new(Resolver { link: Arc::clone(&link), gateway: self.gateway });
         // Dropped when this function ends, and with it every listener.
         let mut serving = JoinSet::new();

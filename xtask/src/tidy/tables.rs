@@ -108,7 +108,7 @@ pub(super) const OWNERS: &[(&str, &[&str])] = &[
     ("netlink_sys", &["kernel"]),
     ("nix", ANYONE),
     ("rcgen", &["daemon"]),
-    ("ring", &["bottle"]),
+    ("ring", &["bottle", "ledger"]),
     ("rtnetlink", &["bottle"]),
     ("rusqlite", &["ledger"]),
     ("rustix", ANYONE),

@@ -51,7 +51,7 @@ async fn refused_by(world: &World, bottle: &BottleRow, input: u64) -> Option<Sco
 
 async fn told(world: &World) -> Vec<AuditKind> {
     let rows = world.ledger().audit_rows(AuditFilter::default()).await.unwrap();
-    rows.into_iter().map(|row| row.kind).filter(|kind| !matches!(kind, AuditKind::BottleStarted { .. })).collect()
+    rows.rows.into_iter().map(|row| row.kind).filter(|kind| !matches!(kind, AuditKind::BottleStarted { .. })).collect()
 }
 
 #[tokio::test]

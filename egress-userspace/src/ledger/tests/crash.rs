@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
 use super::*;
-use crate::domain::BottleName;
+use crate::domain::{AuditKind, BottleName};
 use crate::ledger::UsageFilter;
 
 /// Set for the copy of this test binary that is to be killed: where its ledger is.
@@ -43,6 +43,9 @@ async fn killed_at_any_moment_nothing_that_was_answered_is_lost() {
 
         let ledger = open(&path, &rules(&[])).unwrap();
         assert_totals_are_sums(&path);
+        let chain = ledger.verify_audit(None).await.unwrap();
+        assert_eq!(chain.fault, None);
+        assert!(chain.rows > answers as u64, "{chain:?}");
         let rows = ledger.usage_rows(UsageFilter::default()).await.unwrap();
         assert!(
             rows.iter().any(|row| row.request_id.as_deref() == Some(&format!("req_{last}"))),
@@ -80,6 +83,7 @@ async fn spend_until_killed(path: &Path) {
     loop {
         let permit = ledger.admit(reserve(&web, "claude", 10, 20)).await.unwrap().unwrap().permit;
         ledger.settle(settle(permit, 11, 13)).await.unwrap();
+        ledger.audit(Some(web.id), AuditKind::ProxyRestarted { permits_settled: 1 }).await.unwrap();
         println!("\nsettled {}", permit.0);
     }
 }

@@ -6,6 +6,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
 use super::*;
+use crate::domain::AuditKind;
 use crate::ledger::column::TEXT_BYTES_MAX;
 use crate::ledger::writer::Desk;
 
@@ -136,13 +137,15 @@ async fn one_bad_command_does_not_spoil_the_batch() {
     let world = World::new(&[]);
     let web = world.run("web", &[]).await;
     let (release, waiting) = hold_up(world.ledger()).await;
-    let (first, bad, odd, second, ()) = tokio::join!(
+    let (noted, first, bad, odd, second, ()) = tokio::join!(
+        world.ledger().audit(None, AuditKind::GateRestored),
         world.ledger().admit(reserve(&web, "claude", 1, 1)),
         world.ledger().settle(settle(PermitId(77), 1, 1)),
         world.ledger().write("post and fail", {
             let ask = reserve(&web, "claude", 500, 0);
             move |desk| {
                 desk.admit(&ask)?.unwrap();
+                desk.audit(None, &AuditKind::SettingsReloaded)?;
                 Err::<(), _>(LedgerError::NoAddress.into())
             }
         }),
@@ -150,11 +153,15 @@ async fn one_bad_command_does_not_spoil_the_batch() {
         async { release.send(()).unwrap() },
     );
     waiting.await.unwrap();
+    noted.unwrap();
     assert!(first.unwrap().is_ok() && second.unwrap().is_ok());
     assert!(matches!(bad, Err(LedgerError::NoReservation(PermitId(77)))), "{bad:?}");
     assert!(matches!(odd, Err(LedgerError::NoAddress)), "{odd:?}");
     assert_eq!(world.count("reservation"), 2);
     world.assert_totals_are_sums();
+    world.assert_chain_is_whole(2).await;
+    world.ledger().audit(None, AuditKind::GateRestored).await.unwrap();
+    world.assert_chain_is_whole(3).await;
 }
 
 #[tokio::test]
@@ -169,8 +176,8 @@ async fn when_the_commit_fails_everybody_hears_it_and_nothing_is_kept() {
         // A broken reference that is looked at only by COMMIT.
         world.ledger().write("break a promise", |desk| {
             desk.connection.pragma_update(None, "defer_foreign_keys", true)?;
-            desk.connection
-                .execute("INSERT INTO audit (at, bottle, detail) VALUES (0, 999, '{\"event\":\"\"}')", [])?;
+            desk.audit(None, &AuditKind::SettingsReloaded)?;
+            desk.connection.execute("UPDATE reservation SET bottle = 999", [])?;
             Ok(())
         }),
         async { release.send(()).unwrap() },
@@ -181,7 +188,10 @@ async fn when_the_commit_fails_everybody_hears_it_and_nothing_is_kept() {
     assert!(spoiler.is_err());
     assert_eq!((world.count("reservation"), world.count("usage")), (1, 0));
     world.assert_totals_are_sums();
+    world.assert_chain_is_whole(1).await;
 
     world.ledger().settle(settle(kept, 1, 1)).await.unwrap();
+    world.ledger().audit(None, AuditKind::SettingsReloaded).await.unwrap();
     world.assert_totals_are_sums();
+    world.assert_chain_is_whole(2).await;
 }

@@ -2,6 +2,7 @@
 
 mod account;
 mod budgets;
+mod chain;
 mod crash;
 mod files;
 mod full;
@@ -86,6 +87,12 @@ impl World {
     fn count(&self, table: &str) -> usize {
         let count = |row: &rusqlite::Row<'_>| row.get::<_, u32>(0);
         self.sql().query_row(&format!("SELECT count(*) FROM {table}"), [], count).unwrap() as usize
+    }
+
+    /// The audit has so many rows, and each follows from the one before.
+    async fn assert_chain_is_whole(&self, rows: u64) {
+        let report = self.ledger().verify_audit(None).await.unwrap();
+        assert_eq!((report.rows, report.fault), (rows, None));
     }
 
     /// The totals that decisions are made from must be the sums of the rows they stand for.

@@ -1,12 +1,12 @@
 //! Runs, addresses, gates and their audit.
 
 use super::*;
-use crate::domain::{AuditKind, BottleId, CutCause, GateView, RefusalReason};
-use crate::ledger::{AuditFilter, GateChange};
+use crate::domain::{AuditKind, BottleId, BottleName, CutCause, GateView, RefusalReason};
+use crate::ledger::{AuditFilter, AuditTail, GateChange};
 
 async fn events(world: &World, bottle: &str) -> Vec<AuditKind> {
-    let filter = AuditFilter { bottle: Some(bottle.parse().unwrap()), last: None };
-    world.ledger().audit_rows(filter).await.unwrap().into_iter().map(|row| row.kind).collect()
+    let filter = AuditFilter { bottle: Some(bottle.parse().unwrap()), ..AuditFilter::default() };
+    world.ledger().audit_rows(filter).await.unwrap().rows.into_iter().map(|row| row.kind).collect()
 }
 
 async fn try_run(world: &World, name: &str, amounts: &[(&str, u64)]) -> Result<BottleRow, LedgerError> {
@@ -129,7 +129,7 @@ async fn what_does_not_exist_is_named() {
     let mut errors = vec![
         world.ledger().bottle(&nobody).await.unwrap_err(),
         world.ledger().usage_sums(Some(nobody.clone())).await.unwrap_err(),
-        world.ledger().audit_rows(AuditFilter { bottle: Some(nobody), last: None }).await.unwrap_err(),
+        world.ledger().audit_rows(AuditFilter { bottle: Some(nobody), ..AuditFilter::default() }).await.unwrap_err(),
         world.ledger().end_run(nothing, 0).await.unwrap_err(),
         world.ledger().change_gate(nothing, GateChange::Restore).await.unwrap_err(),
         world.ledger().audit(Some(nothing), AuditKind::GateRestored).await.unwrap_err(),
@@ -148,8 +148,8 @@ async fn the_audit_only_grows() {
         let kind = AuditKind::ProxyRestarted { permits_settled: number };
         world.ledger().audit(None, kind).await.unwrap();
     }
-    let last = world.ledger().audit_rows(AuditFilter { bottle: None, last: Some(2) }).await.unwrap();
-    let kinds: Vec<_> = last.iter().map(|row| (row.number, row.bottle.clone(), row.kind.clone())).collect();
+    let last = world.ledger().audit_rows(AuditFilter { last: Some(2), ..AuditFilter::default() }).await.unwrap();
+    let kinds: Vec<_> = last.rows.iter().map(|row| (row.number, row.bottle.clone(), row.kind.clone())).collect();
     assert_eq!(
         kinds,
         [
@@ -161,4 +161,39 @@ async fn the_audit_only_grows() {
         let refused = world.sql().execute(statement, []).unwrap_err();
         assert!(refused.to_string().contains("append-only"), "{refused}");
     }
+}
+
+#[tokio::test]
+async fn audit_rows_are_picked_by_bottle_time_and_place() {
+    let world = World::new(&[]);
+    for (index, name) in ["a", "b", "c"].into_iter().enumerate() {
+        world.set_clock(i64::try_from(index).unwrap() * 10);
+        let bottle = world.run(name, &[]).await;
+        world.ledger().change_gate(bottle.id, GateChange::Cut(CutCause::Operator)).await.unwrap();
+    }
+    let check = async |filter: AuditFilter, numbers: &[i64]| {
+        let page = world.ledger().audit_rows(filter.clone()).await.unwrap();
+        let found: Vec<i64> = page.rows.iter().map(|row| row.number).collect();
+        assert_eq!((found.as_slice(), page.newest), (numbers, 6), "{filter:?}");
+    };
+    let b = Some("b".parse().unwrap());
+    let all = AuditFilter::default();
+    check(all.clone(), &[1, 2, 3, 4, 5, 6]).await;
+    check(AuditFilter { since: Some(UnixMillis(10)), ..all.clone() }, &[3, 4, 5, 6]).await;
+    check(AuditFilter { since: Some(UnixMillis(11)), ..all.clone() }, &[5, 6]).await;
+    check(AuditFilter { before: Some(4), last: Some(2), ..all.clone() }, &[2, 3]).await;
+    check(AuditFilter { since: Some(UnixMillis(10)), before: Some(6), bottle: b.clone(), last: Some(9) }, &[3, 4])
+        .await;
+    check(AuditFilter { bottle: b.clone(), last: Some(1), ..all.clone() }, &[4]).await;
+    check(AuditFilter { last: Some(0), ..all }, &[]).await;
+
+    let after = async |bottle: &Option<BottleName>, after, rows_max| {
+        let tail = AuditTail { bottle: bottle.clone(), after };
+        let page = world.ledger().audit_rows_after(tail, rows_max).await.unwrap();
+        (page.rows.iter().map(|row| row.number).collect::<Vec<_>>(), page.newest)
+    };
+    assert_eq!(after(&None, 2, 3).await, (vec![3, 4, 5], 6));
+    assert_eq!(after(&None, 6, 3).await, (vec![], 6));
+    assert_eq!(after(&b, 0, 1).await, (vec![3], 6));
+    assert_eq!(after(&b, 4, 1).await, (vec![], 6));
 }

@@ -19,7 +19,7 @@ async fn resume(world: &World, amounts: &[(&str, u64)]) -> Result<BottleRow, Led
 }
 
 async fn last_event(world: &World) -> AuditKind {
-    world.ledger().audit_rows(AuditFilter::default()).await.unwrap().pop().unwrap().kind
+    world.ledger().audit_rows(AuditFilter::default()).await.unwrap().rows.pop().unwrap().kind
 }
 
 #[tokio::test]

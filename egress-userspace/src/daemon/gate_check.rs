@@ -1,0 +1,121 @@
+//! Where the kernel does not hold what the ledger wants. A pure comparison; repairs nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::control::{GateDifference, GateFault};
+use crate::domain::{BottleId, BottleName, GateView};
+use crate::kernel::{Gate, GateStatus, IfIndex};
+
+/// What the two say of all gates.
+#[derive(Debug, Default)]
+pub(super) struct Gates {
+    /// Of bottles that have started: the ledger's word, and the gate that makes of it.
+    pub(super) wanted: Vec<(GateView, Gate)>,
+    /// What the kernel holds.
+    pub(super) held: Vec<Gate>,
+    /// Interfaces with the program on them, in both directions.
+    pub(super) attached: BTreeSet<IfIndex>,
+    /// Bottles that run, are about to start, or are being taken down.
+    pub(super) running: BTreeSet<BottleId>,
+    /// Every bottle there has been.
+    pub(super) names: BTreeMap<BottleId, BottleName>,
+}
+
+pub(super) fn differences(gates: &Gates) -> Vec<GateDifference> {
+    let difference = |gate: &Gate, fault| {
+        let bottle = gates.names.get(&gate.bottle).cloned();
+        GateDifference { bottle, interface: gate.interface.0, fault }
+    };
+    let wrong = gates.wanted.iter().flat_map(|(view, wanted)| {
+        let held = gates.held.iter().find(|held| held.interface == wanted.interface);
+        let faults = faults(*view, wanted, held, gates.attached.contains(&wanted.interface));
+        faults.into_iter().map(|fault| difference(wanted, fault))
+    });
+    let is_stray = |gate: &&Gate| !gates.running.contains(&gate.bottle);
+    let stray = gates.held.iter().filter(is_stray).map(|gate| difference(gate, GateFault::Stray));
+    wrong.chain(stray).collect()
+}
+
+/// Why a gate is cut may differ: an operator's cut of one that a budget had cut is the ledger's alone.
+fn faults(view: GateView, wanted: &Gate, held: Option<&Gate>, is_attached: bool) -> Vec<GateFault> {
+    let Some(held) = held else { return vec![GateFault::Missing] };
+    let mut faults = Vec::new();
+    let is_open = held.status == GateStatus::Open;
+    if is_open != (view == GateView::Open) {
+        faults.push(GateFault::State { wanted: view, is_open });
+    }
+    if (Gate { status: wanted.status, ..held.clone() }) != *wanted {
+        faults.push(GateFault::Terms);
+    }
+    if !is_attached {
+        faults.push(GateFault::Detached);
+    }
+    faults
+}
+
+#[cfg(test)]
+mod tests {
+    use egress_common::CutReason;
+
+    use super::*;
+    use crate::domain::CutCause;
+
+    fn gate(status: GateStatus) -> Gate {
+        Gate {
+            interface: IfIndex(7),
+            bottle: BottleId(3),
+            mac: [2; 6],
+            address: [10, 0, 0, 2].into(),
+            gateway: [10, 0, 0, 1].into(),
+            tcp_ports: vec![443],
+            dns_port: 53,
+            status,
+        }
+    }
+
+    fn gates(view: GateView, held: Vec<Gate>) -> Gates {
+        Gates {
+            wanted: vec![(view, gate(GateStatus::Open))],
+            held,
+            attached: [IfIndex(7)].into(),
+            running: [BottleId(3)].into(),
+            names: [(BottleId(3), "web".parse().unwrap())].into(),
+        }
+    }
+
+    fn check(gates: &Gates, faults: &[GateFault]) {
+        let found = differences(gates);
+        let expected = faults.iter().cloned().map(|fault| {
+            let bottle = (!gates.names.is_empty()).then(|| "web".parse().unwrap());
+            GateDifference { bottle, interface: 7, fault }
+        });
+        assert_eq!(found, expected.collect::<Vec<_>>(), "{gates:?}");
+    }
+
+    const OPEN: GateStatus = GateStatus::Open;
+    const CUT: GateStatus = GateStatus::Cut(CutReason::Budget);
+    const WANTS_CUT: GateView = GateView::Cut(CutCause::Operator);
+
+    #[test]
+    fn what_agrees_is_no_difference() {
+        check(&gates(GateView::Open, vec![gate(OPEN)]), &[]);
+        check(&gates(WANTS_CUT, vec![gate(CUT)]), &[]);
+        check(&Gates { wanted: vec![], ..gates(GateView::Open, vec![gate(CUT)]) }, &[]);
+        check(&Gates { wanted: vec![], ..gates(GateView::Open, vec![]) }, &[]);
+    }
+
+    #[test]
+    fn each_difference_is_named() {
+        check(&gates(GateView::Open, vec![]), &[GateFault::Missing]);
+        let state = |wanted, is_open| GateFault::State { wanted, is_open };
+        check(&gates(WANTS_CUT, vec![gate(OPEN)]), &[state(WANTS_CUT, true)]);
+        check(&gates(GateView::Open, vec![gate(CUT)]), &[state(GateView::Open, false)]);
+        let wider = Gate { tcp_ports: vec![22, 443], ..gate(OPEN) };
+        check(&gates(GateView::Open, vec![wider.clone()]), &[GateFault::Terms]);
+        let loose = Gates { attached: BTreeSet::new(), ..gates(WANTS_CUT, vec![wider]) };
+        check(&loose, &[state(WANTS_CUT, true), GateFault::Terms, GateFault::Detached]);
+        let ended = Gates { wanted: vec![], running: BTreeSet::new(), ..gates(GateView::Open, vec![gate(CUT)]) };
+        check(&ended, &[GateFault::Stray]);
+        check(&Gates { names: BTreeMap::new(), ..ended }, &[GateFault::Stray]);
+    }
+}
