@@ -171,18 +171,18 @@ mod tests {
             mount("/dev/shm", "tmpfs"),
             mount("/srv/netns/a", "nsfs"),
             mount("/srv/root/proc", "proc"),
-            mount("/work/project/disk", "ext4"),
+            mount("/data/project/disk", "ext4"),
             mount("/tmp", "tmpfs"),
         ];
-        let found = file_mounts(&table, &paths(["/work/project"]));
+        let found = file_mounts(&table, &paths(["/data/project"]));
         let found: Vec<_> = found.iter().map(|mount| (mount.point.to_str().unwrap(), mount.kind.as_str())).collect();
         assert_eq!(found, [("/srv", "btrfs"), ("/srv/u/disk", "xfs"), ("/tmp", "tmpfs")]);
     }
 
     #[test]
     fn what_is_shared_is_shared_once() {
-        let shared = shared(paths(["/work/a/b", "/work/a", "/work/ab", "/run/user/1", "/work/a", "/dev"]));
-        assert_eq!(shared, paths(["/work/a", "/work/ab"]));
+        let shared = shared(paths(["/data/a/b", "/data/a", "/data/ab", "/run/user/1", "/data/a", "/dev"]));
+        assert_eq!(shared, paths(["/data/a", "/data/ab"]));
     }
 
     #[test]
