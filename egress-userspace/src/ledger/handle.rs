@@ -29,10 +29,10 @@ const VERIFIED_ROWS_MAX: u32 = 5_000;
 /// The ledger of this host. Clones share one writer; it ends, and the files are free again, when the last one is dropped.
 #[derive(Clone, Debug)]
 pub struct Ledger {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
-struct Shared {
+pub(super) struct Shared {
     /// `None` only while dropping.
     queue: Option<mpsc::Sender<Job>>,
     writer: Option<JoinHandle<()>>,
@@ -41,7 +41,7 @@ struct Shared {
     /// As the desk has them.
     rules: Mutex<Arc<Rules>>,
     clock: Clock,
-    desk: Arc<Mutex<Desk>>,
+    pub(super) desk: Arc<Mutex<Desk>>,
     audited: watch::Receiver<()>,
     /// Last, so that it outlives the writer.
     _lock: File,

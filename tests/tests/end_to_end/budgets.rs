@@ -101,6 +101,15 @@ fn at_once(bottle: &mut Bottle, seconds_max: u32) -> Result<Vec<u16>> {
     Ok(codes)
 }
 
+/// What became of them, for whoever compares.
+#[expect(clippy::print_stdout, reason = "--nocapture shows it")]
+fn tell(world: &World, way: &str, codes: &[u16]) -> Result<()> {
+    let host = explain(world, "web")?.pop().context("no host")?;
+    let (sent, refused) = (world.served().len(), count(codes, 402));
+    println!("{way}: {sent} sent, {refused} refused, {} of {:?} used", host.used, host.limit.map(|limit| limit.0));
+    Ok(())
+}
+
 fn count(codes: &[u16], wanted: u16) -> usize {
     codes.iter().filter(|code| **code == wanted).count()
 }
@@ -115,6 +124,7 @@ fn of_256_at_once_exactly_those_that_fit_are_sent() -> Result<()> {
     let mut web = world.shell("web", &[])?;
     let codes = at_once(&mut web, 30)?;
     assert_eq!((count(&codes, 200), count(&codes, 402)), (5, 251), "{codes:?}");
+    tell(&world, "strict", &codes)?;
     assert_eq!(world.served().len(), 5, "counted at the provider");
     let host = explain(&world, "web")?.pop().context("no host")?;
     assert_eq!((host.used, host.held), (Tokens(5 * 10_005), Tokens::ZERO));
@@ -130,6 +140,7 @@ fn of_256_at_once_exactly_those_that_fit_every_scope_are_sent() -> Result<()> {
     let mut web = world.shell("web", &["--agent", "reviewer", "--budget", "claude=75k"])?;
     let codes = at_once(&mut web, 30)?;
     assert_eq!((count(&codes, 200), count(&codes, 402)), (5, 251), "{codes:?}");
+    tell(&world, "strict, four scopes", &codes)?;
     assert_eq!(world.served().len(), 5, "counted at the provider");
     for state in explain(&world, "web")? {
         assert_eq!((state.used, state.held, state.binds), (Tokens(5 * 10_005), Tokens::ZERO, true), "{state:?}");
@@ -149,6 +160,7 @@ fn without_a_look_ahead_the_overshoot_is_what_was_in_flight() -> Result<()> {
     ensure!(sent > 5, "{sent} sent, {codes:?}");
     let settled = || Ok(explain(&world, "web")?.pop().context("no host")?.held == Tokens::ZERO);
     until("all is settled", PATIENCE, settled)?;
+    tell(&world, "off", &codes)?;
     let crossed = |kind: &AuditKind| matches!(kind, AuditKind::BudgetCrossed { held, .. } if *held > Tokens::ZERO);
     let told = || Ok(world.audit(Some("web"))?.iter().any(crossed));
     until("what is in flight is told with the crossing", PATIENCE, told)?;

@@ -309,3 +309,14 @@ async fn agents_have_budgets_wherever_they_run() {
     let free = world.ledger().begin_run(run, POOL).await.unwrap();
     assert_eq!(refused_by(&world, &free, 1_000).await, None);
 }
+
+#[tokio::test]
+async fn durability_is_what_sqlite_is_told() {
+    let world = World::new(&[]);
+    for (durability, synchronous) in [(Durability::Power, 2), (Durability::Process, 1)] {
+        world.ledger().set_durability(durability).await.unwrap();
+        let desk = crate::ledger::writer::take(&world.ledger().shared.desk);
+        let found: i64 = desk.connection.pragma_query_value(None, "synchronous", |row| row.get(0)).unwrap();
+        assert_eq!(found, synchronous, "{durability:?}");
+    }
+}
