@@ -6,6 +6,9 @@ use jiff::{Timestamp, ToSpan as _};
 
 use crate::domain::{UnixMillis, Window, Zone};
 
+/// How long the clocks repeat themselves at most when they are set back, in milliseconds.
+const REPEATED_MILLIS: i64 = 60 * 60 * 1000;
+
 /// The end of the window that `at` lies in. Where clocks are set back, the repeated hour belongs to the window before it.
 #[must_use]
 pub fn window_end(window: Window, at: UnixMillis, zone: &Zone) -> UnixMillis {
@@ -25,7 +28,7 @@ fn end(window: Window, at: UnixMillis, zone: &TimeZone) -> Option<UnixMillis> {
     // A local time that clocks skip is the moment of the change, one that they repeat the first of the two.
     let moment = end.to_zoned(zone.clone()).ok()?.timestamp().as_millisecond();
     // In a repeated hour the first of the two may have passed.
-    if moment > at.0 { Some(UnixMillis(moment)) } else { Some(UnixMillis(moment + 3_600_000)) }
+    Some(UnixMillis(if moment > at.0 { moment } else { moment + REPEATED_MILLIS }))
 }
 
 #[cfg(test)]
