@@ -8,7 +8,7 @@
 use core::mem::size_of;
 
 /// Raised whenever a layout or the meaning of a field changes. Pinned maps of another version are not adopted.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// TCP ports of the gateway a bottle may be given.
 pub const GATE_TCP_PORTS_MAX: usize = 8;
@@ -20,8 +20,10 @@ pub const COUNTERS_MAX: u32 = GATES_MAX * 2 * 20;
 pub const DROP_EVENTS_BYTES: u32 = 256 * 1024;
 /// Drop events one gate may report in one window; the rest is only counted.
 pub const DROP_EVENTS_PER_WINDOW: u32 = 32;
+/// Resets one cut gate may answer with in one window; what asks beyond that hears nothing.
+pub const RESETS_PER_WINDOW: u32 = 64;
 /// Length of a rate window.
-pub const DROP_WINDOW_NS: u64 = 1_000_000_000;
+pub const RATE_WINDOW_NS: u64 = 1_000_000_000;
 
 /// Whether a gate lets anything through.
 #[repr(u32)]
@@ -49,6 +51,16 @@ pub enum CutReason {
     Tampered = 4,
 }
 
+/// What a bottle whose gate is cut hears of it.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CutMode {
+    /// TCP that an open gate would let through is answered with a reset, so that clients fail at once.
+    Reset = 1,
+    /// Nothing.
+    Drop = 2,
+}
+
 /// What a gate knows of its bottle. Key: the ifindex of the host end of the veth.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +72,8 @@ pub struct GateEntry {
     pub state: GateState,
     /// `NotCut` while open.
     pub cut_reason: CutReason,
+    /// What is heard of a cut; anything but `Reset` is nothing.
+    pub cut_mode: CutMode,
     /// The ledger's number of the bottle.
     pub bottle_id: u32,
     /// The bottle's only address.
@@ -72,6 +86,8 @@ pub struct GateEntry {
     pub dns_port: u16,
     /// TCP ports of the gateway; 0 marks an unused place.
     pub tcp_ports: [u16; GATE_TCP_PORTS_MAX],
+    /// Keeps the size a multiple of the alignment.
+    pub reserved: u32,
     /// When this entry was last written, nanoseconds of the monotonic clock.
     pub changed_at_ns: u64,
 }
@@ -120,11 +136,14 @@ pub enum Outcome {
     Protocol = 13,
     /// A port that was not given to the bottle.
     Port = 14,
+    /// The gate is cut, and TCP is reset. From the bottle: dropped, and answered with a reset. To the bottle: a reset
+    /// without data, let through.
+    Reset = 15,
 }
 
 impl Outcome {
     /// Every outcome, in order of value.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Passed,
         Self::Cut,
         Self::NoEntry,
@@ -140,6 +159,7 @@ impl Outcome {
         Self::Destination,
         Self::Protocol,
         Self::Port,
+        Self::Reset,
     ];
 }
 
@@ -195,19 +215,19 @@ pub struct DropEvent {
     pub reserved: [u8; 3],
 }
 
-/// How many drop events a gate has reported in the current window.
+/// How often a gate has done in the current window what it may not do too often.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RateWindow {
     /// Start of the window, nanoseconds of the monotonic clock.
     pub started_ns: u64,
-    /// Events reported since.
-    pub reported: u32,
+    /// How often since.
+    pub taken: u32,
     /// Keeps the size a multiple of the alignment.
     pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<GateEntry>() == 56);
+const _: () = assert!(size_of::<GateEntry>() == 64);
 const _: () = assert!(size_of::<CounterKey>() == 12);
 const _: () = assert!(size_of::<Tally>() == 16);
 const _: () = assert!(size_of::<DropEvent>() == 48);

@@ -36,6 +36,8 @@ const ARP_REPLY: u16 = 2;
 pub struct Rules {
     /// As it stands in the map, which another program could have written: anything but `Open` is cut.
     pub state: u32,
+    /// As it stands in the map: anything but `Reset` is silence.
+    pub cut_mode: u32,
     /// The bottle's hardware address.
     pub mac: [u8; 6],
     /// The bottle's address.
@@ -138,8 +140,9 @@ pub fn describe(packet: &Packet) -> Flow {
     }
 }
 
+/// Would an open gate let it through?
 #[inline(always)]
-fn judge(rules: &Rules, direction: Direction, packet: &Packet) -> Result<(), Outcome> {
+pub(crate) fn judge(rules: &Rules, direction: Direction, packet: &Packet) -> Result<(), Outcome> {
     if packet.vlan_tagged {
         return Err(Outcome::Vlan);
     }

@@ -12,6 +12,13 @@ pub(crate) fn count(interface: u32, direction: Direction, outcome: Outcome, leng
     maps::add(CounterKey { ifindex: interface, direction, outcome }, u64::from(length));
 }
 
+/// May this interface answer with another reset?
+#[inline(always)]
+pub(crate) fn may_reset(interface: u32) -> bool {
+    // SAFETY: a helper without arguments that every program of this type may call.
+    maps::take_reset(interface, unsafe { bpf_ktime_get_ns() })
+}
+
 /// Reports a dropped packet unless its gate has reported enough.
 #[inline(always)]
 pub(crate) fn dropped(interface: u32, bottle_id: u32, direction: Direction, outcome: Outcome, packet: &Packet) {

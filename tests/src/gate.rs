@@ -8,7 +8,7 @@ use std::{fs, thread};
 
 use anyhow::{Context, Result};
 use egress_common::{Direction, Outcome};
-use egress_userspace::domain::BottleId;
+use egress_userspace::domain::{BottleId, CutMode};
 use egress_userspace::kernel::{EbpfEnforcer, Enforcer, FakeEnforcer, Gate, GateStatus, IfIndex, TcAttachment};
 
 use crate::netns::NetNs;
@@ -195,6 +195,7 @@ pub fn gate(interface: IfIndex) -> Gate {
         tcp_ports: TCP_PORTS.to_vec(),
         dns_port: DNS_PORT,
         status: GateStatus::Open,
+        cut_mode: CutMode::Drop,
     }
 }
 

@@ -12,6 +12,7 @@ const TCP: u8 = IP_PROTOCOL_TCP;
 
 const RULES: Rules = Rules {
     state: GateState::Open as u32,
+    cut_mode: 0,
     mac: MAC,
     ipv4: BOTTLE,
     gateway: GATEWAY,

@@ -20,7 +20,6 @@ use super::clock::now;
 use super::controller::{Running, View};
 use super::launch::{Launcher, failed, hang_up, refused};
 use super::lifeline::{Lifeline, RunEnd, Stopped};
-use super::reload::InForce;
 use super::stopping::Over;
 
 /// Everything requests are answered from.
@@ -28,7 +27,6 @@ use super::stopping::Over;
 pub(super) struct Desk {
     pub(super) launcher: Launcher,
     pub(super) pins: String,
-    pub(super) in_force: InForce,
 }
 
 impl Desk {
@@ -81,7 +79,7 @@ impl Desk {
             enforcer: self.launcher.enforcer.backend().to_owned(),
             gateway: self.launcher.pool.gateway,
             pins: self.pins.clone(),
-            settings_problem: self.in_force.problem(),
+            settings_problem: self.launcher.in_force.problem(),
         })
     }
 
@@ -97,7 +95,7 @@ impl Desk {
                 bottles.push(self.info(row, running).await?);
             }
         }
-        Ok(BottlesReply { bottles, settings_problem: self.in_force.problem() })
+        Ok(BottlesReply { bottles, settings_problem: self.launcher.in_force.problem() })
     }
 
     async fn info(&self, row: BottleRow, running: Option<&Running>) -> Result<BottleInfo, ApiError> {
@@ -216,10 +214,10 @@ impl Desk {
 
     /// A budget for a provider that nobody knows would never bind.
     fn check_provider(&self, provider: &ProviderName) -> Result<(), ApiError> {
-        if self.in_force.knows(provider) {
+        if self.launcher.in_force.knows(provider) {
             return Ok(());
         }
-        let known = self.in_force.providers();
+        let known = self.launcher.in_force.providers();
         let known: Vec<&str> = known.iter().map(ProviderName::as_str).collect();
         let message = format!("there is no provider {provider}: known are {}", known.join(", "));
         Err(ApiError { code: ErrorCode::Usage, message })

@@ -58,7 +58,7 @@ mod tests {
     use egress_common::CutReason;
 
     use super::*;
-    use crate::domain::CutCause;
+    use crate::domain::{CutCause, CutMode};
 
     fn gate(status: GateStatus) -> Gate {
         Gate {
@@ -70,6 +70,7 @@ mod tests {
             tcp_ports: vec![443],
             dns_port: 53,
             status,
+            cut_mode: CutMode::Reset,
         }
     }
 

@@ -22,6 +22,7 @@ use crate::ledger::{AddressPool, BottleRow, Ledger, LedgerError, NewRun};
 use super::controller::{ControllerHandle, Running};
 use super::cutting::Stage;
 use super::lifeline::{Lifeline, RunEnd};
+use super::reload::InForce;
 use super::stopping::{ENDED, Over, policy_of};
 use super::{DNS_PORT, PROXY_PORTS};
 
@@ -45,6 +46,7 @@ pub(super) struct Launcher {
     pub(super) runtime: Arc<NativeRuntime>,
     pub(super) controller: ControllerHandle,
     pub(super) pool: AddressPool,
+    pub(super) in_force: InForce,
 }
 
 impl Launcher {
@@ -132,6 +134,7 @@ impl Launcher {
             tcp_ports: PROXY_PORTS.into_iter().chain([DNS_PORT]).collect(),
             dns_port: DNS_PORT,
             status,
+            cut_mode: self.in_force.cut_mode(),
         }
     }
 

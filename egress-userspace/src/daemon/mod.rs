@@ -142,7 +142,14 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     let controller = controller::spawn(ledger.clone(), Arc::clone(&enforcer), policy(&settings), bounds(&settings));
     let drops = drops::log_drops(Arc::clone(&enforcer));
     let pool = AddressPool { gateway: options.gateway, prefix: options.prefix };
-    let launcher = Launcher { ledger: ledger.clone(), enforcer, runtime, controller: controller.clone(), pool };
+    let launcher = Launcher {
+        ledger: ledger.clone(),
+        enforcer,
+        runtime,
+        controller: controller.clone(),
+        pool,
+        in_force: in_force.clone(),
+    };
     let version = env!("CARGO_PKG_VERSION").to_owned();
     ledger.audit(None, AuditKind::DaemonStarted { version }).await?;
     reconcile::reconcile(&launcher).await?;
@@ -160,7 +167,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     };
     let stale = proxy_link::settle_stale(ledger.clone(), controller.clone());
     let link = ProxyLink { listeners, configuration, in_force: in_force.clone(), authority, ledger, controller };
-    let desk = Desk { launcher, pins: options.pins.display().to_string(), in_force };
+    let desk = Desk { launcher, pins: options.pins.display().to_string() };
     let hang_up = stop_signal(SignalKind::hangup())?;
     let mut terminated = stop_signal(SignalKind::terminate())?;
     let mut interrupted = stop_signal(SignalKind::interrupt())?;

@@ -11,7 +11,7 @@ use tokio::signal::unix::Signal;
 use tokio::time::MissedTickBehavior;
 use tracing::{error, info, warn};
 
-use crate::domain::{AuditKind, ProviderName, with_causes};
+use crate::domain::{AuditKind, CutMode, ProviderName, with_causes};
 use crate::ledger::Ledger;
 use crate::policy::{Routes, metered_hosts};
 use crate::settings::Settings;
@@ -29,13 +29,13 @@ pub(super) struct InForce(Arc<RwLock<Said>>);
 struct Said {
     routes: Routes,
     providers: BTreeSet<ProviderName>,
+    cut_mode: CutMode,
     problem: Option<String>,
 }
 
 impl InForce {
     pub(super) fn new(settings: &Settings) -> Self {
-        let said = Said { routes: routes(settings), providers: providers(settings), problem: None };
-        Self(Arc::new(RwLock::new(said)))
+        Self(Arc::new(RwLock::new(Said::of(settings))))
     }
 
     /// Where requests may go.
@@ -53,18 +53,29 @@ impl InForce {
         self.0.read().unwrap_or_else(PoisonError::into_inner).providers.iter().cloned().collect()
     }
 
+    /// What a cut bottle hears of it.
+    pub(super) fn cut_mode(&self) -> CutMode {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).cut_mode
+    }
+
     /// Why the settings file is not what is in force.
     pub(super) fn problem(&self) -> Option<String> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).problem.clone()
     }
 
     fn replace(&self, settings: &Settings) {
-        let said = Said { routes: routes(settings), providers: providers(settings), problem: None };
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = said;
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Said::of(settings);
     }
 
     fn complain(&self, problem: Option<String>) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).problem = problem;
+    }
+}
+
+impl Said {
+    fn of(settings: &Settings) -> Self {
+        let (routes, providers) = (routes(settings), providers(settings));
+        Self { routes, providers, cut_mode: settings.cut_mode, problem: None }
     }
 }
 

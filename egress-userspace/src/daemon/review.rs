@@ -94,8 +94,8 @@ mod tests {
     use super::*;
     use crate::broker::Snapshot;
     use crate::domain::{
-        Durability, Ending, GateView, Known, ProviderNotes, Rules, Settlement, SpendRequest, UnixMillis, Usage,
-        UsageDetails,
+        CutMode, Durability, Ending, GateView, Known, ProviderNotes, Rules, Settlement, SpendRequest, UnixMillis,
+        Usage, UsageDetails,
     };
     use crate::kernel::{Enforcer, FakeEnforcer, Gate, GateStatus, IfIndex};
     use crate::ledger::{AddressPool, BottleRow, Ledger, NewRun, Terms};
@@ -150,6 +150,7 @@ mod tests {
                 tcp_ports: vec![443],
                 dns_port: 53,
                 status: GateStatus::Open,
+                cut_mode: CutMode::Reset,
             };
             self.enforcer.attach(&gate).unwrap();
             let running = Running {

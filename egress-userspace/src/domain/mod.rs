@@ -6,6 +6,7 @@ mod amount;
 mod api;
 mod audit;
 mod cause;
+mod enforcement;
 mod event;
 mod exchange;
 mod host_pattern;
@@ -23,6 +24,7 @@ pub use amount::{AmountError, Tokens};
 pub use api::{Api, StreamUsage};
 pub use audit::{AuditHash, AuditHashError, ChainFault, ChainReport};
 pub use cause::with_causes;
+pub use enforcement::{CutMode, EnforcerChoice};
 pub use event::{
     AuditKind, BottleState, CutCause, CutoffPolicy, CutoffPolicyError, Ending, GateView, Refusal, RefusalReason, Stop,
 };

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use egress_common::{CutReason, Direction, Outcome};
 use thiserror::Error;
 
-use crate::domain::BottleId;
+use crate::domain::{BottleId, CutMode};
 
 /// An interface by the kernel's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -49,6 +49,8 @@ pub struct Gate {
     pub dns_port: u16,
     /// Open or cut.
     pub status: GateStatus,
+    /// What the bottle hears of a cut.
+    pub cut_mode: CutMode,
 }
 
 /// One counter cell of one gate.

@@ -84,6 +84,12 @@ pub enum Problem {
     /// Neither kind of durability.
     #[error("{0:?} is not a durability: write process (survives crashes) or power (survives the loss of power too)")]
     Durability(String),
+    /// Nothing that makes gates.
+    #[error("{0:?} is not an enforcer: write auto (eBPF where the kernel can), ebpf or nftables")]
+    Enforcer(String),
+    /// Neither way of being cut.
+    #[error("{0:?} is not a way to be cut: write reset (TCP is reset, clients fail at once) or drop (silence)")]
+    CutMode(String),
     /// No time zone.
     #[error(transparent)]
     Zone(#[from] ZoneError),

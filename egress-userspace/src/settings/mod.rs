@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::domain::{Durability, Host, HostPattern, Provider, ProviderName, Rules};
+use crate::domain::{CutMode, Durability, EnforcerChoice, Host, HostPattern, Provider, ProviderName, Rules};
 
 pub use error::{Problem, SettingsError};
 pub use parse::parse;
@@ -30,6 +30,10 @@ pub struct Settings {
     pub rules: Rules,
     /// `durability:` how sure what is recorded is.
     pub durability: Durability,
+    /// `enforcer:` what makes gates; read when the daemon starts.
+    pub enforcer: EnforcerChoice,
+    /// `cut_mode:` what a cut bottle hears of it.
+    pub cut_mode: CutMode,
     /// `drain:` how long the response that crosses may take to reach the client.
     pub drain: Duration,
     /// `last_word:` how long a bottle may take to hear why it is cut.
@@ -49,6 +53,8 @@ impl Default for Settings {
         Self {
             rules: Rules::default(),
             durability: Durability::default(),
+            enforcer: EnforcerChoice::default(),
+            cut_mode: CutMode::default(),
             drain: Duration::from_secs(1),
             last_word: Duration::from_secs(2),
             providers: Vec::new(),

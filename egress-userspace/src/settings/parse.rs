@@ -9,7 +9,10 @@ use super::providers::providers;
 use super::spending::Mentions;
 use super::yaml::{self, Misplaced, Node, Place, Text};
 use super::{BuiltIn, Settings};
-use crate::domain::{CacheReads, CrossingMode, CutoffPolicy, Durability, Host, Precedence, Preflight, Thresholds};
+use crate::domain::{
+    CacheReads, CrossingMode, CutMode, CutoffPolicy, Durability, EnforcerChoice, Host, Precedence, Preflight,
+    Thresholds,
+};
 
 const KEYS: &[&str] = &[
     "budget",
@@ -20,7 +23,9 @@ const KEYS: &[&str] = &[
     "thresholds",
     "preflight",
     "durability",
+    "enforcer",
     "shutdown",
+    "cut_mode",
     "drain",
     "last_word",
     "agents",
@@ -67,6 +72,8 @@ fn settings(text: &str, built_in: &BuiltIn) -> Result<Settings, Misplaced> {
             "agents" => rules.agents = mentions.agents(value)?,
             "bottles" => rules.bottles = mentions.bottles(value)?,
             "shutdown" => rules.shutdown = read(&key, value, shutdown)?,
+            "enforcer" => settings.enforcer = read(&key, value, enforcer)?,
+            "cut_mode" => settings.cut_mode = read(&key, value, cut_mode)?,
             "drain" => settings.drain = read(&key, value, duration)?,
             "last_word" => settings.last_word = read(&key, value, duration)?,
             "providers" => (settings.providers, rules.preflight.by_provider) = providers(value, built_in)?,
@@ -155,6 +162,16 @@ fn durability(text: &str) -> Result<Durability, Problem> {
         "power" => Ok(Durability::Power),
         _ => Err(Problem::Durability(text.to_owned())),
     }
+}
+
+fn enforcer(text: &str) -> Result<EnforcerChoice, Problem> {
+    let found = EnforcerChoice::ALL.into_iter().find(|choice| choice.as_str() == text);
+    found.ok_or_else(|| Problem::Enforcer(text.to_owned()))
+}
+
+fn cut_mode(text: &str) -> Result<CutMode, Problem> {
+    let found = CutMode::ALL.into_iter().find(|mode| mode.as_str() == text);
+    found.ok_or_else(|| Problem::CutMode(text.to_owned()))
 }
 
 /// `80, 90, 95, 99`; nothing for none.

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use super::*;
 use crate::domain::{
-    Api, BottleRules, Budget, CacheReads, CrossingMode, CutoffPolicy, Precedence, Preflight, Preflights, StreamUsage,
-    Thresholds,
+    Api, BottleRules, Budget, CacheReads, CrossingMode, CutMode, CutoffPolicy, EnforcerChoice, Precedence, Preflight,
+    Preflights, StreamUsage, Thresholds,
 };
 
 /// Reads it beside a small built-in table.
@@ -39,6 +39,8 @@ time_zone: Europe/Berlin
 thresholds: 50, 99
 preflight: exact
 durability: power
+enforcer: nftables
+cut_mode: drop
 agents:
   reviewer:
     budget:
@@ -79,6 +81,8 @@ fn everything_that_can_be_said() {
     let expected = Settings {
         rules: everything_laid_down(),
         durability: Durability::Power,
+        enforcer: EnforcerChoice::Nftables,
+        cut_mode: CutMode::Drop,
         drain: Duration::from_millis(500),
         last_word: Duration::ZERO,
         providers: vec![
@@ -171,6 +175,14 @@ fn words_of_choice() {
         "1:11: \"cut\" is not a way to cross a budget: write finish (the response is delivered) or sever (it ends there)",
     );
     bad("cache_reads: free", "1:14: \"free\" is not a way to treat cache reads: write count or ignore");
+    bad(
+        "enforcer: iptables",
+        "1:11: \"iptables\" is not an enforcer: write auto (eBPF where the kernel can), ebpf or nftables",
+    );
+    bad(
+        "cut_mode: hang",
+        "1:11: \"hang\" is not a way to be cut: write reset (TCP is reset, clients fail at once) or drop (silence)",
+    );
     bad(
         "durability: disk",
         "1:13: \"disk\" is not a durability: write process (survives crashes) or power (survives the loss of power too)",

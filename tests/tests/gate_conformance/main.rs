@@ -9,6 +9,7 @@
 )]
 
 mod frames;
+mod reset;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -28,6 +29,10 @@ use harness::gate::{
 };
 use harness::netns::command;
 use harness::privilege::is_root;
+use reset::{
+    clients_of_a_cut_bottle_fail_at_once, nothing_but_resets_passes_a_cut_gate, resets_are_limited,
+    the_hosts_resets_reach_a_cut_bottle,
+};
 
 /// How long something that must not happen is waited for.
 const SHORTLY: Duration = Duration::from_millis(300);
@@ -130,6 +135,10 @@ on_the_kernel! {
     a_gate_without_an_entry_passes_nothing
     real_clients_reach_the_gateway_and_nothing_else
     a_cut_stops_an_open_connection_at_once
+    nothing_but_resets_passes_a_cut_gate
+    clients_of_a_cut_bottle_fail_at_once
+    the_hosts_resets_reach_a_cut_bottle
+    resets_are_limited
     gates_outlive_their_loader
     gates_outlive_a_loader_that_is_killed
     drops_are_reported_but_not_all_of_them
@@ -450,7 +459,7 @@ fn maps_of_another_version_are_not_adopted(backend: Backend) -> Result<()> {
     command("bpftool", &format!("map update pinned {} key 0 0 0 0 value 99 0 0 0", abi.display()))?;
     let Err(error) = backend.open(stage.pins.path()) else { bail!("another version was adopted") };
     let version = error.downcast_ref::<KernelError>();
-    ensure!(matches!(version, Some(KernelError::Version { found: 99, wanted: 1, .. })), "{error:#}");
+    ensure!(matches!(version, Some(KernelError::Version { found: 99, wanted: 2, .. })), "{error:#}");
     Ok(())
 }
 

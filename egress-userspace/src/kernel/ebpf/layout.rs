@@ -6,11 +6,12 @@
 use std::net::Ipv4Addr;
 
 use egress_common::{
-    CounterKey, CutReason, Direction, DropEvent, GATE_TCP_PORTS_MAX, GateEntry, GateState, Outcome, Tally,
+    CounterKey, CutMode as EntryCutMode, CutReason, Direction, DropEvent, GATE_TCP_PORTS_MAX, GateEntry, GateState,
+    Outcome, Tally,
 };
 
 use super::super::{Gate, GateStatus, IfIndex, KernelError};
-use crate::domain::BottleId;
+use crate::domain::{BottleId, CutMode};
 
 pub(super) type EntryBytes = [u8; size_of::<GateEntry>()];
 pub(super) type CounterKeyBytes = [u8; size_of::<CounterKey>()];
@@ -25,10 +26,15 @@ pub(super) fn encode_entry(gate: &Gate, changed_at_ns: u64) -> Result<EntryBytes
         GateStatus::Open => (GateState::Open, CutReason::NotCut),
         GateStatus::Cut(reason) => (GateState::Cut, reason),
     };
+    let cut_mode = match gate.cut_mode {
+        CutMode::Reset => EntryCutMode::Reset,
+        CutMode::Drop => EntryCutMode::Drop,
+    };
     let mut bytes = Writer::new();
     bytes.put(gate.interface.0.to_ne_bytes());
     bytes.put((state as u32).to_ne_bytes());
     bytes.put((reason as u32).to_ne_bytes());
+    bytes.put((cut_mode as u32).to_ne_bytes());
     bytes.put(gate.bottle.0.to_ne_bytes());
     bytes.put(gate.address.octets());
     bytes.put(gate.gateway.octets());
@@ -37,6 +43,7 @@ pub(super) fn encode_entry(gate: &Gate, changed_at_ns: u64) -> Result<EntryBytes
     for port in ports(&gate.tcp_ports)? {
         bytes.put(port.to_ne_bytes());
     }
+    bytes.put([0; size_of::<u32>()]);
     bytes.put(changed_at_ns.to_ne_bytes());
     Ok(bytes.finish())
 }
@@ -49,6 +56,7 @@ pub(super) fn decode_entry(interface: IfIndex, bytes: &EntryBytes) -> Gate {
     Gate {
         interface,
         status: status(state, reason),
+        cut_mode: cut_mode(bytes.word()),
         bottle: BottleId(bytes.word()),
         address: Ipv4Addr::from(bytes.take::<4>()),
         gateway: Ipv4Addr::from(bytes.take::<4>()),
@@ -107,6 +115,11 @@ fn status(state: u32, reason: u32) -> GateStatus {
         [CutReason::Budget, CutReason::Operator, CutReason::NotRunning, CutReason::Tampered];
     let reason = REASONS.into_iter().find(|known| *known as u32 == reason);
     GateStatus::Cut(reason.unwrap_or(CutReason::Tampered))
+}
+
+/// Silence is what the program makes of anything else.
+fn cut_mode(value: u32) -> CutMode {
+    if value == EntryCutMode::Reset as u32 { CutMode::Reset } else { CutMode::Drop }
 }
 
 fn direction(value: u32) -> Option<Direction> {
@@ -173,15 +186,18 @@ mod tests {
             tcp_ports: vec![8080, 443],
             dns_port: 53,
             status,
+            cut_mode: CutMode::Reset,
         }
     }
 
     #[test]
     fn an_entry_reads_back_as_the_gate_it_was_written_from() {
         for status in [GateStatus::Open, GateStatus::Cut(CutReason::Budget), GateStatus::Cut(CutReason::Tampered)] {
-            let gate = gate(status);
-            let bytes = encode_entry(&gate, 1).unwrap();
-            assert_eq!(decode_entry(gate.interface, &bytes), gate);
+            for cut_mode in CutMode::ALL {
+                let gate = Gate { cut_mode, ..gate(status) };
+                let bytes = encode_entry(&gate, 1).unwrap();
+                assert_eq!(decode_entry(gate.interface, &bytes), gate);
+            }
         }
     }
 
@@ -190,6 +206,7 @@ mod tests {
         let bytes = encode_entry(&gate(GateStatus::Open), 0x0102_0304).unwrap();
         let at = |offset: usize, length: usize| bytes[offset..offset + length].to_vec();
         assert_eq!(at(offset_of!(GateEntry, state), 4), 1_u32.to_ne_bytes());
+        assert_eq!(at(offset_of!(GateEntry, cut_mode), 4), 1_u32.to_ne_bytes());
         assert_eq!(at(offset_of!(GateEntry, ipv4), 4), [10, 213, 0, 2]);
         assert_eq!(at(offset_of!(GateEntry, gateway), 4), [10, 213, 0, 1]);
         assert_eq!(at(offset_of!(GateEntry, mac), 6), [2, 0, 0, 0, 0, 9]);
@@ -223,7 +240,7 @@ mod tests {
         bytes[offset_of!(DropEvent, direction)] = 1;
         bytes[offset_of!(DropEvent, outcome)] = 14;
         assert_eq!(decode_drop_event(&bytes).map(|event| event.outcome), Some(Outcome::Port));
-        bytes[offset_of!(DropEvent, outcome)] = 15;
+        bytes[offset_of!(DropEvent, outcome)] = 16;
         assert_eq!(decode_drop_event(&bytes), None);
         assert_eq!(decode_drop_event(&bytes[1..]), None);
     }

@@ -53,7 +53,8 @@ pub struct EbpfEnforcer {
 
 struct Tallies {
     counters: Counters,
-    rates: Rates,
+    drop_rates: Rates,
+    reset_rates: Rates,
 }
 
 impl EbpfEnforcer {
@@ -68,7 +69,8 @@ impl EbpfEnforcer {
             gates: Mutex::new(take(&mut program, "gates")?.try_into().map_err(opening("gates"))?),
             tallies: Mutex::new(Tallies {
                 counters: take(&mut program, "counters")?.try_into().map_err(opening("counters"))?,
-                rates: take(&mut program, "drop_rates")?.try_into().map_err(opening("drop_rates"))?,
+                drop_rates: take(&mut program, "drop_rates")?.try_into().map_err(opening("drop_rates"))?,
+                reset_rates: take(&mut program, "reset_rates")?.try_into().map_err(opening("reset_rates"))?,
             }),
             drop_events: Mutex::new(take(&mut program, "drop_events")?.try_into().map_err(opening("drop_events"))?),
             program: Mutex::new(program),
@@ -139,7 +141,8 @@ impl EbpfEnforcer {
 
     fn forget_tallies(&self, interface: IfIndex) -> Result<(), KernelError> {
         let mut tallies = lock(&self.tallies);
-        present(tallies.rates.remove(&interface.0)).map_err(writing("drop_rates"))?;
+        present(tallies.drop_rates.remove(&interface.0)).map_err(writing("drop_rates"))?;
+        present(tallies.reset_rates.remove(&interface.0)).map_err(writing("reset_rates"))?;
         for (direction, outcome) in cells() {
             let key = layout::encode_counter_key(interface, direction, outcome);
             present(tallies.counters.remove(&key)).map_err(writing("counters"))?;

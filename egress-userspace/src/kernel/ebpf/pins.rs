@@ -20,7 +20,7 @@ use super::super::{IfIndex, KernelError};
 const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
 
 /// Every map of the program, by the name it has there and in the pin directory.
-pub(super) const MAPS: [&str; 5] = ["gates", "counters", "drop_events", "drop_rates", ABI_MAP];
+pub(super) const MAPS: [&str; 6] = ["gates", "counters", "drop_events", "drop_rates", "reset_rates", ABI_MAP];
 pub(super) const ABI_MAP: &str = "abi";
 
 /// The pin directory.
