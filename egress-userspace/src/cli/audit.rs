@@ -242,6 +242,9 @@ fn differing(difference: &GateDifference) -> String {
         }
         GateFault::Terms => format!("{bottle}: the kernel's gate lets other addresses or ports pass than it is to"),
         GateFault::Detached => format!("{bottle}: its gate is not on its interface in both directions"),
+        GateFault::NoInterface => {
+            format!("{bottle}: its interface is gone, it has no network: end it and run it again")
+        }
         GateFault::Stray => format!("{bottle}: the kernel holds a gate on interface {interface}, but it does not run"),
     }
 }
@@ -287,6 +290,7 @@ fn happened(kind: &AuditKind) -> String {
         AuditKind::BottleKilled { cause } => format!("killed ({})", cause.as_str()),
         AuditKind::StopFailed { stop, what } => format!("{} failed: {what}", stop.as_str()),
         AuditKind::Repaired { what } => format!("repaired: {what}"),
+        AuditKind::GateTampered { what } => format!("ALARM: its gate was tampered with: {what}"),
         AuditKind::PathUnknown { host, target } => {
             format!("{target} at {host} is unknown: passed, tokens spent there are not counted")
         }

@@ -311,6 +311,8 @@ pub enum GateFault {
     Terms,
     /// Its program is not on the interface, or in one direction only.
     Detached,
+    /// The bottle's interface is gone: it has no network.
+    NoInterface,
     /// The bottle does not run.
     Stray,
 }

@@ -1,27 +1,19 @@
 //! What front-ends hear of the audit: rows, rows to come, and whether it can be believed.
 
-use std::time::Duration;
-
 use tokio::sync::mpsc;
 use tracing::warn;
 
-use crate::control::{AUDIT_ROWS_MAX, ApiError, AuditQuery, AuditReply, GateDifference, VerifyReply};
+use crate::control::{AUDIT_ROWS_MAX, ApiError, AuditQuery, AuditReply, VerifyReply};
 use crate::domain::{AuditHash, AuditRow, BottleName, with_causes};
 use crate::ledger::{AuditFilter, AuditTail, Ledger, LedgerError};
 
 use super::api::Desk;
-use super::gate_check::{Gates, differences};
 use super::launch::{failed, refused};
 
 /// Rows that a follower may be behind before the ledger is no longer read for it.
 const FOLLOWED_ROWS_MAX: usize = 64;
 /// Rows that are read for a follower in one go.
 const READ_ROWS_MAX: u32 = 256;
-/// A gate is cut in the kernel first and then in the ledger, and made before it is looked at: they differ for a moment. Only
-/// what differs in so many looks is a difference.
-const LOOKS: usize = 3;
-/// Between two of them.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 impl Desk {
     pub(super) async fn audit(&self, query: AuditQuery) -> Result<AuditReply, ApiError> {
@@ -54,45 +46,11 @@ impl Desk {
 
     pub(super) async fn verify_audit(&self, tip: Option<AuditHash>) -> Result<VerifyReply, ApiError> {
         let chain = self.launcher.ledger.verify_audit(tip).await.map_err(|error| refused(&error))?;
-        let (gates, differences) = self.compare_gates().await?;
-        Ok(VerifyReply { chain, gates, differences })
-    }
-
-    /// How many gates there are to be, and how the kernel's differ.
-    async fn compare_gates(&self) -> Result<(usize, Vec<GateDifference>), ApiError> {
-        let gates = self.gates().await?;
-        let mut found = differences(&gates);
-        for _ in 1..LOOKS {
-            if found.is_empty() {
-                break;
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
-            let again = differences(&self.gates().await?);
-            found.retain(|difference| again.contains(difference));
-        }
-        Ok((gates.wanted.len(), found))
-    }
-
-    async fn gates(&self) -> Result<Gates, ApiError> {
-        let unreadable = |error: crate::kernel::KernelError| failed(with_causes(&error));
-        let running = self.look().await?.running;
-        let bottles = self.launcher.ledger.bottles().await.map_err(|error| refused(&error))?;
-        let held = self.launcher.enforcer.gates().map_err(unreadable)?;
-        let mut gates = Gates { held, ..Gates::default() };
-        for row in bottles {
-            let interface = running.iter().find(|running| running.id == row.id).map(|running| running.interface);
-            if let (Some(interface), Some(address), None) = (interface, row.address, row.ended) {
-                gates.wanted.push((row.gate, self.launcher.gate(&row, address, interface)));
-                if self.launcher.enforcer.is_attached(interface).map_err(unreadable)? {
-                    gates.attached.insert(interface);
-                }
-            }
-            if row.ended.is_none() {
-                gates.running.insert(row.id);
-            }
-            gates.names.insert(row.id, row.name);
-        }
-        Ok(gates)
+        // What is wrong is to be told of before it is put right.
+        let _turn = self.launcher.mending.lock().await;
+        let (gates, found) = self.launcher.compare_gates().await.map_err(|error| failed(with_causes(&error)))?;
+        let differences = found.iter().map(|difference| gates.named(difference)).collect();
+        Ok(VerifyReply { chain, gates: gates.wanted.len(), differences })
     }
 }
 

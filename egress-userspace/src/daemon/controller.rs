@@ -20,7 +20,7 @@ use crate::domain::{
     AgentName, AuditKind, BottleId, BottleName, BudgetView, Crossing, CutCause, CutoffPolicy, ProviderName, Refusal,
     RefusalReason, Rules, Stop, Tokens, with_causes,
 };
-use crate::kernel::{Enforcer, GateStatus, IfIndex};
+use crate::kernel::{Enforcer, Gate, GateStatus, IfIndex, KernelError};
 use crate::ledger::{GateChange, Ledger, LedgerError, Settled};
 
 use super::cutting::{Bounds, Moment, Stage};
@@ -69,6 +69,16 @@ enum Order {
     Look { done: oneshot::Sender<View> },
     Policy { policy: Box<Snapshot>, bounds: Bounds, done: oneshot::Sender<()> },
     Review { done: oneshot::Sender<()> },
+    Mend { gate: Box<Gate>, done: oneshot::Sender<Result<Mended, KernelError>> },
+}
+
+/// What came of a gate that was to be made anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mended {
+    /// It is as it is to be.
+    Yes,
+    /// Its bottle has ended.
+    NotRunning,
 }
 
 /// What there is at one moment.
@@ -163,6 +173,12 @@ impl ControllerHandle {
     /// Opens; tells whether it was open already.
     pub(super) async fn restore(&self, bottle: BottleId) -> Result<bool, LedgerError> {
         ask!(self, Restore { bottle }).unwrap_or(Err(LedgerError::Closed))
+    }
+
+    /// Makes a running bottle's gate anew: open or cut as the bottle is. A bottle whose gate cannot be made is ended.
+    pub(super) async fn mend(&self, gate: Gate) -> Result<Mended, KernelError> {
+        let gate = Box::new(gate);
+        ask!(self, Mend { gate }).unwrap_or(Ok(Mended::NotRunning))
     }
 
     pub(super) async fn look(&self) -> Option<View> {
@@ -294,6 +310,9 @@ impl Controller {
                 self.review(Review::Whole).await;
                 let _ = done.send(());
             }
+            Order::Mend { gate, done } => {
+                let _ = done.send(self.mend(*gate));
+            }
             Order::Look { done } => {
                 let running = self.running.values().cloned().collect();
                 let _ = done.send(View { running, proxy_pid: self.proxy_pid });
@@ -410,12 +429,8 @@ impl Controller {
     /// Kernel first, then the exchanges in flight. The record of it comes next.
     fn cut_gate(&mut self, bottle: BottleId, cause: CutCause) {
         let Some(running) = self.running.get_mut(&bottle) else { return };
-        let reason = match cause {
-            CutCause::Budget => CutReason::Budget,
-            CutCause::Operator => CutReason::Operator,
-        };
         let start = Instant::now();
-        if let Err(error) = self.enforcer.set(running.interface, GateStatus::Cut(reason)) {
+        if let Err(error) = self.enforcer.set(running.interface, GateStatus::Cut(reason(cause))) {
             error!(bottle = %running.name, error = with_causes(&error), "the gate could not be cut; the bottle is ended instead");
             running.lifeline.end.notify_one();
         }
@@ -423,6 +438,22 @@ impl Controller {
         // Said when the kernel holds it: `cargo xtask bench` takes the moment and the duration from here.
         info!(bottle = %running.name, cause = cause.as_str(), write_us = start.elapsed().as_micros(), "cut");
         self.tell_proxy();
+    }
+
+    /// What the bottle is may have changed since somebody asked for its gate: it is read here.
+    fn mend(&mut self, gate: Gate) -> Result<Mended, KernelError> {
+        let Some(running) = self.running.get(&gate.bottle).filter(|running| running.interface == gate.interface) else {
+            return Ok(Mended::NotRunning);
+        };
+        let status = match running.stage {
+            Stage::Open | Stage::Draining { .. } | Stage::LastWord { .. } => GateStatus::Open,
+            Stage::Cut(cause) => GateStatus::Cut(reason(cause)),
+        };
+        let made = self.enforcer.attach(&Gate { status, ..gate });
+        if made.is_err() {
+            running.lifeline.end.notify_one();
+        }
+        made.map(|()| Mended::Yes)
     }
 
     async fn cut_by_operator(&mut self, bottle: BottleId) -> Result<bool, LedgerError> {
@@ -494,6 +525,14 @@ fn view(running: &Running, rules: &Rules) -> BottleView {
         address: running.address,
         preflight: rules.preflight_of(&running.lineage),
         phase,
+    }
+}
+
+/// As the kernel has it.
+fn reason(cause: CutCause) -> CutReason {
+    match cause {
+        CutCause::Budget => CutReason::Budget,
+        CutCause::Operator => CutReason::Operator,
     }
 }
 

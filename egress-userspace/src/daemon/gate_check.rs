@@ -13,7 +13,9 @@ pub(super) struct Gates {
     pub(super) wanted: Vec<(GateView, Gate)>,
     /// What the kernel holds.
     pub(super) held: Vec<Gate>,
-    /// Interfaces with the program on them, in both directions.
+    /// Interfaces that exist.
+    pub(super) interfaces: BTreeSet<IfIndex>,
+    /// Those with the program on them, in both directions.
     pub(super) attached: BTreeSet<IfIndex>,
     /// Bottles that run, are about to start, or are being taken down.
     pub(super) running: BTreeSet<BottleId>,
@@ -21,14 +23,34 @@ pub(super) struct Gates {
     pub(super) names: BTreeMap<BottleId, BottleName>,
 }
 
-pub(super) fn differences(gates: &Gates) -> Vec<GateDifference> {
-    let difference = |gate: &Gate, fault| {
-        let bottle = gates.names.get(&gate.bottle).cloned();
-        GateDifference { bottle, interface: gate.interface.0, fault }
-    };
+/// One gate that differs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Difference {
+    /// Whose gate it is, or says it is.
+    pub(super) bottle: BottleId,
+    /// Where.
+    pub(super) interface: IfIndex,
+    /// How.
+    pub(super) fault: GateFault,
+}
+
+impl Gates {
+    /// A difference as front-ends hear it.
+    pub(super) fn named(&self, difference: &Difference) -> GateDifference {
+        let Difference { bottle, interface, fault } = difference.clone();
+        GateDifference { bottle: self.names.get(&bottle).cloned(), interface: interface.0, fault }
+    }
+}
+
+pub(super) fn differences(gates: &Gates) -> Vec<Difference> {
+    let difference = |gate: &Gate, fault| Difference { bottle: gate.bottle, interface: gate.interface, fault };
     let wrong = gates.wanted.iter().flat_map(|(view, wanted)| {
         let held = gates.held.iter().find(|held| held.interface == wanted.interface);
-        let faults = faults(*view, wanted, held, gates.attached.contains(&wanted.interface));
+        let faults = if gates.interfaces.contains(&wanted.interface) {
+            faults(*view, wanted, held, gates.attached.contains(&wanted.interface))
+        } else {
+            vec![GateFault::NoInterface]
+        };
         faults.into_iter().map(|fault| difference(wanted, fault))
     });
     let is_stray = |gate: &&Gate| !gates.running.contains(&gate.bottle);
@@ -78,6 +100,7 @@ mod tests {
         Gates {
             wanted: vec![(view, gate(GateStatus::Open))],
             held,
+            interfaces: [IfIndex(7)].into(),
             attached: [IfIndex(7)].into(),
             running: [BottleId(3)].into(),
             names: [(BottleId(3), "web".parse().unwrap())].into(),
@@ -85,7 +108,7 @@ mod tests {
     }
 
     fn check(gates: &Gates, faults: &[GateFault]) {
-        let found = differences(gates);
+        let found: Vec<_> = differences(gates).iter().map(|difference| gates.named(difference)).collect();
         let expected = faults.iter().cloned().map(|fault| {
             let bottle = (!gates.names.is_empty()).then(|| "web".parse().unwrap());
             GateDifference { bottle, interface: 7, fault }
@@ -118,5 +141,7 @@ mod tests {
         let ended = Gates { wanted: vec![], running: BTreeSet::new(), ..gates(GateView::Open, vec![gate(CUT)]) };
         check(&ended, &[GateFault::Stray]);
         check(&Gates { names: BTreeMap::new(), ..ended }, &[GateFault::Stray]);
+        let unplugged = Gates { interfaces: BTreeSet::new(), ..gates(GateView::Open, vec![gate(CUT)]) };
+        check(&unplugged, &[GateFault::NoInterface]);
     }
 }

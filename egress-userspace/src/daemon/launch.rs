@@ -47,6 +47,8 @@ pub(super) struct Launcher {
     pub(super) controller: ControllerHandle,
     pub(super) pool: AddressPool,
     pub(super) in_force: InForce,
+    /// Held by whoever compares gates, and by whoever changes what they are to be.
+    pub(super) mending: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Launcher {

@@ -11,6 +11,7 @@ mod cutting;
 mod drops;
 mod files;
 mod gate_check;
+mod guard;
 mod launch;
 mod lifeline;
 mod listeners;
@@ -149,6 +150,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
         controller: controller.clone(),
         pool,
         in_force: in_force.clone(),
+        mending: Arc::default(),
     };
     let version = env!("CARGO_PKG_VERSION").to_owned();
     ledger.audit(None, AuditKind::DaemonStarted { version }).await?;
@@ -158,13 +160,8 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     let configuration =
         Configuration { gateway: options.gateway, extra_roots_pem: files::read_roots(&options.home, &settings)? };
     let authority = Arc::new(Mutex::new(authority));
-    let reload = Reload {
-        home: options.home.clone(),
-        settings,
-        in_force: in_force.clone(),
-        ledger: ledger.clone(),
-        controller: controller.clone(),
-    };
+    let reload = Reload { home: options.home.clone(), settings, launcher: launcher.clone() };
+    let guard = guard::guard(launcher.clone());
     let stale = proxy_link::settle_stale(ledger.clone(), controller.clone());
     let link = ProxyLink { listeners, configuration, in_force: in_force.clone(), authority, ledger, controller };
     let desk = Desk { launcher, pins: options.pins.display().to_string() };
@@ -175,6 +172,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     tokio::select! {
         () = link.supervise() => {}
         () = drops => {}
+        () = guard => {}
         () = reload.watch(hang_up, seen) => {}
         () = stale => {}
         () = control::serve(socket, move |peer, request| desk.clone().answer(peer, request)) => {}

@@ -12,11 +12,10 @@ use tokio::time::MissedTickBehavior;
 use tracing::{error, info, warn};
 
 use crate::domain::{AuditKind, CutMode, ProviderName, with_causes};
-use crate::ledger::Ledger;
 use crate::policy::{Routes, metered_hosts};
 use crate::settings::Settings;
 
-use super::controller::ControllerHandle;
+use super::launch::Launcher;
 use super::{bounds, files, policy};
 
 /// How late a changed file is noticed, at most.
@@ -92,9 +91,7 @@ fn providers(settings: &Settings) -> BTreeSet<ProviderName> {
 pub(super) struct Reload {
     pub(super) home: PathBuf,
     pub(super) settings: Settings,
-    pub(super) in_force: InForce,
-    pub(super) ledger: Ledger,
-    pub(super) controller: ControllerHandle,
+    pub(super) launcher: Launcher,
 }
 
 /// What tells one state of a file from the next: modified (seconds, nanoseconds), length, number. `None` when it is gone.
@@ -123,7 +120,7 @@ impl Reload {
             Ok(()) => info!("settings.yml was read anew and is in force"),
             Err(problem) => {
                 error!(problem, "settings.yml is not in force: the settings of before are, until it is mended");
-                self.in_force.complain(Some(problem));
+                self.launcher.in_force.complain(Some(problem));
             }
         }
     }
@@ -135,18 +132,30 @@ impl Reload {
             return Err(format!("{} is gone: to run without settings, write an empty one", path.display()));
         }
         let settings = files::read_settings(&self.home).map_err(|error| with_causes(&error))?;
-        self.ledger.set_rules(settings.rules.clone()).await.map_err(|error| with_causes(&error))?;
-        self.ledger.set_durability(settings.durability).await.map_err(|error| with_causes(&error))?;
+        self.launcher.ledger.set_rules(settings.rules.clone()).await.map_err(|error| with_causes(&error))?;
+        self.launcher.ledger.set_durability(settings.durability).await.map_err(|error| with_causes(&error))?;
         if settings.upstream_ca != self.settings.upstream_ca {
             warn!("upstream.ca is read when the daemon starts: restart it for the change");
         }
-        self.in_force.replace(&settings);
-        self.controller.policy(policy(&settings), bounds(&settings)).await;
+        self.replace(&settings).await;
+        self.launcher.controller.policy(policy(&settings), bounds(&settings)).await;
         self.settings = settings;
-        if let Err(error) = self.ledger.audit(None, AuditKind::SettingsReloaded).await {
+        if let Err(error) = self.launcher.ledger.audit(None, AuditKind::SettingsReloaded).await {
             error!(error = with_causes(&error), "that settings were read anew is not in the audit");
         }
         Ok(())
+    }
+
+    /// Gates that are to be other gates now are made anew before anybody compares them.
+    async fn replace(&self, settings: &Settings) {
+        let _turn = self.launcher.mending.lock().await;
+        self.launcher.in_force.replace(settings);
+        if settings.cut_mode == self.settings.cut_mode {
+            return;
+        }
+        if let Err(error) = self.launcher.renew_gates().await {
+            error!(error = with_causes(&error), "gates are cut as before until they are compared with the ledger");
+        }
     }
 }
 

@@ -357,6 +357,11 @@ pub enum AuditKind {
         /// What was found and done.
         what: String,
     },
+    /// A gate was not what egress had made it, while it ran: somebody else changed it.
+    GateTampered {
+        /// What was found and done.
+        what: String,
+    },
     /// A request went where nobody knows whether tokens are spent, and was not counted. Noted once for all of a kind.
     PathUnknown {
         /// To which host.

@@ -255,6 +255,7 @@ mod tests {
             AuditKind::BottleKilled { cause: CutCause::Operator },
             AuditKind::StopFailed { stop: Stop::Freeze, what: "no space".to_owned() },
             AuditKind::Repaired { what: "a gate".to_owned() },
+            AuditKind::GateTampered { what: "detached".to_owned() },
             AuditKind::PathUnknown { host: "a.example".parse().unwrap(), target: "POST /x".to_owned() },
             AuditKind::ProxyRestarted { permits_settled: 3 },
         ];

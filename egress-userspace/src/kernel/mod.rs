@@ -21,6 +21,14 @@ use crate::domain::{BottleId, CutMode};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct IfIndex(pub u32);
 
+impl IfIndex {
+    /// Is there an interface of that number in this network namespace?
+    #[must_use]
+    pub fn exists(self) -> bool {
+        nix::net::if_::if_indextoname(self.0).is_ok_and(|name| !name.is_empty())
+    }
+}
+
 /// Open, or cut and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GateStatus {

@@ -120,10 +120,10 @@ impl Server {
         let origin = Origin::new(socket, Arc::clone(&bottle.passage));
         let server = Arc::clone(self);
         tokio::spawn(async move {
-            let severed = origin.passage.severed();
+            let (severed, socket) = (origin.passage.severed(), Arc::clone(&origin.socket));
             tokio::select! {
                 biased;
-                () = severed => {}
+                () = severed => socket.break_off(),
                 served = server.serve(origin, entrance) => if let Err(error) = served {
                     tracing::debug!(%address, error = with_causes(&error), "a connection ended early");
                 },

@@ -37,6 +37,13 @@ impl ClientSocket {
         self.peer
     }
 
+    /// Has the client hear at the end of the socket that it was broken off, not that all has been said: a client that only
+    /// reads would wait for more, since a cut gate lets resets through and no farewell.
+    pub(super) fn break_off(&self) {
+        // One that is gone already has heard.
+        let _ = self.stream.set_zero_linger();
+    }
+
     /// Waits until everything that was handed to the stream before this call has been acknowledged by the client's kernel;
     /// `false` when that took longer than `patience`.
     ///

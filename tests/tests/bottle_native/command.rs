@@ -188,7 +188,10 @@ fn names_are_resolved_by_the_gateway_only() {
         let bottle = world.bottle("resolver").await;
         let ended =
             world.sh(&bottle, nobody(), "cat /etc/resolv.conf; hostname; echo $EGRESS_BOTTLE $EGRESS_GATEWAY").await;
-        assert_eq!(ended.output, format!("nameserver {GATEWAY}\nresolver\nresolver {GATEWAY}\n"));
+        assert_eq!(
+            ended.output,
+            format!("nameserver {GATEWAY}\noptions timeout:1 attempts:3\nresolver\nresolver {GATEWAY}\n")
+        );
         let hosts = world.sh(&bottle, nobody(), "getent hosts resolver").await;
         assert!(hosts.output.contains("127.0.0.1"), "{hosts:?}");
     });

@@ -5,12 +5,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use egress_userspace::domain::{AuditKind, CutCause, Ending, GateView, Known};
-use harness::world::{PATIENCE, curl, until};
+use harness::world::{GATEWAY, PATIENCE, World, curl, until};
 
 use crate::world;
 
 /// A delta every 20 ms for a minute.
 const SLOW: &str = "claude-test+deltas-3000+delay-20+output-3000+input-77";
+/// What curl ends with: refused, a response that is not whole, out of time, broken off.
+const CURL_REFUSED: i32 = 7;
+const CURL_PARTIAL: i32 = 18;
+const CURL_TIMED_OUT: i32 = 28;
+const CURL_BROKEN_OFF: i32 = 56;
 /// From the moment a byte is written to the moment the test has read it, on a busy machine.
 const READING_MAX: Duration = Duration::from_millis(300);
 
@@ -42,6 +47,48 @@ fn an_open_stream_ends_with_the_cut() -> Result<()> {
     let restored = world.egress(&["restore", "web"])?;
     assert_eq!((restored.code, restored.output.as_str(), restored.errors.as_str()), (0, "web is open\n", ""));
     assert_eq!(bottle.ask("claude-test")?.status, 200);
+    Ok(())
+}
+
+/// Starts a stream, cuts the bottle in the middle of it, and tells how long the client went on and what it ended with.
+fn cut_in_a_stream(world: &World, patience: &str) -> Result<(Duration, i32)> {
+    let mut bottle = world.shell("web", &[])?;
+    bottle.begin(&curl(SLOW, true, patience))?;
+    until("the stream flows", PATIENCE, || Ok(bottle.output().matches("text_delta").count() > 10))?;
+    assert_eq!(world.egress(&["cut", "web"])?.code, 0);
+    let cut = Instant::now();
+    let done = bottle.end_of_command(PATIENCE)?;
+    Ok((cut.elapsed(), done.code))
+}
+
+#[test]
+fn a_client_that_waits_hears_of_the_cut_at_once() -> Result<()> {
+    let Some(world) = world("a client that waits", "")? else { return Ok(()) };
+    let (waited, code) = cut_in_a_stream(&world, "--max-time 15")?;
+    ensure!(matches!(code, CURL_BROKEN_OFF | CURL_PARTIAL), "curl ended with {code}");
+    ensure!(waited < Duration::from_secs(5), "it took {waited:?}");
+    Ok(())
+}
+
+#[test]
+fn a_silent_cut_is_not_heard() -> Result<()> {
+    let Some(world) = world("a silent cut", "cut_mode: drop")? else { return Ok(()) };
+    let (waited, code) = cut_in_a_stream(&world, "--max-time 3")?;
+    assert_eq!(code, CURL_TIMED_OUT, "after {waited:?}");
+    Ok(())
+}
+
+#[test]
+fn the_way_to_be_cut_may_change_meanwhile() -> Result<()> {
+    let Some(world) = world("another way to be cut", "cut_mode: drop")? else { return Ok(()) };
+    let mut bottle = world.shell("web", &[])?;
+    assert_eq!(world.egress(&["cut", "web"])?.code, 0);
+    let gateway = format!("curl -s --connect-timeout 1 http://{GATEWAY}:8080/");
+    assert_eq!(bottle.sh(&gateway)?.code, CURL_TIMED_OUT);
+    world.write_settings("cut_mode: reset")?;
+    until("a cut is heard", PATIENCE, || Ok(bottle.sh(&gateway)?.code == CURL_REFUSED))?;
+    let repaired = |kind: &AuditKind| matches!(kind, AuditKind::Repaired { .. });
+    ensure!(!world.audit(Some("web"))?.iter().any(repaired), "a change of settings passes for a repair");
     Ok(())
 }
 

@@ -9,6 +9,7 @@ mod cut;
 mod endings;
 mod freeze;
 mod full_disk;
+mod guard;
 mod inside;
 mod own_hosts;
 mod plan;

@@ -71,9 +71,10 @@ const KERNEL_FILESYSTEMS: [&str; 16] = [
 /// A bottle has its own.
 const FRESH: [&str; 4] = ["/dev", "/proc", "/run", "/sys"];
 
-/// The resolver's settings: ours is the only one.
+/// The resolver's settings: ours is the only one, and near. It does not answer a bottle that is cut, whose clients are not to
+/// wait for it as long as they would for one far away.
 pub(super) fn resolver(gateway: Ipv4Addr) -> String {
-    format!("nameserver {gateway}\n")
+    format!("nameserver {gateway}\noptions timeout:1 attempts:3\n")
 }
 
 /// The names a bottle knows without asking. The host's may lead to addresses that cannot be reached from inside.

@@ -31,6 +31,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::thread;
 
+use nix::errno::Errno;
 use tokio::sync::oneshot;
 
 use super::plan::{self, Failure};
@@ -40,6 +41,7 @@ pub use command::{RunningCommand, Signaller};
 pub use init::init_main;
 use layer::Foreign;
 use layout::Layout;
+use wiring::Links;
 
 /// Makes, starts and removes native bottles.
 #[derive(Clone, Debug)]
@@ -80,6 +82,39 @@ impl NativeRuntime {
             wiring::ensure_bridge(&wiring.bridge, wiring.gateway)
         };
         on_thread(prepare).await.map_err(|source| self.host_error(step, source))
+    }
+
+    /// Makes the host's side of running bottles, whose gates are attached, what it is to be where it is not; tells what was
+    /// mended, in words.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub async fn mend_wiring(&self, bottles: Vec<BottleSpec>) -> Result<Vec<String>, BottleError> {
+        let runtime = self.clone();
+        let mend = move || {
+            let HostWiring { bridge, gateway, .. } = &runtime.wiring;
+            let mut mended = Vec::new();
+            let mut links = Links::look(bridge, *gateway)?;
+            if !links.hold_gateway() {
+                wiring::ensure_bridge(bridge, *gateway)?;
+                links = Links::look(bridge, *gateway)?;
+                mended.push("the gateway's device".to_owned());
+            }
+            for BottleSpec { name, address, mac } in &bottles {
+                let interface = runtime.layout(name).interface;
+                if links.is_open(&interface, *address, *gateway)? {
+                    continue;
+                }
+                match wiring::open(&interface, *address, *mac, *gateway) {
+                    Ok(()) => mended.push(format!("the host's side of {name}")),
+                    // It has ended meanwhile.
+                    Err(error) if error.raw_os_error() == Some(Errno::ENODEV as i32) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(mended)
+        };
+        on_thread(mend).await.map_err(|source| self.host_error("mending the host's side of bottles", source))
     }
 
     /// Removes what [`Self::prepare_host`] made, if it exists. Bottles are taken down first.

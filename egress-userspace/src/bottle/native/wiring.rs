@@ -2,15 +2,17 @@
 //!
 //! Everything here acts on the network namespace of the calling thread and blocks it; callers bring a thread of their own.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use futures_util::TryStreamExt;
 use nix::errno::Errno;
-use nix::net::if_::if_nametoindex;
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::{InterfaceFlags, if_nametoindex};
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute};
 use rtnetlink::packet_route::route::RouteScope;
 use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
@@ -18,6 +20,8 @@ use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use super::layout::INNER_INTERFACE;
 use super::namespace::tolerate_absence;
 
+/// Any port but 0.
+const DISCARD_PORT: u16 = 9;
 /// One address.
 const HOST_PREFIX: u8 = 32;
 
@@ -32,6 +36,39 @@ pub(super) fn ensure_bridge(name: &str, gateway: Ipv4Addr) -> io::Result<()> {
         done(netlink.address().add(index, IpAddr::V4(gateway), HOST_PREFIX).replace().execute().await)?;
         done(netlink.link().change(LinkUnspec::new_with_index(index).up().build()).execute().await)
     })
+}
+
+/// Links that are up.
+#[derive(Debug)]
+pub(super) struct Links {
+    up: BTreeSet<String>,
+    holds_gateway: bool,
+}
+
+impl Links {
+    /// Looks at all there are.
+    pub(super) fn look(bridge: &str, gateway: Ipv4Addr) -> io::Result<Self> {
+        let mut links = Self { up: BTreeSet::new(), holds_gateway: false };
+        for link in getifaddrs()?.filter(|link| link.flags.contains(InterfaceFlags::IFF_UP)) {
+            let address = link.address.as_ref().and_then(|address| Some(address.as_sockaddr_in()?.ip()));
+            links.holds_gateway |= link.interface_name == bridge && address == Some(gateway);
+            links.up.insert(link.interface_name);
+        }
+        Ok(links)
+    }
+
+    /// Can the gateway's address be reached?
+    pub(super) fn hold_gateway(&self) -> bool {
+        self.holds_gateway
+    }
+
+    /// Is the veth as [`open`] leaves it: up, and the bottle's address routed? Where a datagram to that address would come
+    /// from tells; none is sent.
+    pub(super) fn is_open(&self, name: &str, address: Ipv4Addr, gateway: Ipv4Addr) -> io::Result<bool> {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        let is_routed = socket.connect((address, DISCARD_PORT)).is_ok() && socket.local_addr()?.ip() == gateway;
+        Ok(self.up.contains(name) && is_routed)
+    }
 }
 
 /// Makes a veth pair: the host's end here and down, the bottle's end in `namespace` with its hardware address.
@@ -78,7 +115,7 @@ pub(super) fn configure_inside(address: Ipv4Addr, gateway: Ipv4Addr, gateway_mac
     })
 }
 
-/// The host's side: the veth comes up and the bottle's address is routed to it. Both vanish when the link goes down.
+/// The host's side: the veth comes up and the bottle's address is routed to it; harmless when it is so. Both vanish when the link goes down.
 pub(super) fn open(name: &str, address: Ipv4Addr, mac: [u8; 6], gateway: Ipv4Addr) -> io::Result<()> {
     let interface = existing(name)?;
     with_netlink(async |netlink| {
@@ -90,7 +127,7 @@ pub(super) fn open(name: &str, address: Ipv4Addr, mac: [u8; 6], gateway: Ipv4Add
             .output_interface(interface)
             .pref_source(gateway)
             .scope(RouteScope::Link);
-        done(netlink.route().add(route.build()).execute().await)
+        done(netlink.route().add(route.build()).replace().execute().await)
     })
 }
 

@@ -1,0 +1,235 @@
+//! While the daemon runs: the gates there are against the gates there are to be, every few seconds. What somebody else changed
+//! is put right, and told as what it is: nobody but the controller has business there.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::time::MissedTickBehavior;
+use tracing::{error, warn};
+
+use crate::bottle::BottleSpec;
+use crate::control::GateFault;
+use crate::domain::{AuditKind, BottleId, GateView, with_causes};
+use crate::kernel::{Gate, KernelError};
+use crate::ledger::LedgerError;
+
+use super::controller::Mended;
+use super::gate_check::{Difference, Gates, differences};
+use super::launch::Launcher;
+
+/// How long what somebody did to a gate lasts, at most, but for the looks.
+const GUARD_EVERY: Duration = Duration::from_secs(2);
+/// A gate is cut in the kernel first and then in the ledger, and made before it is looked at: they differ for a moment. Only
+/// what differs in so many looks is a difference.
+const LOOKS: usize = 3;
+/// Between two of them.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// Why gates could not be compared.
+#[derive(Debug, Error)]
+pub(super) enum LookError {
+    /// The controller's task is gone.
+    #[error("the controller has stopped")]
+    Stopped,
+    /// See there.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// See there.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+}
+
+/// Guards until the future is dropped.
+pub(super) async fn guard(launcher: Launcher) {
+    let mut guard = Guard { launcher, unplugged: BTreeSet::new() };
+    let mut tick = tokio::time::interval(GUARD_EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut is_failing = false;
+    loop {
+        tick.tick().await;
+        match guard.look().await {
+            Ok(()) => is_failing = false,
+            Err(error) if !is_failing => {
+                is_failing = true;
+                error!(error = with_causes(&error), "the gates cannot be compared with the ledger; trying again");
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+struct Guard {
+    launcher: Launcher,
+    /// Bottles without an interface that have been told of.
+    unplugged: BTreeSet<BottleId>,
+}
+
+impl Guard {
+    async fn look(&mut self) -> Result<(), LookError> {
+        // Nobody changes what is wanted meanwhile.
+        let mending = Arc::clone(&self.launcher.mending);
+        let _turn = mending.lock().await;
+        let (gates, found) = self.launcher.compare_gates().await?;
+        let unplugged = |difference: &&Difference| difference.fault == GateFault::NoInterface;
+        let known = std::mem::take(&mut self.unplugged);
+        self.unplugged = found.iter().filter(unplugged).map(|difference| difference.bottle).collect();
+        let mut mended = BTreeSet::new();
+        for difference in &found {
+            // All that is wrong with a gate is put right at once, and told of in one row each.
+            let is_first = mended.insert(difference.interface);
+            match &difference.fault {
+                GateFault::NoInterface if known.contains(&difference.bottle) => {}
+                GateFault::NoInterface => {
+                    self.tell(difference, "its interface is gone: it has no network until it is run again").await;
+                }
+                GateFault::Stray => self.remove(difference).await,
+                GateFault::State { wanted: GateView::Open, is_open: false } => self.keep_cut(difference).await,
+                GateFault::Missing | GateFault::Terms | GateFault::Detached | GateFault::State { .. } => {
+                    let wanted = gates.wanted.iter().find(|(_, wanted)| wanted.interface == difference.interface);
+                    if let Some((_, wanted)) = wanted {
+                        self.mend(difference, wanted, is_first).await;
+                    }
+                }
+            }
+        }
+        self.mend_wiring(&gates).await;
+        Ok(())
+    }
+
+    /// What bottles reach the gateway by, behind gates that are attached. Bottles whose gates had to be mended come next time.
+    async fn mend_wiring(&self, gates: &Gates) {
+        let is_attached = |gate: &&Gate| gates.attached.contains(&gate.interface);
+        let wired = gates.wanted.iter().map(|(_, gate)| gate).filter(is_attached).filter_map(|gate| {
+            let name = gates.names.get(&gate.bottle)?.clone();
+            Some(BottleSpec { name, address: gate.address, mac: gate.mac })
+        });
+        let mended = match self.launcher.runtime.mend_wiring(wired.collect()).await {
+            Ok(mended) => mended,
+            Err(error) => {
+                return error!(error = with_causes(&error), "the way to the gateway is not what it is to be");
+            }
+        };
+        for what in mended {
+            let what = format!("{what} was not as it is to be, and is again");
+            warn!(what);
+            self.audit(None, AuditKind::Repaired { what }).await;
+        }
+    }
+
+    async fn mend(&self, difference: &Difference, wanted: &Gate, is_first: bool) {
+        let fault = said(&difference.fault);
+        let mended = if is_first { self.launcher.controller.mend(wanted.clone()).await } else { Ok(Mended::Yes) };
+        let done = match mended {
+            Ok(Mended::Yes) => "put right".to_owned(),
+            // It has ended meanwhile.
+            Ok(Mended::NotRunning) => return,
+            Err(error) => format!("could not be put right ({}), so the bottle is ended", with_causes(&error)),
+        };
+        self.tell(difference, &format!("{fault}; {done}")).await;
+    }
+
+    /// Cut by somebody else's hand: it stays cut, and the ledger says so too.
+    async fn keep_cut(&self, difference: &Difference) {
+        if let Err(error) = self.launcher.controller.cut(difference.bottle).await {
+            error!(
+                bottle = difference.bottle.0,
+                error = with_causes(&error),
+                "a gate is cut; the ledger does not know"
+            );
+        }
+        self.tell(difference, "it was cut, not by egress; it stays cut").await;
+    }
+
+    async fn remove(&self, difference: &Difference) {
+        let interface = difference.interface;
+        if let Err(error) = self.launcher.enforcer.detach(interface) {
+            return error!(interface = interface.0, error = with_causes(&error), "a gate without a bottle is left");
+        }
+        let what = format!("a gate on interface {} was left of a bottle that does not run", interface.0);
+        warn!(what);
+        self.audit(None, AuditKind::Repaired { what }).await;
+    }
+
+    async fn tell(&self, difference: &Difference, what: &str) {
+        error!(bottle = difference.bottle.0, interface = difference.interface.0, what, "a gate was tampered with");
+        self.audit(Some(difference.bottle), AuditKind::GateTampered { what: what.to_owned() }).await;
+    }
+
+    async fn audit(&self, bottle: Option<BottleId>, kind: AuditKind) {
+        if let Err(error) = self.launcher.ledger.audit(bottle, kind).await {
+            error!(error = with_causes(&error), "this is not in the audit");
+        }
+    }
+}
+
+impl Launcher {
+    /// The gates that are to be and those that are, and how they differ.
+    pub(super) async fn compare_gates(&self) -> Result<(Gates, Vec<Difference>), LookError> {
+        let mut gates = self.look_at_gates().await?;
+        let mut found = differences(&gates);
+        for _ in 1..LOOKS {
+            if found.is_empty() {
+                break;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+            gates = self.look_at_gates().await?;
+            let again = differences(&gates);
+            found.retain(|difference| again.contains(difference));
+        }
+        Ok((gates, found))
+    }
+
+    /// Makes every gate anew, as settings that have changed want it.
+    pub(super) async fn renew_gates(&self) -> Result<(), LookError> {
+        for (_, gate) in self.look_at_gates().await?.wanted {
+            let (bottle, mended) = (gate.bottle, self.controller.mend(gate).await);
+            if let Err(error) = mended {
+                error!(bottle = bottle.0, error = with_causes(&error), "its gate could not be made anew; it is ended");
+            }
+        }
+        Ok(())
+    }
+
+    async fn look_at_gates(&self) -> Result<Gates, LookError> {
+        let running = self.controller.look().await.ok_or(LookError::Stopped)?.running;
+        let mut gates = Gates::default();
+        for row in self.ledger.bottles().await? {
+            let interface = running.iter().find(|running| running.id == row.id).map(|running| running.interface);
+            if let (Some(interface), Some(address), None) = (interface, row.address, row.ended) {
+                gates.wanted.push((row.gate, self.gate(&row, address, interface)));
+            }
+            if row.ended.is_none() {
+                gates.running.insert(row.id);
+            }
+            gates.names.insert(row.id, row.name);
+        }
+        let enforcer = Arc::clone(&self.enforcer);
+        // Some system calls for each gate.
+        let look = tokio::task::spawn_blocking(move || {
+            gates.held = enforcer.gates()?;
+            for (_, Gate { interface, .. }) in &gates.wanted {
+                if interface.exists() {
+                    gates.interfaces.insert(*interface);
+                }
+                if enforcer.is_attached(*interface)? {
+                    gates.attached.insert(*interface);
+                }
+            }
+            Ok(gates)
+        });
+        look.await.unwrap_or(Err(LookError::Stopped))
+    }
+}
+
+fn said(fault: &GateFault) -> &'static str {
+    match fault {
+        GateFault::Missing => "the kernel held no entry of it",
+        GateFault::State { .. } => "it was open, and is to be cut",
+        GateFault::Terms => "it let other addresses or ports pass than it is to",
+        GateFault::Detached => "it was not on its interface in both directions",
+        GateFault::NoInterface => "its interface is gone",
+        GateFault::Stray => "its bottle does not run",
+    }
+}
