@@ -109,6 +109,17 @@ pub enum FromProxy {
         /// Whose.
         bottle: BottleId,
     },
+    /// What a bottle and the gateway have exchanged since this was last said, in bytes of TCP and UDP payload.
+    Exchanged {
+        /// Whose.
+        bottle: BottleId,
+        /// What it sent.
+        from_bottle: u64,
+        /// What it was sent.
+        to_bottle: u64,
+        /// Connections that are open.
+        connections: u32,
+    },
     /// A certificate for this name, please.
     MintLeaf {
         /// Answered by [`FromController::Leaf`].

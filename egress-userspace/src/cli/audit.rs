@@ -291,6 +291,13 @@ fn happened(kind: &AuditKind) -> String {
         AuditKind::StopFailed { stop, what } => format!("{} failed: {what}", stop.as_str()),
         AuditKind::Repaired { what } => format!("repaired: {what}"),
         AuditKind::GateTampered { what } => format!("ALARM: its gate was tampered with: {what}"),
+        AuditKind::TrafficUnaccounted { is_from_bottle, passed, accounted } => {
+            let direction = if *is_from_bottle { "from the bottle" } else { "to the bottle" };
+            format!(
+                "ALARM: {passed} bytes passed its gate {direction}, of which the proxy knows {accounted}: does something on \
+                 this host redirect the gateway's ports, or listen there? (`nft list ruleset`, `ss -lntp`)"
+            )
+        }
         AuditKind::PathUnknown { host, target } => {
             format!("{target} at {host} is unknown: passed, tokens spent there are not counted")
         }

@@ -28,6 +28,7 @@ use super::clock::now;
 use super::controller::{ControllerHandle, with_advice};
 use super::proxy_link::{SETTLE_RETRY_EVERY, announce};
 use super::reload::InForce;
+use super::traffic::{Exchanged, News};
 
 /// Longest method and path of an unknown kind that is noted, in characters.
 const UNKNOWN_TARGET_CHARACTERS_MAX: usize = 512;
@@ -42,6 +43,7 @@ pub(super) struct Conversation {
     pub(super) controller: ControllerHandle,
     pub(super) in_force: InForce,
     pub(super) authority: Arc<Mutex<Authority>>,
+    pub(super) exchanged: UnboundedSender<News>,
     pub(super) runtime: Handle,
     /// Questions whose answers take longer.
     pub(super) unfinished: JoinSet<()>,
@@ -107,6 +109,11 @@ impl Conversation {
                 FromProxy::RefusalDelivered { bottle } => self.controller.refusal_delivered(bottle),
                 FromProxy::PathUnknown { bottle, host, target } => self.note_unknown_path(bottle, host, &target),
                 FromProxy::Budgets { number, bottle } => self.tell_budgets(number, bottle),
+                FromProxy::Exchanged { bottle, from_bottle, to_bottle, connections } => {
+                    let exchanged = Exchanged { bottle, from_bottle, to_bottle, connections };
+                    // Nobody compares when the daemon stops.
+                    let _ = self.exchanged.send(News::Exchanged(exchanged));
+                }
                 FromProxy::MintLeaf { number, host } => {
                     answers.push(FromController::Leaf { number, leaf: self.mint(&host) });
                 }

@@ -5,19 +5,22 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use egress_common::{Direction, Outcome};
 use thiserror::Error;
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::MissedTickBehavior;
 use tracing::{error, warn};
 
 use crate::bottle::BottleSpec;
 use crate::control::GateFault;
 use crate::domain::{AuditKind, BottleId, GateView, with_causes};
-use crate::kernel::{Gate, KernelError};
+use crate::kernel::{Counter, Gate, KernelError};
 use crate::ledger::LedgerError;
 
 use super::controller::Mended;
 use super::gate_check::{Difference, Gates, differences};
 use super::launch::Launcher;
+use super::traffic::{Accounts, News, Passed, Unaccounted};
 
 /// How long what somebody did to a gate lasts, at most, but for the looks.
 const GUARD_EVERY: Duration = Duration::from_secs(2);
@@ -26,6 +29,9 @@ const GUARD_EVERY: Duration = Duration::from_secs(2);
 const LOOKS: usize = 3;
 /// Between two of them.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// Traffic is looked at once in so many looks.
+const TRAFFIC_LOOKS: u32 = 3;
 
 /// Why gates could not be compared.
 #[derive(Debug, Error)]
@@ -42,8 +48,8 @@ pub(super) enum LookError {
 }
 
 /// Guards until the future is dropped.
-pub(super) async fn guard(launcher: Launcher) {
-    let mut guard = Guard { launcher, unplugged: BTreeSet::new() };
+pub(super) async fn guard(launcher: Launcher, news: UnboundedReceiver<News>) {
+    let mut guard = Guard { launcher, unplugged: BTreeSet::new(), news, accounts: Accounts::default(), looks: 0 };
     let mut tick = tokio::time::interval(GUARD_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut is_failing = false;
@@ -64,6 +70,9 @@ struct Guard {
     launcher: Launcher,
     /// Bottles without an interface that have been told of.
     unplugged: BTreeSet<BottleId>,
+    news: UnboundedReceiver<News>,
+    accounts: Accounts,
+    looks: u32,
 }
 
 impl Guard {
@@ -95,6 +104,32 @@ impl Guard {
             }
         }
         self.mend_wiring(&gates).await;
+        self.look_at_traffic(&gates).await
+    }
+
+    /// Is there traffic that the proxy knows nothing of?
+    async fn look_at_traffic(&mut self, gates: &Gates) -> Result<(), LookError> {
+        while let Ok(news) = self.news.try_recv() {
+            self.accounts.hear(news);
+        }
+        self.looks += 1;
+        if !self.looks.is_multiple_of(TRAFFIC_LOOKS) {
+            return Ok(());
+        }
+        self.accounts.keep(|bottle| gates.running.contains(&bottle));
+        let places: Vec<_> = gates.wanted.iter().map(|(_, gate)| (gate.bottle, gate.interface)).collect();
+        let enforcer = Arc::clone(&self.launcher.enforcer);
+        let count = move || -> Result<Vec<_>, KernelError> {
+            let passed = |(bottle, interface)| Ok((bottle, interface, passed(&enforcer.counters(interface)?)));
+            places.into_iter().map(passed).collect()
+        };
+        let counted = tokio::task::spawn_blocking(count).await.map_err(|_| LookError::Stopped)??;
+        for (bottle, interface, passed) in counted {
+            for Unaccounted { is_from_bottle, passed, accounted } in self.accounts.look(bottle, interface, passed) {
+                error!(bottle = bottle.0, is_from_bottle, passed, accounted, "traffic that the proxy does not know of");
+                self.audit(Some(bottle), AuditKind::TrafficUnaccounted { is_from_bottle, passed, accounted }).await;
+            }
+        }
         Ok(())
     }
 
@@ -221,6 +256,15 @@ impl Launcher {
         });
         look.await.unwrap_or(Err(LookError::Stopped))
     }
+}
+
+/// What a gate has let through, from the bottle and to it.
+fn passed(counters: &[Counter]) -> [Passed; 2] {
+    [Direction::FromBottle, Direction::ToBottle].map(|direction| {
+        let is_it = |counter: &&Counter| (counter.direction, counter.outcome) == (direction, Outcome::Passed);
+        let found = counters.iter().find(is_it);
+        found.map_or(Passed::default(), |counter| Passed { packets: counter.packets, bytes: counter.bytes })
+    })
 }
 
 fn said(fault: &GateFault) -> &'static str {

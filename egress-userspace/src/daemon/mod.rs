@@ -20,6 +20,7 @@ mod reconcile;
 mod reload;
 mod review;
 mod stopping;
+mod traffic;
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -28,6 +29,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use crate::bottle::{BottleError, HostWiring, NativeRuntime};
@@ -161,9 +163,11 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
         Configuration { gateway: options.gateway, extra_roots_pem: files::read_roots(&options.home, &settings)? };
     let authority = Arc::new(Mutex::new(authority));
     let reload = Reload { home: options.home.clone(), settings, launcher: launcher.clone() };
-    let guard = guard::guard(launcher.clone());
+    let (exchanged, news) = mpsc::unbounded_channel();
+    let guard = guard::guard(launcher.clone(), news);
     let stale = proxy_link::settle_stale(ledger.clone(), controller.clone());
-    let link = ProxyLink { listeners, configuration, in_force: in_force.clone(), authority, ledger, controller };
+    let link =
+        ProxyLink { listeners, configuration, in_force: in_force.clone(), authority, ledger, controller, exchanged };
     let desk = Desk { launcher, pins: options.pins.display().to_string() };
     let hang_up = stop_signal(SignalKind::hangup())?;
     let mut terminated = stop_signal(SignalKind::terminate())?;

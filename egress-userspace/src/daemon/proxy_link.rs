@@ -23,6 +23,7 @@ use super::authority::Authority;
 use super::controller::ControllerHandle;
 use super::conversation::Conversation;
 use super::reload::InForce;
+use super::traffic::News;
 
 /// A proxy that lived shorter than this is replaced a little later, so that one that cannot start does not eat the machine.
 const SHORT_LIFE: Duration = Duration::from_secs(1);
@@ -42,6 +43,8 @@ pub(super) struct ProxyLink {
     pub(super) authority: Arc<Mutex<Authority>>,
     pub(super) ledger: Ledger,
     pub(super) controller: ControllerHandle,
+    /// Who compares what bottles exchange with what their gates let through.
+    pub(super) exchanged: mpsc::UnboundedSender<News>,
 }
 
 impl ProxyLink {
@@ -83,6 +86,7 @@ impl ProxyLink {
         let (ended, end) = oneshot::channel();
         let (outgoing, queue) = mpsc::unbounded_channel();
         let _ = outgoing.send(FromController::Configure(self.configuration.clone()));
+        let _ = self.exchanged.send(News::Started);
         self.controller.proxy_up(outgoing.clone(), child.id()).await;
         let conversation = Conversation {
             socket: Arc::new(socket),
@@ -91,6 +95,7 @@ impl ProxyLink {
             controller: self.controller.clone(),
             in_force: self.in_force.clone(),
             authority: Arc::clone(&self.authority),
+            exchanged: self.exchanged.clone(),
             runtime: Handle::current(),
             unfinished: JoinSet::new(),
         };

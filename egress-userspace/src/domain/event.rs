@@ -362,6 +362,15 @@ pub enum AuditKind {
         /// What was found and done.
         what: String,
     },
+    /// More went through a gate than the proxy has exchanged: somebody else may be where only the proxy is to be.
+    TrafficUnaccounted {
+        /// Sent by the bottle, or to it.
+        is_from_bottle: bool,
+        /// Bytes that passed, without headers.
+        passed: u64,
+        /// Bytes the proxy knows of.
+        accounted: u64,
+    },
     /// A request went where nobody knows whether tokens are spent, and was not counted. Noted once for all of a kind.
     PathUnknown {
         /// To which host.

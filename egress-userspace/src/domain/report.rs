@@ -256,6 +256,7 @@ mod tests {
             AuditKind::StopFailed { stop: Stop::Freeze, what: "no space".to_owned() },
             AuditKind::Repaired { what: "a gate".to_owned() },
             AuditKind::GateTampered { what: "detached".to_owned() },
+            AuditKind::TrafficUnaccounted { is_from_bottle: true, passed: 9, accounted: 3 },
             AuditKind::PathUnknown { host: "a.example".parse().unwrap(), target: "POST /x".to_owned() },
             AuditKind::ProxyRestarted { permits_settled: 3 },
         ];

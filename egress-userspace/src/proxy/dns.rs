@@ -87,8 +87,11 @@ impl Resolver {
     fn answer(&self, peer: IpAddr, query: &[u8]) -> Option<Vec<u8>> {
         let IpAddr::V4(address) = peer.to_canonical() else { return None };
         let policy = self.link.policy();
-        policy.bottle(address)?;
-        answer(query, &policy.routes, self.gateway)
+        let traffic = &policy.bottle(address)?.passage.traffic;
+        traffic.received(query.len());
+        let answer = answer(query, &policy.routes, self.gateway)?;
+        traffic.sent(answer.len());
+        Some(answer)
     }
 }
 

@@ -95,6 +95,9 @@ pub(super) const STRANGERS_MAX: usize = 256;
 /// A rest after `accept` failed for want of descriptors.
 pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// How often the controller hears what bottles have exchanged.
+pub(super) const TRAFFIC_TOLD_EVERY: Duration = Duration::from_secs(1);
+
 /// Between two looks at what a socket has left to send.
 pub(super) const DELIVERY_POLL: Duration = Duration::from_millis(1);
 /// Looks without a flush after which an empty socket counts as delivered all the same.

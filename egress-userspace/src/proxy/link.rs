@@ -172,7 +172,7 @@ impl Link {
         match message {
             FromController::Configure(_) => tracing::warn!("a second configuration is ignored"),
             FromController::Snapshot(snapshot) => {
-                let next = self.policy().succeed(snapshot);
+                let next = self.policy().succeed(snapshot, &self.sender);
                 self.policy.send_replace(Arc::new(next));
                 if !self.is_ready.swap(true, Ordering::Relaxed) {
                     self.say(FromProxy::Ready);

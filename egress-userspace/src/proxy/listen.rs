@@ -116,7 +116,7 @@ impl Server {
             tracing::warn!(bottle = %bottle.view.name, "closed: too many connections");
             return;
         };
-        let Ok(socket) = ClientSocket::new(stream, address) else { return };
+        let Ok(socket) = ClientSocket::new(stream, address, Arc::clone(&bottle.passage.traffic)) else { return };
         let origin = Origin::new(socket, Arc::clone(&bottle.passage));
         let server = Arc::clone(self);
         tokio::spawn(async move {

@@ -34,6 +34,7 @@ mod stream_usage;
 mod target;
 mod tee;
 mod tls;
+mod traffic;
 mod trust;
 mod unknown_paths;
 mod upstream;

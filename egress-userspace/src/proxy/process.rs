@@ -26,6 +26,7 @@ use super::link::Link;
 use super::listen::{Entrance, Server, accept_all};
 use super::sandbox::{self, SandboxError};
 use super::tls::TlsEnd;
+use super::traffic::tell_all;
 use super::trust::{self, TrustError};
 use super::unknown_paths::UnknownPaths;
 use super::upstream::Upstream;
@@ -136,6 +137,7 @@ impl Prepared {
         self.listeners.dns_udp.set_nonblocking(true)?;
         serving.spawn(Arc::clone(&resolver).serve_udp(UdpSocket::from_std(self.listeners.dns_udp)?));
         serving.spawn(resolver.serve_tcp(tcp(self.listeners.dns_tcp)?));
+        serving.spawn(tell_all(Arc::clone(&link)));
         Ok(link.converse(reader, writer, outgoing).await?)
     }
 }

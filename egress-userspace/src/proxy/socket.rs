@@ -11,11 +11,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::ioctl_fionread;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use super::limits::{DELIVERY_POLL, DELIVERY_POLLS_WITHOUT_FLUSH};
+use super::traffic::Traffic;
 
 /// The socket, shared by the stream that is served and those who wait for delivery.
 #[derive(Debug)]
@@ -23,13 +25,15 @@ pub(super) struct ClientSocket {
     stream: TcpStream,
     peer: Ipv4Addr,
     flushes: AtomicU64,
+    traffic: Arc<Traffic>,
 }
 
 impl ClientSocket {
     /// Takes over an accepted connection.
-    pub(super) fn new(stream: TcpStream, peer: Ipv4Addr) -> io::Result<Arc<Self>> {
+    pub(super) fn new(stream: TcpStream, peer: Ipv4Addr, traffic: Arc<Traffic>) -> io::Result<Arc<Self>> {
         stream.set_nodelay(true)?;
-        Ok(Arc::new(Self { stream, peer, flushes: AtomicU64::new(0) }))
+        traffic.opened();
+        Ok(Arc::new(Self { stream, peer, flushes: AtomicU64::new(0), traffic }))
     }
 
     /// Who is at the other end.
@@ -81,6 +85,15 @@ impl ClientSocket {
     }
 }
 
+impl Drop for ClientSocket {
+    fn drop(&mut self) {
+        // What has arrived and nobody reads any more.
+        let unread = ioctl_fionread(&self.stream).unwrap_or(0);
+        self.traffic.received(usize::try_from(unread).unwrap_or(usize::MAX));
+        self.traffic.closed();
+    }
+}
+
 #[expect(unsafe_code, reason = "no safe wrapper for SIOCOUTQ exists")]
 mod ioctl {
     use std::os::fd::RawFd;
@@ -119,6 +132,7 @@ impl AsyncRead for ClientStream {
             ready!(self.socket.stream.poll_read_ready(cx))?;
             match self.socket.stream.try_read(into.initialize_unfilled()) {
                 Ok(length) => {
+                    self.socket.traffic.received(length);
                     into.advance(length);
                     return Poll::Ready(Ok(()));
                 }
@@ -143,7 +157,10 @@ impl AsyncWrite for ClientStream {
             ready!(self.socket.stream.poll_write_ready(cx))?;
             match self.socket.stream.try_write_vectored(parts) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                written => return Poll::Ready(written),
+                written => {
+                    self.socket.traffic.sent(*written.as_ref().unwrap_or(&0));
+                    return Poll::Ready(written);
+                }
             }
         }
     }

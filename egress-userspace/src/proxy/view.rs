@@ -7,14 +7,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
-use crate::broker::{BottleView, Phase, Snapshot};
+use crate::broker::{BottleView, FromProxy, Phase, Snapshot};
 use crate::domain::{CacheReads, CrossingMode, Preflights};
 use crate::policy::Routes;
 
 use super::limits::{BUDGETS_AGE_MAX, CONNECTIONS_PER_BOTTLE_MAX, WEBSOCKETS_PER_BOTTLE_MAX};
+use super::traffic::Traffic;
 
 /// The last snapshot, ready to be asked.
 #[derive(Debug, Default)]
@@ -46,14 +48,17 @@ pub(super) struct Passage {
     told: Mutex<Option<(Instant, Bytes)>>,
     /// One question at a time.
     telling: Semaphore,
+    /// Bytes, for the controller.
+    pub(super) traffic: Arc<Traffic>,
 }
 
 impl Passage {
-    fn open() -> Self {
+    fn open(traffic: Traffic) -> Self {
         let connections = Arc::new(Semaphore::new(CONNECTIONS_PER_BOTTLE_MAX));
         let websockets = Arc::new(Semaphore::new(WEBSOCKETS_PER_BOTTLE_MAX));
         let (told, telling) = (Mutex::default(), Semaphore::new(1));
-        Self { severed: watch::Sender::new(false), connections, websockets, told, telling }
+        let traffic = Arc::new(traffic);
+        Self { severed: watch::Sender::new(false), connections, websockets, told, telling, traffic }
     }
 
     /// Has the bottle been cut, or is it gone?
@@ -99,16 +104,22 @@ impl PolicyView {
         self.bottles.get(&address)
     }
 
+    /// Every bottle that is let through.
+    pub(super) fn bottles(&self) -> impl Iterator<Item = &Bottle> {
+        self.bottles.values()
+    }
+
     /// The view after `snapshot`: bottles that go on keep their passage; those that are cut, gone or replaced by another
-    /// at the same address are severed.
-    pub(super) fn succeed(&self, snapshot: Snapshot) -> Self {
+    /// at the same address are severed. What is exchanged from then on is said to `controller`.
+    pub(super) fn succeed(&self, snapshot: Snapshot, controller: &UnboundedSender<FromProxy>) -> Self {
         let Snapshot { bottles, routes, preflight, crossing, cache_reads, drain_ms, idle_ms } = snapshot;
         let bottles: HashMap<_, _> = bottles
             .into_iter()
             .filter(|view| view.phase != Phase::Cut)
             .map(|view| {
                 let known = self.bottles.get(&view.address).filter(|known| known.view.id == view.id);
-                let passage = known.map_or_else(|| Arc::new(Passage::open()), |known| Arc::clone(&known.passage));
+                let fresh = || Arc::new(Passage::open(Traffic::new(view.id, controller.clone())));
+                let passage = known.map_or_else(fresh, |known| Arc::clone(&known.passage));
                 (view.address, Bottle { view, passage })
             })
             .collect();
@@ -132,6 +143,8 @@ impl PolicyView {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::mpsc;
+
     use super::*;
     use crate::domain::BottleId;
 
@@ -149,10 +162,14 @@ mod tests {
         Snapshot { bottles: bottles.iter().map(view).collect(), ..Snapshot::default() }
     }
 
+    fn after(view: &PolicyView, bottles: &[(u32, Phase)]) -> PolicyView {
+        view.succeed(snapshot(bottles), &mpsc::unbounded_channel().0)
+    }
+
     fn check(next: &[(u32, Phase)], severed: bool) {
-        let first = PolicyView::default().succeed(snapshot(&[(1, Phase::Open)]));
+        let first = after(&PolicyView::default(), &[(1, Phase::Open)]);
         let passage = Arc::clone(&first.bottle(ADDRESS).unwrap().passage);
-        let second = first.succeed(snapshot(next));
+        let second = after(&first, next);
         assert_eq!(passage.is_severed(), severed, "{next:?}");
         assert_eq!(second.bottle(ADDRESS).is_some(), next.iter().any(|(_, phase)| *phase != Phase::Cut));
     }
@@ -166,15 +183,43 @@ mod tests {
     }
 
     #[test]
+    fn what_was_exchanged_is_said_once_and_at_the_end() {
+        let (controller, mut said) = mpsc::unbounded_channel();
+        let view = PolicyView::default().succeed(snapshot(&[(1, Phase::Open)]), &controller);
+        let traffic = Arc::clone(&view.bottle(ADDRESS).unwrap().passage.traffic);
+        let exchanged = |from_bottle, to_bottle, connections| FromProxy::Exchanged {
+            bottle: BottleId(1),
+            from_bottle,
+            to_bottle,
+            connections,
+        };
+        traffic.tell();
+        traffic.opened();
+        traffic.received(7);
+        traffic.sent(9);
+        traffic.tell();
+        traffic.tell();
+        assert_eq!(said.try_recv(), Ok(exchanged(7, 9, 1)));
+        assert!(said.try_recv().is_err());
+        let severed = view.succeed(snapshot(&[(1, Phase::Cut)]), &controller);
+        drop(view);
+        traffic.received(1);
+        traffic.closed();
+        drop(traffic);
+        assert_eq!(said.try_recv(), Ok(exchanged(1, 0, 0)));
+        assert!(severed.bottle(ADDRESS).is_none());
+    }
+
+    #[test]
     fn a_restored_bottle_starts_afresh() {
-        let cut = PolicyView::default().succeed(snapshot(&[(1, Phase::Open)])).succeed(snapshot(&[(1, Phase::Cut)]));
-        let restored = cut.succeed(snapshot(&[(1, Phase::Open)]));
+        let cut = after(&after(&PolicyView::default(), &[(1, Phase::Open)]), &[(1, Phase::Cut)]);
+        let restored = after(&cut, &[(1, Phase::Open)]);
         assert!(!restored.bottle(ADDRESS).unwrap().passage.is_severed());
     }
 
     #[tokio::test]
     async fn the_controller_is_asked_for_budgets_as_often_as_the_limit_says() {
-        let passage = Passage::open();
+        let passage = Passage::open(Traffic::new(BottleId(1), mpsc::unbounded_channel().0));
         let asked = std::cell::Cell::new(0);
         let ask = async || {
             asked.set(asked.get() + 1);
@@ -189,7 +234,7 @@ mod tests {
 
     #[test]
     fn a_bottle_holds_as_many_connections_as_the_limit_and_no_more() {
-        let passage = Passage::open();
+        let passage = Passage::open(Traffic::new(BottleId(1), mpsc::unbounded_channel().0));
         let held: Vec<_> = (0..CONNECTIONS_PER_BOTTLE_MAX).map_while(|_| passage.admit_connection()).collect();
         assert_eq!(held.len(), CONNECTIONS_PER_BOTTLE_MAX);
         assert!(passage.admit_connection().is_none());

@@ -21,6 +21,7 @@ mod soak;
 mod socket;
 mod spend;
 mod terminal;
+mod traffic;
 mod truth;
 
 use anyhow::Result;

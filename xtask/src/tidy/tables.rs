@@ -30,6 +30,7 @@ pub(super) const IMPORTS: &[(&str, May)] = &[
 pub(super) const PURE: &[&str] = &[
     "egress-common/src/",
     "egress-ebpf/src/classify.rs",
+    "egress-ebpf/src/reset.rs",
     "egress-userspace/src/domain/",
     "egress-userspace/src/meter/",
     "egress-userspace/src/budget/",
@@ -37,6 +38,9 @@ pub(super) const PURE: &[&str] = &[
     "egress-userspace/src/settings/",
     "egress-userspace/src/kernel/nft_render.rs",
     "egress-userspace/src/bottle/plan.rs",
+    "egress-userspace/src/daemon/cutting.rs",
+    "egress-userspace/src/daemon/gate_check.rs",
+    "egress-userspace/src/daemon/traffic.rs",
     "egress-userspace/src/proxy/in_flight.rs",
 ];
 

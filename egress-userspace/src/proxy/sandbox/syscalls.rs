@@ -144,7 +144,7 @@ fn allowed() -> Result<Rules, FilterError> {
     rules.insert(libc::SYS_mprotect, any([argument(2, never_runs, 0)])?);
     let thread = SeccompCmpOp::MaskedEq(u64::from(libc::CLONE_THREAD.unsigned_abs()));
     rules.insert(libc::SYS_clone, any([argument(0, thread, libc::CLONE_THREAD)])?);
-    let ioctls = [libc::TIOCOUTQ, libc::FIONBIO].map(|request| i32::try_from(request).unwrap_or(0));
+    let ioctls = [libc::TIOCOUTQ, libc::FIONBIO, libc::FIONREAD].map(|request| i32::try_from(request).unwrap_or(0));
     rules.insert(libc::SYS_ioctl, any(ioctls.map(|request| argument(1, SeccompCmpOp::Eq, request)))?);
     let fcntls = [libc::F_GETFL, libc::F_SETFL, libc::F_GETFD, libc::F_SETFD, libc::F_DUPFD_CLOEXEC];
     rules.insert(libc::SYS_fcntl, any(fcntls.map(|command| argument(1, SeccompCmpOp::Eq, command)))?);
