@@ -14,7 +14,7 @@ use crate::control::{AUDIT_ROWS_MAX, AuditReply, Client, ClientError, Events, Ga
 use crate::domain::{AuditHash, AuditKind, AuditRow, BottleName, ChainFault, GateView, UnixMillis};
 
 use super::arguments::{Output, TimeToLive};
-use super::{Exit, show};
+use super::{Exit, kernel, show};
 
 /// Rows that are shown when nothing is said of how many.
 const ROWS: u32 = 20;
@@ -41,6 +41,10 @@ pub struct AuditArguments {
     /// Verify that no row was changed, removed or added, and that each gate is what the ledger wants. Ends with 1 when not.
     #[arg(long, conflicts_with_all = ["bottle", "of", "last", "since", "follow"])]
     pub verify: bool,
+    /// Show each gate as the kernel holds it, line by line beside what the ledger wants, with its programs and counters.
+    /// Ends with 1 when they differ.
+    #[arg(long, conflicts_with_all = ["verify", "last", "since", "follow"])]
+    pub kernel: bool,
     /// With --verify: a tip that was noted earlier must be in the chain.
     #[arg(long, value_name = "HASH", requires = "verify")]
     pub tip: Option<AuditHash>,
@@ -74,6 +78,9 @@ fn since(text: &str, now: Timestamp) -> Result<Since, String> {
 pub(super) async fn run(client: &Client, arguments: AuditArguments) -> Result<ExitCode> {
     if arguments.verify {
         return verify(client, arguments.tip, arguments.output).await;
+    }
+    if arguments.kernel {
+        return kernel::audit(client, arguments.bottle.as_ref().or(arguments.of.as_ref()), arguments.output).await;
     }
     let reply = history(client, &arguments).await?;
     if arguments.follow {
@@ -231,7 +238,7 @@ fn broken(fault: ChainFault) -> String {
     }
 }
 
-fn differing(difference: &GateDifference) -> String {
+pub(super) fn differing(difference: &GateDifference) -> String {
     let GateDifference { bottle, interface, fault } = difference;
     let bottle = bottle.as_ref().map_or_else(|| "a bottle that nobody knows".to_owned(), ToString::to_string);
     match fault {
@@ -333,6 +340,8 @@ mod tests {
             let message = parsed(&words).unwrap_err().to_string();
             assert!(message.contains("cannot be used with"), "{words}: {message}");
         }
+        assert!(parsed("web --kernel --json").is_ok());
+        assert!(parsed("--kernel --verify").is_err());
         assert!(parsed("web --bottle web").unwrap_err().to_string().contains("cannot be used with"));
         assert!(parsed(&format!("--tip {hash}")).unwrap_err().to_string().contains("--verify"));
         assert!(parsed("--verify --tip abc").unwrap_err().to_string().contains("64 digits"));

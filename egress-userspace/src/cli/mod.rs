@@ -3,6 +3,7 @@
 mod arguments;
 mod audit;
 mod budget;
+mod kernel;
 mod meter;
 mod plan;
 mod run;

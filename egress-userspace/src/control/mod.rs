@@ -2,12 +2,14 @@
 //! whatever goes on. Messages and both ends; what the controller does with a request is the daemon's business.
 
 mod client;
+mod kernel;
 mod message;
 mod peer;
 mod request;
 mod server;
 
 pub use client::{Client, ClientError, Events, RunEvents};
+pub use kernel::{GateCounter, GateProgram, GateTerms, KernelGate, KernelReply};
 pub use message::{
     AUDIT_ROWS_MAX, ApiError, AuditReply, BottleInfo, BottlesReply, BudgetChangeRequest, BudgetsReply, ErrorCode,
     ExplainReply, GateDifference, GateFault, GateReply, ResumeRequest, RunEvent, RunRequest, SignalRequest,

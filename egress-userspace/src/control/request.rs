@@ -43,6 +43,8 @@ pub enum ApiRequest {
     FollowAudit(Option<BottleName>, i64),
     /// `GET audit/verify`: is the hash of `tip=` in the chain?
     VerifyAudit(Option<AuditHash>),
+    /// `GET audit/kernel`: gates as the kernel holds them, of `bottle=` only.
+    Kernel(Option<BottleName>),
 }
 
 /// Which rows to read.
@@ -87,6 +89,7 @@ impl ApiRequest {
             ["audit"] if get => Ok(Self::Audit(audit(query)?)),
             ["audit", "events"] if get => follow_audit(query),
             ["audit", "verify"] if get => verify_audit(query),
+            ["audit", "kernel"] if get => kernel(query),
             ["bottles", name, action] if post => {
                 let name = name.parse().map_err(usage)?;
                 match *action {
@@ -159,6 +162,18 @@ fn verify_audit(query: &str) -> Result<ApiRequest, ApiError> {
     Ok(ApiRequest::VerifyAudit(tip))
 }
 
+fn kernel(query: &str) -> Result<ApiRequest, ApiError> {
+    let mut bottle = None;
+    each(query, "bottle=", |key, value| {
+        let is_known = key == "bottle";
+        if is_known {
+            bottle = Some(value.parse().map_err(usage)?);
+        }
+        Ok(is_known)
+    })?;
+    Ok(ApiRequest::Kernel(bottle))
+}
+
 /// Takes the parameters one by one; `take` tells whether it knows one. `known` names those that there are.
 fn each(query: &str, known: &str, mut take: impl FnMut(&str, &str) -> Result<bool, ApiError>) -> Result<(), ApiError> {
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -221,6 +236,7 @@ mod tests {
             ("/v1/audit", "since=today"),
             ("/v1/audit/events", "last=5"),
             ("/v1/audit/verify", "tip=abc"),
+            ("/v1/audit/kernel", "last=5"),
         ] {
             assert_eq!(code(&Method::GET, path, query, b""), Some(ErrorCode::Usage), "{path}?{query}");
         }

@@ -58,6 +58,7 @@ impl Desk {
             ApiRequest::Usage(filter) => ApiReply::json(&self.usage(filter).await?),
             ApiRequest::Audit(query) => ApiReply::json(&self.audit(query).await?),
             ApiRequest::FollowAudit(bottle, after) => Ok(ApiReply::Audit(self.follow_audit(bottle, after).await?)),
+            ApiRequest::Kernel(bottle) => ApiReply::json(&self.kernel(bottle).await?),
             ApiRequest::VerifyAudit(tip) => ApiReply::json(&self.verify_audit(tip).await?),
         }
     }

@@ -12,6 +12,7 @@ mod drops;
 mod files;
 mod gate_check;
 mod guard;
+mod kernel_view;
 mod launch;
 mod lifeline;
 mod listeners;

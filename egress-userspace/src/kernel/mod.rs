@@ -74,6 +74,21 @@ pub struct Counter {
     pub bytes: u64,
 }
 
+/// What makes a gate, on one hook of its interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttachedProgram {
+    /// `tcx ingress`, `clsact egress` …
+    pub hook: String,
+    /// Its name.
+    pub name: String,
+    /// The kernel's number of it.
+    pub id: u32,
+    /// The kernel's hash of its instructions.
+    pub tag: u64,
+    /// Nanoseconds a packet takes it, where the kernel measures that.
+    pub average_ns: Option<u64>,
+}
+
 /// Why the kernel does not hold what was asked.
 #[derive(Debug, Error)]
 pub enum KernelError {
@@ -173,6 +188,11 @@ pub trait Enforcer: Send + Sync {
 
     /// Is the gate's program on its interface in both directions?
     fn is_attached(&self, interface: IfIndex) -> Result<bool, KernelError>;
+
+    /// What is on its interface; nothing where a backend has no programs.
+    fn programs(&self, _interface: IfIndex) -> Result<Vec<AttachedProgram>, KernelError> {
+        Ok(Vec::new())
+    }
 
     /// What the gate has counted; only non-zero cells.
     fn counters(&self, interface: IfIndex) -> Result<Vec<Counter>, KernelError>;

@@ -4,6 +4,7 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use egress_common::CutReason;
+use egress_userspace::control::KernelReply;
 use egress_userspace::domain::{AuditKind, BottleState, CutCause, GateView};
 use egress_userspace::kernel::{EbpfEnforcer, Enforcer, Gate, GateStatus, TcAttachment};
 use harness::netns::command;
@@ -120,5 +121,38 @@ fn the_hosts_side_is_mended_and_an_interface_that_is_gone_told_of() -> Result<()
     assert_eq!(stage.world.egress(&["audit", "--verify"])?.code, 0);
     let mut again = stage.world.shell("open", &[])?;
     assert_eq!(again.ask("claude-test")?.status, 200);
+    Ok(())
+}
+
+#[test]
+fn ledger_and_kernel_are_shown_beside_each_other_and_tools_see_the_same() -> Result<()> {
+    let Some(mut stage) = Stage::new("the kernel's view")? else { return Ok(()) };
+    assert_eq!(stage.open.ask("claude-test")?.status, 200);
+    let reply: KernelReply = stage.world.json(&["audit", "--kernel"])?;
+    ensure!(reply.gates.len() == 2 && reply.differences.is_empty(), "{reply:?}");
+    for gate in &reply.gates {
+        ensure!(gate.ledger.is_some() && gate.ledger == gate.kernel, "{gate:?}");
+        let name = gate.bottle.as_ref().context("no bottle")?;
+        for program in &gate.programs {
+            let hook = program.hook.rsplit(' ').next().unwrap_or_default();
+            let link = stage.world.names.pins.join(format!("links/{}-{hook}", gate.interface));
+            let shown = command("bpftool", &format!("link show pinned {}", link.display()))?;
+            ensure!(shown.contains(&format!("prog {}", program.id)), "{program:?}: {shown}");
+            let told = command("bpftool", &format!("prog show id {}", program.id))?;
+            ensure!(told.contains(&program.tag), "{program:?}: {told}");
+        }
+        assert_eq!(gate.programs.len(), 2);
+        let passed = gate.counters.iter().any(|counter| counter.outcome == "Passed" && counter.packets > 0);
+        ensure!(passed == (name.as_str() == "open"), "{gate:?}");
+    }
+    let said = stage.world.egress(&["audit", "--kernel", "closed"])?;
+    ensure!(said.code == 0 && said.output.contains("1 gates, each as the ledger wants it"), "{said:?}");
+    ensure!(said.output.contains("when cut drop: Cut (Operator)"), "{said:?}");
+    let unknown = stage.world.egress(&["audit", "--kernel", "nobody"])?;
+    ensure!(unknown.code == 1 && unknown.errors.contains("there is no bottle nobody"), "{unknown:?}");
+    // Unplugged for good, so that it differs for as long as it takes to look.
+    stage.world.host.ip("link del eg-open")?;
+    let said = stage.world.egress(&["audit", "--kernel"])?;
+    ensure!(said.code == 1 && said.output.contains("open: its interface is gone"), "{said:?}");
     Ok(())
 }

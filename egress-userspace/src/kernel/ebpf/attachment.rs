@@ -55,6 +55,20 @@ pub(super) struct Identity<'a> {
 }
 
 impl TcAttachment {
+    /// One hook, as people call it.
+    pub(super) fn describe(self, hook: TcAttachType) -> String {
+        let way = match self {
+            Self::Auto | Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        };
+        let direction = match hook {
+            TcAttachType::Ingress => "ingress",
+            TcAttachType::Egress => "egress",
+            TcAttachType::Custom(_) => "custom",
+        };
+        format!("{way} {direction}")
+    }
+
     /// Settles `Auto`.
     pub(super) fn settle(self) -> Self {
         match self {
@@ -97,8 +111,12 @@ pub(super) fn attach(
     }
 }
 
-/// Is our program on the hook?
-pub(super) fn is_attached(way: TcAttachment, place: &Place<'_>, ours: Identity<'_>) -> Result<bool, BoxError> {
+/// Our program, if it is on the hook.
+pub(super) fn attached(
+    way: TcAttachment,
+    place: &Place<'_>,
+    ours: Identity<'_>,
+) -> Result<Option<ProgramInfo>, BoxError> {
     let found = match way {
         TcAttachment::Auto | TcAttachment::Tcx => SchedClassifier::query_tcx(place.name, place.hook)?.1,
         TcAttachment::Clsact => filter_program(place)?.into_iter().collect(),
@@ -107,10 +125,10 @@ pub(super) fn is_attached(way: TcAttachment, place: &Place<'_>, ours: Identity<'
         if program.name_as_str() == Some(ours.program)
             && program.map_ids()?.is_some_and(|maps| maps.contains(&ours.gates_map))
         {
-            return Ok(true);
+            return Ok(Some(program));
         }
     }
-    Ok(false)
+    Ok(None)
 }
 
 /// Takes the filter off the hook. (A tcx link goes with its pin.)

@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuHashMap, RingBuf};
-use aya::programs::SchedClassifier;
+use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use egress_common::{ABI_VERSION, DropEvent, Outcome, RateWindow};
 use nix::time::{ClockId, clock_gettime};
@@ -24,7 +24,7 @@ pub use attachment::TcAttachment;
 use self::attachment::{BoxError, HOOKS, Identity, Place};
 use self::layout::{CounterKeyBytes, DIRECTIONS, EntryBytes, TallyWords};
 use self::pins::{ABI_MAP, MAPS, Pins};
-use super::{Counter, Enforcer, Gate, GateStatus, IfIndex, KernelError};
+use super::{AttachedProgram, Counter, Enforcer, Gate, GateStatus, IfIndex, KernelError};
 
 /// Where gates are pinned unless somebody says otherwise.
 pub const PIN_DIRECTORY: &str = "/sys/fs/bpf/egress";
@@ -123,20 +123,20 @@ impl EbpfEnforcer {
         Ok(())
     }
 
-    /// Which of the hooks have their program.
-    fn look_up(&self, interface: IfIndex) -> Result<[bool; HOOKS.len()], BoxError> {
-        let mut found = [false; HOOKS.len()];
+    /// The program of each hook that has its own.
+    fn look_up(&self, interface: IfIndex) -> Result<[Option<ProgramInfo>; HOOKS.len()], BoxError> {
+        let mut found = [const { None }; HOOKS.len()];
         let Some(name) = attachment::interface_name(interface)? else { return Ok(found) };
         for ((hook, program), found) in HOOKS.into_iter().zip(&mut found) {
             let ours = Identity { program, gates_map: self.gates_map };
-            let attached = attachment::is_attached(self.attachment, &Place { interface, name: &name, hook }, ours);
+            let attached = attachment::attached(self.attachment, &Place { interface, name: &name, hook }, ours);
             *found = attachment::unless_gone(interface, attached)?;
         }
         Ok(found)
     }
 
     fn is_on_a_hook(&self, interface: IfIndex) -> Result<bool, BoxError> {
-        Ok(self.look_up(interface)?.contains(&true))
+        Ok(self.look_up(interface)?.iter().any(Option::is_some))
     }
 
     fn forget_tallies(&self, interface: IfIndex) -> Result<(), KernelError> {
@@ -203,12 +203,24 @@ impl Enforcer for EbpfEnforcer {
     }
 
     fn is_attached(&self, interface: IfIndex) -> Result<bool, KernelError> {
-        let found = self.look_up(interface);
-        found.map(|found| found == [true; HOOKS.len()]).map_err(|source| KernelError::Interface {
-            interface,
-            action: "looked up",
-            source,
-        })
+        let found = self.look_up(interface).map_err(looking_up(interface))?;
+        Ok(found.iter().all(Option::is_some))
+    }
+
+    fn programs(&self, interface: IfIndex) -> Result<Vec<AttachedProgram>, KernelError> {
+        let found = self.look_up(interface).map_err(looking_up(interface))?;
+        let describe = |((hook, _), program): ((TcAttachType, &str), Option<ProgramInfo>)| {
+            let program = program?;
+            let average = program.run_time().as_nanos().checked_div(u128::from(program.run_count()));
+            Some(AttachedProgram {
+                hook: self.attachment.describe(hook),
+                name: program.name_as_str().unwrap_or_default().to_owned(),
+                id: program.id(),
+                tag: program.tag(),
+                average_ns: average.and_then(|average| u64::try_from(average).ok()),
+            })
+        };
+        Ok(HOOKS.into_iter().zip(found).filter_map(describe).collect())
     }
 
     fn counters(&self, interface: IfIndex) -> Result<Vec<Counter>, KernelError> {
@@ -269,6 +281,10 @@ fn present<T: Default>(result: Result<T, MapError>) -> Result<T, MapError> {
         Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => Ok(T::default()),
         other => other,
     }
+}
+
+fn looking_up(interface: IfIndex) -> impl Fn(BoxError) -> KernelError {
+    move |source| KernelError::Interface { interface, action: "looked up", source }
 }
 
 fn opening(map: &'static str) -> impl Fn(MapError) -> KernelError {
