@@ -339,6 +339,7 @@ impl Controller {
                     let _ = to_proxy.send(answer);
                 });
             }
+            FromProxy::Exchanged { .. } => {}
             FromProxy::Delivered { bottle } => {
                 assert_eq!(bottle, BOTTLE);
                 self.heard.send_modify(|heard| heard.delivered += 1);
