@@ -2,6 +2,8 @@
 
 pub mod domain;
 
+pub mod fault;
+
 pub mod budget;
 pub mod meter;
 pub mod policy;

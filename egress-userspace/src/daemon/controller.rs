@@ -20,6 +20,7 @@ use crate::domain::{
     AgentName, AuditKind, BottleId, BottleName, BudgetView, Crossing, CutCause, CutoffPolicy, ProviderName, Refusal,
     RefusalReason, Rules, Stop, Tokens, with_causes,
 };
+use crate::fault::{self, Point};
 use crate::kernel::{Enforcer, Gate, GateStatus, IfIndex, KernelError};
 use crate::ledger::{GateChange, Ledger, LedgerError, Settled};
 
@@ -434,6 +435,7 @@ impl Controller {
             error!(bottle = %running.name, error = with_causes(&error), "the gate could not be cut; the bottle is ended instead");
             running.lifeline.end.notify_one();
         }
+        fault::point(Point::CutInKernel);
         running.stage = Stage::Cut(cause);
         // Said when the kernel holds it: `cargo xtask bench` takes the moment and the duration from here.
         info!(bottle = %running.name, cause = cause.as_str(), write_us = start.elapsed().as_micros(), "cut");
@@ -476,11 +478,13 @@ impl Controller {
     pub(super) async fn open(&mut self, bottle: BottleId, change: GateChange) -> Result<bool, LedgerError> {
         self.write_unrecorded().await?;
         let was_open = self.ledger.change_gate(bottle, change).await?;
+        fault::point(Point::RestoreRecorded);
         let Some(running) = self.running.get_mut(&bottle) else { return Ok(was_open) };
         if let Err(error) = self.enforcer.set(running.interface, GateStatus::Open) {
             error!(bottle = %running.name, error = with_causes(&error), "the gate could not be opened");
             return Ok(was_open);
         }
+        fault::point(Point::RestoredInKernel);
         running.stage = Stage::Open;
         info!(bottle = %running.name, "open again");
         self.tell_proxy();
@@ -498,13 +502,16 @@ impl Controller {
     /// Writes what the ledger does not know yet, in the order in which it happened; stops at the first failure.
     async fn write_unrecorded(&mut self) -> Result<(), LedgerError> {
         while let Some(record) = self.unrecorded.front().cloned() {
-            let written = match record {
+            let written = match record.clone() {
                 Record::Cut(bottle, cause) => self.ledger.change_gate(bottle, GateChange::Cut(cause)).await.map(|_| ()),
                 Record::Audit(bottle, kind) => self.ledger.audit(bottle, kind).await,
             };
             if let Err(error) = written {
                 error!(error = with_causes(&error), "what happened to a gate is not in the ledger yet; trying again");
                 return Err(error);
+            }
+            if let Record::Cut(..) = record {
+                fault::point(Point::CutRecorded);
             }
             self.unrecorded.pop_front();
         }

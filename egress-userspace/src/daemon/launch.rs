@@ -16,6 +16,7 @@ use tracing::{error, info, warn};
 use crate::bottle::{BottleSpec, BuiltBottle, Caller, Launch, NativeRuntime, RunningCommand, Signaller};
 use crate::control::{ApiError, ErrorCode, Peer, RunEvent, RunRequest};
 use crate::domain::{BottleName, CutCause, GateView, Stop, with_causes};
+use crate::fault::{self, Point};
 use crate::kernel::{Enforcer, Gate, GateStatus, IfIndex};
 use crate::ledger::{AddressPool, BottleRow, Ledger, LedgerError, NewRun};
 
@@ -69,6 +70,7 @@ impl Launcher {
         };
         let launch = launch(&peer, request)?;
         let row = self.ledger.begin_run(new, self.pool).await.map_err(|error| refused(&error))?;
+        fault::point(Point::RunBegun);
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
         tokio::spawn(self.clone().live(row, launch, events, Over::Ended(NOT_STARTED)));
         Ok(receiver)
@@ -112,10 +114,14 @@ impl Launcher {
         let built = self.runtime.build(&spec).await.map_err(|error| failed(with_causes(&error)))?;
         let interface = IfIndex(built.interface);
         self.enforcer.attach(&self.gate(row, address, interface)).map_err(|error| failed(with_causes(&error)))?;
+        fault::point(Point::GateAttached);
         self.runtime.bring_up(&spec, &built).await.map_err(|error| failed(with_causes(&error)))?;
+        fault::point(Point::BroughtUp);
         let lineage = self.ledger.lineage(row.id).await.map_err(|error| refused(&error))?;
         self.controller.started(running(row, lineage, address, &built, lifeline)).await;
+        fault::point(Point::Introduced);
         let command = self.runtime.start(&spec, launch).map_err(|error| failed(with_causes(&error)))?;
+        fault::point(Point::CommandStarted);
         self.controller.runs(row.id, command.init_pid(), command.signaller());
         Ok((command, interface, address))
     }
@@ -154,6 +160,7 @@ impl Launcher {
         {
             warn!(bottle = %row.name, error = with_causes(&error), "the gate's entry is left; the next start tries again");
         }
+        fault::point(Point::GateRemoved);
         Ok(())
     }
 

@@ -14,6 +14,7 @@ use crate::bottle::{Caller, RunningCommand, SavedLaunch};
 use crate::budget;
 use crate::control::{ApiError, ErrorCode, Peer, ResumeRequest, RunEvent};
 use crate::domain::{AuditKind, BottleName, CutCause, CutoffPolicy, GateView, Rules, Stop, with_causes};
+use crate::fault::{self, Point};
 use crate::ledger::{BottleRow, LedgerError};
 
 use super::launch::{EVENTS_MAX, Launcher, failed, refused, streams};
@@ -94,11 +95,15 @@ impl Launcher {
 
     async fn try_to_hold(&self, row: &BottleRow, command: &RunningCommand) -> Result<(), String> {
         self.runtime.hold(&row.name).map_err(|error| with_causes(&error))?;
+        fault::point(Point::Held);
         if let Err(error) = self.runtime.until_held(&row.name).await {
             warn!(bottle = %row.name, error = with_causes(&error), "frozen while something of it still moves");
         }
         self.ledger.begin_stop(row.id, Stop::Freeze).await.map_err(|error| with_causes(&error))?;
-        self.runtime.save_launch(&row.name, command).map_err(|error| with_causes(&error))
+        fault::point(Point::FreezeBegun);
+        self.runtime.save_launch(&row.name, command).map_err(|error| with_causes(&error))?;
+        fault::point(Point::LaunchSaved);
+        Ok(())
     }
 
     /// Takes down what there is of a run and records how it came to its end.
@@ -133,9 +138,13 @@ impl Launcher {
         {
             error!(bottle = %row.name, error = with_causes(&error), "the ledger does not know that this bottle is being killed");
         }
+        if stop == Stop::Kill {
+            fault::point(Point::KillBegun);
+        }
         let mut done = self.take_down(row).await;
         if stop == Stop::Kill && done.is_ok() {
             done = self.runtime.remove_files(&row.name).await.map_err(|error| with_causes(&error));
+            fault::point(Point::FilesRemoved);
         }
         self.record(row, stop, cause, done).await
     }
@@ -154,6 +163,7 @@ impl Launcher {
                 self.ledger.audit(Some(row.id), AuditKind::StopFailed { stop, what: what.clone() }).await
             }
         };
+        fault::point(Point::StopRecorded);
         if let Err(error) = recorded {
             error!(bottle = %row.name, error = with_causes(&error), "the end of the bottle is not in the ledger; the next start tries again");
             return done.and(Err(with_causes(&error)));
@@ -205,6 +215,7 @@ impl Launcher {
         })?;
         let stdio = streams(&peer, request.stdio)?;
         let row = self.ledger.resume_run(name, request.budget, self.pool).await.map_err(|error| refused(&error))?;
+        fault::point(Point::ResumeBegun);
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
         let launch = saved.on(stdio, request.has_terminal);
         let otherwise = Over::Stopped(Stop::Freeze, cause);

@@ -171,6 +171,16 @@ impl World {
         ended
     }
 
+    /// Waits until the daemon has died by itself.
+    pub fn until_daemon_dies(&mut self) -> Result<()> {
+        let mut daemon = self.daemon.take().context("there is no daemon")?;
+        let died = until("the daemon dies", PATIENCE, || Ok(daemon.try_wait()?.is_some()));
+        if died.is_err() {
+            self.daemon = Some(daemon);
+        }
+        died
+    }
+
     /// `kill -9` of the proxy; returns the process that was.
     pub fn kill_proxy(&self) -> Result<u32> {
         let pid = self.status()?.proxy_pid.context("there is no proxy")?;

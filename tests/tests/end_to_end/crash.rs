@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use egress_common::CutReason;
+use egress_userspace::control::BottleInfo;
 use egress_userspace::domain::{AuditKind, CutCause, Ending, GateView, Known};
 use egress_userspace::kernel::{EbpfEnforcer, Enforcer, GateStatus, TcAttachment};
 use harness::packet::{self, Ipv4, Marker, RawSocket};
@@ -53,12 +54,12 @@ fn a_cut_outlives_daemon_and_proxy_and_the_next_daemon_adopts() -> Result<()> {
         ))?;
         ensure!(done.output.is_empty(), "{done:?}");
     }
-    let address = |bottle: &egress_userspace::control::BottleInfo| bottle.address.context("no address");
+    let address = |bottle: &BottleInfo| bottle.address.context("no address");
     let to_gateway = |bottle| Ok::<_, anyhow::Error>((address(bottle)?, GATEWAY, 443));
-    ensure!(gets_out(&world, "open", before.0.pid, to_gateway(&before.0)?)?, "the witness sees nothing at all");
-    ensure!(!gets_out(&world, "closed", before.1.pid, to_gateway(&before.1)?)?, "a packet left the cut bottle");
+    ensure!(gets_out(&world, "open", network(&before.0)?, to_gateway(&before.0)?)?, "the witness sees nothing at all");
+    ensure!(!gets_out(&world, "closed", network(&before.1)?, to_gateway(&before.1)?)?, "a packet left the cut bottle");
     let elsewhere = (address(&before.0)?, Ipv4Addr::new(192, 0, 2, 1), 443);
-    ensure!(!gets_out(&world, "open", before.0.pid, elsewhere)?, "a packet left for elsewhere");
+    ensure!(!gets_out(&world, "open", network(&before.0)?, elsewhere)?, "a packet left for elsewhere");
 
     world.start_daemon()?;
     let after = (world.bottle("open")?, world.bottle("closed")?);
@@ -102,12 +103,21 @@ fn ends_with(bottle: &mut Bottle, code: i32) -> Result<()> {
     Ok(())
 }
 
+/// The network namespace of a bottle.
+fn network(bottle: &BottleInfo) -> Result<fs::File> {
+    Ok(fs::File::open(format!("/proc/{}/ns/net", bottle.pid.context("no process")?))?)
+}
+
 /// Does a frame sent by root in the bottle's namespace come out at the host?
-fn gets_out(world: &World, name: &str, pid: Option<u32>, (from, to, port): (Ipv4Addr, Ipv4Addr, u16)) -> Result<bool> {
+pub(crate) fn gets_out(
+    world: &World,
+    name: &str,
+    namespace: fs::File,
+    (from, to, port): (Ipv4Addr, Ipv4Addr, u16),
+) -> Result<bool> {
     let witness = world.host.run(|| RawSocket::open(packet::IPV4))?;
     let link = world.host.ip(&format!("-o link show eg-{name}"))?;
     let host_mac = mac(link.split("link/ether ").nth(1).context("no address")?)?;
-    let namespace = fs::File::open(format!("/proc/{}/ns/net", pid.context("no process")?))?;
     let mut marker = Marker::default();
     let number = u64::from(to.to_bits()) << 16 | u64::from(from.octets()[3]);
     marker[..8].copy_from_slice(&(number ^ 0x5eed_5eed_0000_0000).to_be_bytes());

@@ -7,6 +7,7 @@ mod budgets;
 mod crash;
 mod cut;
 mod endings;
+mod faults;
 mod freeze;
 mod full_disk;
 mod guard;

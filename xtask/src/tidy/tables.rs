@@ -11,13 +11,14 @@ pub(super) enum May {
 /// The table of imports. Files directly in `src/` join everything and are not in it.
 pub(super) const IMPORTS: &[(&str, May)] = &[
     ("domain", May::Import(&[])),
+    ("fault", May::Import(&[])),
     ("meter", May::Import(&["domain"])),
     ("budget", May::Import(&["domain"])),
     ("policy", May::Import(&["domain"])),
     ("settings", May::Import(&["domain"])),
     ("ledger", May::Import(&["domain", "budget"])),
-    ("kernel", May::Import(&["domain"])),
-    ("bottle", May::Import(&["domain"])),
+    ("kernel", May::Import(&["domain", "fault"])),
+    ("bottle", May::Import(&["domain", "fault"])),
     ("broker", May::Import(&["domain", "policy"])),
     ("proxy", May::Import(&["domain", "meter", "policy", "broker"])),
     ("control", May::Import(&["domain"])),

@@ -9,6 +9,7 @@ use super::layout::Layout;
 use super::namespace::{self, tolerate_absence};
 use super::{cgroup, wiring};
 use crate::bottle::plan::Step;
+use crate::fault::{self, Point};
 
 /// One step.
 #[derive(Debug)]
@@ -83,7 +84,15 @@ impl Step for NativeStep {
                 namespace::inside(namespace, || wiring::configure_inside(*address, *gateway, &gateway_mac))
             }
             Self::Group(path) => cgroup::create(path),
-        }
+        }?;
+        fault::point(match self {
+            Self::Directory(_) => Point::DirectoryMade,
+            Self::Namespace(_) => Point::NamespaceMade,
+            Self::Veth { .. } => Point::VethMade,
+            Self::Inside { .. } => Point::InsideConfigured,
+            Self::Group(_) => Point::GroupMade,
+        });
+        Ok(())
     }
 
     fn undo(&self) -> io::Result<()> {
@@ -94,6 +103,14 @@ impl Step for NativeStep {
             // Goes with the namespace.
             Self::Inside { .. } => Ok(()),
             Self::Group(path) => cgroup::remove(path),
+        }?;
+        match self {
+            Self::Directory(_) => fault::point(Point::DirectoryRemoved),
+            Self::Namespace(_) => fault::point(Point::NamespaceRemoved),
+            Self::Veth { .. } => fault::point(Point::VethRemoved),
+            Self::Inside { .. } => {}
+            Self::Group(_) => fault::point(Point::GroupRemoved),
         }
+        Ok(())
     }
 }

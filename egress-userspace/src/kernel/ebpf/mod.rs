@@ -25,6 +25,7 @@ use self::attachment::{BoxError, HOOKS, Identity, Place};
 use self::layout::{CounterKeyBytes, DIRECTIONS, EntryBytes, TallyWords};
 use self::pins::{ABI_MAP, MAPS, Pins};
 use super::{AttachedProgram, Counter, Enforcer, Gate, GateStatus, IfIndex, KernelError};
+use crate::fault::{self, Point};
 
 /// Where gates are pinned unless somebody says otherwise.
 pub const PIN_DIRECTORY: &str = "/sys/fs/bpf/egress";
@@ -99,6 +100,9 @@ impl EbpfEnforcer {
                 loaded.program_mut(program).ok_or("the object lacks the program")?.try_into()?;
             let place = Place { interface, name: &name, hook };
             attachment::attach(self.attachment, &place, program, &self.pins)?;
+            if hook == TcAttachType::Ingress {
+                fault::point(Point::HalfAttached);
+            }
         }
         Ok(())
     }
@@ -164,6 +168,7 @@ impl Enforcer for EbpfEnforcer {
             self.forget_tallies(interface)?;
         }
         lock(&self.gates).insert(interface.0, entry, 0).map_err(writing("gates"))?;
+        fault::point(Point::EntryWritten);
         self.put_on_interface(interface).map_err(|source| {
             // A hook that did get its program drops everything without an entry. The first error is the one to tell.
             let _ = lock(&self.gates).remove(&interface.0);
