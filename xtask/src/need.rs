@@ -69,6 +69,7 @@ const NEEDS: &[Need] = &[
     program(&[Test], "npm", "npm"),
     package(&[Test, Demo], "ca-certificates"),
     program(&[Bench], "nginx-light", "nginx"),
+    program(&[Bench], "iperf3", "iperf3"),
     // libFuzzer is C++.
     program(&[Fuzz], "g++", "c++"),
     package(&[Ebpf], "rustc-web"),
