@@ -14,8 +14,6 @@ pub const ABI_VERSION: u32 = 2;
 pub const GATE_TCP_PORTS_MAX: usize = 8;
 /// Bottles one host can hold.
 pub const GATES_MAX: u32 = 4096;
-/// Counter cells: gates × directions × outcomes, with room for interfaces whose gate has no entry.
-pub const COUNTERS_MAX: u32 = GATES_MAX * 2 * 20;
 /// Bytes of the ring buffer of drop events.
 pub const DROP_EVENTS_BYTES: u32 = 256 * 1024;
 /// Drop events one gate may report in one window; the rest is only counted.
@@ -163,19 +161,7 @@ impl Outcome {
     ];
 }
 
-/// Key of one counter cell.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct CounterKey {
-    /// Host end of the veth.
-    pub ifindex: u32,
-    /// Which way the packet went.
-    pub direction: Direction,
-    /// What became of it.
-    pub outcome: Outcome,
-}
-
-/// One counter cell, kept per CPU.
+/// One counter cell.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
@@ -183,6 +169,39 @@ pub struct Tally {
     pub packets: u64,
     /// Bytes from the Ethernet header on.
     pub bytes: u64,
+}
+
+/// What a gate made of the packets of one direction: one cell for each [`Outcome`], in that order.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each is the outcome of its name")]
+pub struct Tallies {
+    pub passed: Tally,
+    pub cut: Tally,
+    pub no_entry: Tally,
+    pub truncated: Tally,
+    pub vlan: Tally,
+    pub ipv6: Tally,
+    pub ether_type: Tally,
+    pub source_mac: Tally,
+    pub source_ip: Tally,
+    pub arp: Tally,
+    pub ip_header: Tally,
+    pub fragment: Tally,
+    pub destination: Tally,
+    pub protocol: Tally,
+    pub port: Tally,
+    pub reset: Tally,
+}
+
+/// Everything a gate has counted, kept per CPU. Key: the ifindex of the host end of the veth. Made when the gate is attached.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GateCounters {
+    /// What the bottle sent.
+    pub from_bottle: Tallies,
+    /// What it was sent.
+    pub to_bottle: Tallies,
 }
 
 /// One dropped packet, as reported through the ring buffer.
@@ -228,7 +247,8 @@ pub struct RateWindow {
 }
 
 const _: () = assert!(size_of::<GateEntry>() == 64);
-const _: () = assert!(size_of::<CounterKey>() == 12);
 const _: () = assert!(size_of::<Tally>() == 16);
+const _: () = assert!(size_of::<Tallies>() == Outcome::ALL.len() * size_of::<Tally>());
+const _: () = assert!(size_of::<GateCounters>() == 2 * size_of::<Tallies>());
 const _: () = assert!(size_of::<DropEvent>() == 48);
 const _: () = assert!(size_of::<RateWindow>() == 16);

@@ -3,6 +3,8 @@
 //! Pure: bytes and values in, a value out. Knows nothing of maps, helpers or packet buffers. Everything that is not
 //! named here is dropped.
 
+use core::mem::MaybeUninit;
+
 use egress_common::{Direction, GATE_TCP_PORTS_MAX, GateState, Outcome};
 
 /// Bytes every packet the promise allows has: Ethernet and ARP, or Ethernet, IPv4 and UDP.
@@ -58,7 +60,26 @@ pub struct Packet {
     /// Bytes from the Ethernet header on.
     pub length: u32,
     /// The first of them; zeros when there are fewer.
-    pub prefix: [u8; PREFIX_BYTES],
+    pub prefix: Prefix,
+}
+
+/// The first bytes of a frame, placed so that what follows the Ethernet header is aligned: addresses and lengths are loaded
+/// as words then, not byte by byte.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Debug)]
+pub struct Prefix {
+    shift: MaybeUninit<[u8; 2]>,
+    /// As they stand in the frame.
+    pub bytes: [u8; PREFIX_BYTES],
+}
+
+impl Prefix {
+    /// These bytes.
+    #[inline(always)]
+    #[must_use]
+    pub fn new(bytes: [u8; PREFIX_BYTES]) -> Self {
+        Self { shift: MaybeUninit::uninit(), bytes }
+    }
 }
 
 /// What people are told of a dropped packet; zeros where the packet has no such field.
@@ -124,7 +145,7 @@ pub fn classify(rules: Option<&Rules>, direction: Direction, packet: &Packet) ->
 #[inline(always)]
 #[must_use]
 pub fn describe(packet: &Packet) -> Flow {
-    let Some((ethernet, body)) = Ethernet::read(&packet.prefix) else { return Flow::default() };
+    let Some((ethernet, body)) = Ethernet::read(&packet.prefix.bytes) else { return Flow::default() };
     let ether_type = ethernet.ether_type;
     let ipv4 = if ether_type == ETHER_TYPE_IPV4 { Ipv4::read(body) } else { None };
     let Some(ipv4) = ipv4 else { return Flow { ether_type, ..Flow::default() } };
@@ -147,7 +168,7 @@ pub(crate) fn judge(rules: &Rules, direction: Direction, packet: &Packet) -> Res
         return Err(Outcome::Vlan);
     }
     require(packet.length >= PREFIX_BYTES as u32, Outcome::Truncated)?;
-    let (ethernet, body) = Ethernet::read(&packet.prefix).ok_or(Outcome::Truncated)?;
+    let (ethernet, body) = Ethernet::read(&packet.prefix.bytes).ok_or(Outcome::Truncated)?;
     let parties = match direction {
         Direction::FromBottle => Parties { sender: rules.ipv4, receiver: rules.gateway },
         Direction::ToBottle => Parties { sender: rules.gateway, receiver: rules.ipv4 },

@@ -2,13 +2,13 @@
 //!
 //! Keys live on the stack: the verifier accepts no pointer into the context.
 
-use core::ptr::addr_of;
+use core::ptr::{addr_of, addr_of_mut};
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::{Array, HashMap, PerCpuHashMap, RingBuf};
 use aya_ebpf::macros::btf_map;
 use egress_common::{
-    COUNTERS_MAX, CounterKey, DROP_EVENTS_BYTES, DROP_EVENTS_PER_WINDOW, DropEvent, GATES_MAX, GateEntry,
+    DROP_EVENTS_BYTES, DROP_EVENTS_PER_WINDOW, Direction, DropEvent, GATES_MAX, GateCounters, GateEntry, Outcome,
     RATE_WINDOW_NS, RESETS_PER_WINDOW, RateWindow, Tally,
 };
 use gate_rules::classify::Rules;
@@ -24,9 +24,9 @@ type Rates = HashMap<u32, RateWindow, { GATES_MAX as usize }>;
 #[btf_map(name = "gates")]
 static GATES: HashMap<u32, GateEntry, { GATES_MAX as usize }> = HashMap::new();
 
-/// Room for the largest host would cost memory on every host; cells are made when they are first needed.
+/// Room for the largest host would cost memory on every host; an element is made when its gate is attached.
 #[btf_map(name = "counters")]
-static COUNTERS: PerCpuHashMap<CounterKey, Tally, { COUNTERS_MAX as usize }, { BPF_F_NO_PREALLOC as usize }> =
+static COUNTERS: PerCpuHashMap<u32, GateCounters, { GATES_MAX as usize }, { BPF_F_NO_PREALLOC as usize }> =
     PerCpuHashMap::new();
 
 #[btf_map(name = "drop_events")]
@@ -53,9 +53,9 @@ pub(crate) fn entry(interface: u32) -> Option<Entry> {
         let rules = Rules {
             state: addr_of!((*entry).state).cast::<u32>().read_volatile(),
             cut_mode: addr_of!((*entry).cut_mode).cast::<u32>().read_volatile(),
-            mac: addr_of!((*entry).mac).read_volatile(),
-            ipv4: addr_of!((*entry).ipv4).read_volatile(),
-            gateway: addr_of!((*entry).gateway).read_volatile(),
+            mac: mac(entry),
+            ipv4: addr_of!((*entry).ipv4).cast::<u32>().read_volatile().to_ne_bytes(),
+            gateway: addr_of!((*entry).gateway).cast::<u32>().read_volatile().to_ne_bytes(),
             dns_port: addr_of!((*entry).dns_port).read_volatile(),
             tcp_ports: addr_of!((*entry).tcp_ports).read_volatile(),
         };
@@ -65,17 +65,34 @@ pub(crate) fn entry(interface: u32) -> Option<Entry> {
     (owner == interface).then_some(entry)
 }
 
-/// Adds one packet to a cell.
+/// # Safety
+///
+/// The entry can be read.
 #[inline(always)]
-pub(crate) fn add(key: CounterKey, bytes: u64) {
-    match COUNTERS.get_ptr_mut(key) {
-        // SAFETY: the cell belongs to this CPU, and programs on one hook of one CPU do not interrupt each other.
-        Some(tally) => unsafe {
-            (*tally).packets += 1;
-            (*tally).bytes += bytes;
-        },
-        // A full map loses a count, never a decision.
-        None => drop(COUNTERS.insert(key, Tally { packets: 1, bytes }, u64::from(BPF_ANY))),
+unsafe fn mac(entry: *const GateEntry) -> [u8; 6] {
+    // SAFETY: the caller's word; the field stands at a multiple of four bytes of an entry that stands at one of eight.
+    let [first, second] = unsafe {
+        let words = addr_of!((*entry).mac).cast::<u16>();
+        [words.cast::<u32>().read_volatile(), u32::from(words.add(2).read_volatile())]
+    };
+    let ([a, b, c, d], [e, f]) = (first.to_ne_bytes(), (second as u16).to_ne_bytes());
+    [a, b, c, d, e, f]
+}
+
+/// Adds one packet to a cell. A gate whose counters somebody has removed loses a count, never a decision.
+#[inline(always)]
+pub(crate) fn add(interface: u32, direction: Direction, outcome: Outcome, bytes: u64) {
+    let Some(counters) = COUNTERS.get_ptr_mut(interface) else { return };
+    // SAFETY: the counters belong to this CPU, and programs on one hook of one CPU do not interrupt each other. The cells of
+    // a direction stand in the order of outcomes and are as many, which the contract asserts; the mask tells the verifier.
+    unsafe {
+        let tallies = match direction {
+            Direction::FromBottle => addr_of_mut!((*counters).from_bottle),
+            Direction::ToBottle => addr_of_mut!((*counters).to_bottle),
+        };
+        let tally = tallies.cast::<Tally>().add(outcome as usize & (Outcome::ALL.len() - 1));
+        (*tally).packets += 1;
+        (*tally).bytes += bytes;
     }
 }
 

@@ -3,10 +3,13 @@
 //! Packets are copied by the kernel's helper, not read through pointers: it reads non-linear buffers too, and there is
 //! no bound to get wrong.
 
+use core::mem::MaybeUninit;
+use core::ptr::addr_of_mut;
+
 use aya_ebpf::bindings::BPF_F_INVALIDATE_HASH;
 use aya_ebpf::helpers::{bpf_redirect, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes};
 use aya_ebpf::programs::TcContext;
-use gate_rules::classify::{PREFIX_BYTES, Packet};
+use gate_rules::classify::{PREFIX_BYTES, Packet, Prefix};
 use gate_rules::reset::{ANSWER_BYTES, TCP_HEADER_BYTES, TCP_OFFSET};
 
 /// The interface the program is attached to.
@@ -20,11 +23,13 @@ pub(crate) fn interface(context: &TcContext) -> u32 {
 #[inline(always)]
 pub(crate) fn read(context: &TcContext) -> Packet {
     let skb = context.skb.skb;
-    let mut prefix = [0; PREFIX_BYTES];
-    // SAFETY: as above; and the helper writes that many bytes of an array that has as many, or zeros.
-    let vlan_tagged = unsafe {
-        bpf_skb_load_bytes(skb.cast(), 0, prefix.as_mut_ptr().cast(), PREFIX_BYTES as u32);
-        (*skb).vlan_present != 0
+    let mut prefix = MaybeUninit::<Prefix>::uninit();
+    // SAFETY: as above; and the helper writes that many bytes of a place that has as many, zeros when it fails. All else of a
+    // prefix needs no value.
+    let (vlan_tagged, prefix) = unsafe {
+        let bytes = addr_of_mut!((*prefix.as_mut_ptr()).bytes);
+        bpf_skb_load_bytes(skb.cast(), 0, bytes.cast(), PREFIX_BYTES as u32);
+        ((*skb).vlan_present != 0, prefix.assume_init())
     };
     Packet { vlan_tagged, length: context.len(), prefix }
 }

@@ -1,7 +1,7 @@
 //! What the gate tells: every packet is counted, some drops are reported.
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
-use egress_common::{CounterKey, Direction, DropEvent, Outcome};
+use egress_common::{Direction, DropEvent, Outcome};
 use gate_rules::classify::{Packet, describe};
 
 use crate::maps;
@@ -9,7 +9,7 @@ use crate::maps;
 /// Counts a packet.
 #[inline(always)]
 pub(crate) fn count(interface: u32, direction: Direction, outcome: Outcome, length: u32) {
-    maps::add(CounterKey { ifindex: interface, direction, outcome }, u64::from(length));
+    maps::add(interface, direction, outcome, u64::from(length));
 }
 
 /// May this interface answer with another reset?

@@ -50,14 +50,14 @@ pub fn verdict(rules: &Rules, direction: Direction, packet: &Packet, tcp: &[u8; 
     if judge(rules, direction, packet).is_err() {
         return Verdict::Silence;
     }
-    let Some((total_bytes, protocol)) = ipv4(&packet.prefix) else { return Verdict::Silence };
+    let Some((total_bytes, protocol)) = ipv4(&packet.prefix.bytes) else { return Verdict::Silence };
     if protocol != IP_PROTOCOL_TCP {
         return Verdict::Silence;
     }
     let tcp = Tcp::read(tcp, total_bytes);
     match direction {
         Direction::ToBottle if tcp.flags & RST != 0 && tcp.data_bytes == 0 => Verdict::Pass,
-        Direction::FromBottle if tcp.flags & RST == 0 => Verdict::Answer(answer(&packet.prefix, &tcp)),
+        Direction::FromBottle if tcp.flags & RST == 0 => Verdict::Answer(answer(&packet.prefix.bytes, &tcp)),
         Direction::ToBottle | Direction::FromBottle => Verdict::Silence,
     }
 }
@@ -149,6 +149,7 @@ mod tests {
     use egress_common::GateState;
 
     use super::*;
+    use crate::classify::Prefix;
 
     const BOTTLE: [u8; 4] = [10, 213, 0, 2];
     const GATEWAY: [u8; 4] = [10, 213, 0, 1];
@@ -206,8 +207,11 @@ mod tests {
             tcp.extend(self.acknowledged.to_be_bytes());
             tcp.extend([self.header_words << 4, self.flags, 0xff, 0xff, 0, 0, 0, 0]);
             bytes.extend(&tcp);
-            let packet =
-                Packet { vlan_tagged: false, length: 14 + u32::from(total), prefix: *bytes.first_chunk().unwrap() };
+            let packet = Packet {
+                vlan_tagged: false,
+                length: 14 + u32::from(total),
+                prefix: Prefix::new(*bytes.first_chunk().unwrap()),
+            };
             (packet, tcp.try_into().unwrap())
         }
 
@@ -232,7 +236,7 @@ mod tests {
         let tcp: [u8; 20] = frame[34..].try_into().unwrap();
         assert_eq!(checksum(sum(&addresses) + sum(&tcp) + 26), 0, "of the TCP header");
         // What the gate on the way to the bottle makes of it.
-        let back = Packet { vlan_tagged: false, length: 54, prefix: *frame.first_chunk().unwrap() };
+        let back = Packet { vlan_tagged: false, length: 54, prefix: Prefix::new(*frame.first_chunk().unwrap()) };
         assert_eq!(verdict(&RULES, Direction::ToBottle, &back, &tcp), Verdict::Pass);
     }
 
@@ -256,7 +260,7 @@ mod tests {
             assert_eq!(segment.verdict(), Verdict::Silence);
         }
         let (mut packet, tcp) = SYN_SEGMENT.frame();
-        packet.prefix[29] = 9;
+        packet.prefix.bytes[29] = 9;
         assert_eq!(verdict(&RULES, Direction::FromBottle, &packet, &tcp), Verdict::Silence, "another's address");
         packet = SYN_SEGMENT.frame().0;
         packet.vlan_tagged = true;

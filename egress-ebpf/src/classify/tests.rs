@@ -28,7 +28,7 @@ fn frame(base: &[u8; PREFIX_BYTES], changes: &[Change<'_>]) -> Packet {
     for (offset, bytes) in changes {
         prefix[*offset..][..bytes.len()].copy_from_slice(bytes);
     }
-    Packet { vlan_tagged: false, length: 60, prefix }
+    Packet { vlan_tagged: false, length: 60, prefix: Prefix::new(prefix) }
 }
 
 fn ipv4(source: [u8; 4], destination: [u8; 4], protocol: u8, ports: [u16; 2]) -> [u8; PREFIX_BYTES] {
@@ -70,7 +70,7 @@ fn sent(base: &[u8; PREFIX_BYTES], changes: &[Change<'_>], expected: Outcome) {
 
 #[test]
 fn no_entry_and_no_open_state_is_decided_before_the_packet_is_looked_at() {
-    let nonsense = Packet { vlan_tagged: true, length: 0, prefix: [0xff; PREFIX_BYTES] };
+    let nonsense = Packet { vlan_tagged: true, length: 0, prefix: Prefix::new([0xff; PREFIX_BYTES]) };
     for direction in [Direction::FromBottle, Direction::ToBottle] {
         for packet in [nonsense, frame(&question(), &[])] {
             assert_eq!(classify(None, direction, &packet), Outcome::NoEntry);

@@ -382,7 +382,7 @@ fn tools_read_names(backend: Backend) -> Result<()> {
     stage.world.send(Direction::FromBottle, &frames::from_bottle()[0].frame)?;
     let named = || {
         let counters = dump("counters").unwrap_or_default();
-        has(&counters, &["\"direction\": \"FromBottle\"", "\"outcome\": \"Cut\"", "\"packets\": 1"])
+        has(&counters, &["\"from_bottle\":", "\"cut\":", "\"packets\": 1"])
     };
     ensure!(until(PATIENCE, named), "{}", dump("counters")?);
     Ok(())

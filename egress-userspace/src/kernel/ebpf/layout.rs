@@ -6,17 +6,18 @@
 use std::net::Ipv4Addr;
 
 use egress_common::{
-    CounterKey, CutMode as EntryCutMode, CutReason, Direction, DropEvent, GATE_TCP_PORTS_MAX, GateEntry, GateState,
-    Outcome, Tally,
+    CutMode as EntryCutMode, CutReason, Direction, DropEvent, GATE_TCP_PORTS_MAX, GateCounters, GateEntry, GateState,
+    Outcome,
 };
 
-use super::super::{Gate, GateStatus, IfIndex, KernelError};
+use super::super::{Counter, Gate, GateStatus, IfIndex, KernelError};
 use crate::domain::{BottleId, CutMode};
 
 pub(super) type EntryBytes = [u8; size_of::<GateEntry>()];
-pub(super) type CounterKeyBytes = [u8; size_of::<CounterKey>()];
-/// Packets and bytes of a [`Tally`].
-pub(super) type TallyWords = [u64; size_of::<Tally>() / size_of::<u64>()];
+/// The cells of a [`GateCounters`], packets and bytes of each.
+pub(super) type CounterWords = [u64; size_of::<GateCounters>() / size_of::<u64>()];
+/// None counted anything.
+pub(super) const NOTHING_COUNTED: CounterWords = [0; size_of::<GateCounters>() / size_of::<u64>()];
 
 pub(super) const DIRECTIONS: [Direction; 2] = [Direction::FromBottle, Direction::ToBottle];
 
@@ -69,13 +70,23 @@ pub(super) fn decode_entry(interface: IfIndex, bytes: &EntryBytes) -> Gate {
     }
 }
 
-/// The key of one counter cell.
-pub(super) fn encode_counter_key(interface: IfIndex, direction: Direction, outcome: Outcome) -> CounterKeyBytes {
-    let mut bytes = Writer::new();
-    bytes.put(interface.0.to_ne_bytes());
-    bytes.put((direction as u32).to_ne_bytes());
-    bytes.put((outcome as u32).to_ne_bytes());
-    bytes.finish()
+/// What a gate has counted, summed over CPUs; only non-zero cells.
+pub(super) fn decode_counters(per_cpu: &[&CounterWords]) -> Vec<Counter> {
+    let mut sums = NOTHING_COUNTED;
+    for words in per_cpu {
+        sums.iter_mut().zip(*words).for_each(|(sum, word)| *sum += word);
+    }
+    let cells = DIRECTIONS.into_iter().flat_map(|direction| Outcome::ALL.map(|outcome| (direction, outcome)));
+    let tallies = sums.as_chunks::<2>().0;
+    let counted = cells.zip(tallies).filter(|(_, [packets, _])| *packets > 0);
+    counted
+        .map(|((direction, outcome), [packets, bytes])| Counter {
+            direction,
+            outcome,
+            packets: *packets,
+            bytes: *bytes,
+        })
+        .collect()
 }
 
 /// One record of the ring buffer; `None` when it is none of ours.
@@ -174,6 +185,8 @@ impl<const SIZE: usize> Writer<SIZE> {
 mod tests {
     use std::mem::offset_of;
 
+    use egress_common::{Tallies, Tally};
+
     use super::*;
 
     fn gate(status: GateStatus) -> Gate {
@@ -213,9 +226,36 @@ mod tests {
         assert_eq!(at(offset_of!(GateEntry, dns_port), 2), 53_u16.to_ne_bytes());
         assert_eq!(at(offset_of!(GateEntry, tcp_ports), 2), 8080_u16.to_ne_bytes());
         assert_eq!(at(offset_of!(GateEntry, changed_at_ns), 8), 0x0102_0304_u64.to_ne_bytes());
-        let key = encode_counter_key(IfIndex(7), Direction::ToBottle, Outcome::Port);
-        assert_eq!(key[offset_of!(CounterKey, direction)..][..4], 2_u32.to_ne_bytes());
-        assert_eq!(key[offset_of!(CounterKey, outcome)..][..4], 14_u32.to_ne_bytes());
+    }
+
+    #[test]
+    fn counters_are_where_the_program_counts() {
+        let mut words = [NOTHING_COUNTED; 2];
+        let cell = offset_of!(GateCounters, to_bottle) + offset_of!(Tallies, port);
+        let at = cell / size_of::<u64>();
+        (words[0][at], words[0][at + 1], words[1][at], words[1][at + 1]) = (1, 60, 2, 120);
+        let counter = Counter { direction: Direction::ToBottle, outcome: Outcome::Port, packets: 3, bytes: 180 };
+        assert_eq!(decode_counters(&words.each_ref()), [counter]);
+        for (outcome, offset) in [
+            (Outcome::Passed, offset_of!(Tallies, passed)),
+            (Outcome::Cut, offset_of!(Tallies, cut)),
+            (Outcome::NoEntry, offset_of!(Tallies, no_entry)),
+            (Outcome::Truncated, offset_of!(Tallies, truncated)),
+            (Outcome::Vlan, offset_of!(Tallies, vlan)),
+            (Outcome::Ipv6, offset_of!(Tallies, ipv6)),
+            (Outcome::EtherType, offset_of!(Tallies, ether_type)),
+            (Outcome::SourceMac, offset_of!(Tallies, source_mac)),
+            (Outcome::SourceIp, offset_of!(Tallies, source_ip)),
+            (Outcome::Arp, offset_of!(Tallies, arp)),
+            (Outcome::IpHeader, offset_of!(Tallies, ip_header)),
+            (Outcome::Fragment, offset_of!(Tallies, fragment)),
+            (Outcome::Destination, offset_of!(Tallies, destination)),
+            (Outcome::Protocol, offset_of!(Tallies, protocol)),
+            (Outcome::Port, offset_of!(Tallies, port)),
+            (Outcome::Reset, offset_of!(Tallies, reset)),
+        ] {
+            assert_eq!(offset, outcome as usize * size_of::<Tally>(), "{outcome:?}");
+        }
     }
 
     #[test]

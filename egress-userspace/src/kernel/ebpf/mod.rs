@@ -8,21 +8,22 @@ mod filter;
 mod layout;
 mod pins;
 
+use std::io;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuHashMap, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuHashMap, PerCpuValues, RingBuf};
 use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
-use egress_common::{ABI_VERSION, DropEvent, Outcome, RateWindow};
+use egress_common::{ABI_VERSION, DropEvent, RateWindow};
 use nix::time::{ClockId, clock_gettime};
 
 pub use attachment::TcAttachment;
 
 use self::attachment::{BoxError, HOOKS, Identity, Place};
-use self::layout::{CounterKeyBytes, DIRECTIONS, EntryBytes, TallyWords};
+use self::layout::{CounterWords, EntryBytes, NOTHING_COUNTED};
 use self::pins::{ABI_MAP, MAPS, Pins};
 use super::{AttachedProgram, Counter, Enforcer, Gate, GateStatus, IfIndex, KernelError};
 use crate::fault::{self, Point};
@@ -37,9 +38,12 @@ const RELEASE_POLL: Duration = Duration::from_millis(1);
 /// Built by `cargo xtask ebpf`.
 static PROGRAM: &[u8] = include_bytes_aligned!("../gate.bpf.o");
 
+/// Of `bpf(2)`: an element that is there stays.
+const BPF_NOEXIST: u64 = 1;
+
 type Entries = HashMap<MapData, u32, EntryBytes>;
 type Rates = HashMap<MapData, u32, [u8; size_of::<RateWindow>()]>;
-type Counters = PerCpuHashMap<MapData, CounterKeyBytes, TallyWords>;
+type Counters = PerCpuHashMap<MapData, u32, CounterWords>;
 
 /// The eBPF backend. Calls may come from any thread; cutting waits for nothing slower than another map write.
 pub struct EbpfEnforcer {
@@ -143,14 +147,29 @@ impl EbpfEnforcer {
         Ok(self.look_up(interface)?.iter().any(Option::is_some))
     }
 
+    /// Makes sure that there is something to count in.
+    fn make_counters(&self, interface: IfIndex) -> Result<(), KernelError> {
+        let cpus = aya::util::nr_cpus().map_err(|(_, source)| KernelError::Map {
+            map: "counters",
+            action: "sized",
+            source: source.into(),
+        })?;
+        let nothing = PerCpuValues::try_from(vec![NOTHING_COUNTED; cpus]).map_err(|source| KernelError::Map {
+            map: "counters",
+            action: "sized",
+            source: source.into(),
+        })?;
+        match lock(&self.tallies).counters.insert(interface.0, nothing, BPF_NOEXIST) {
+            Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            other => other.map_err(writing("counters")),
+        }
+    }
+
     fn forget_tallies(&self, interface: IfIndex) -> Result<(), KernelError> {
         let mut tallies = lock(&self.tallies);
         present(tallies.drop_rates.remove(&interface.0)).map_err(writing("drop_rates"))?;
         present(tallies.reset_rates.remove(&interface.0)).map_err(writing("reset_rates"))?;
-        for (direction, outcome) in cells() {
-            let key = layout::encode_counter_key(interface, direction, outcome);
-            present(tallies.counters.remove(&key)).map_err(writing("counters"))?;
-        }
+        present(tallies.counters.remove(&interface.0)).map_err(writing("counters"))?;
         Ok(())
     }
 }
@@ -167,6 +186,7 @@ impl Enforcer for EbpfEnforcer {
             // What was counted belongs to an interface that had this number before.
             self.forget_tallies(interface)?;
         }
+        self.make_counters(interface)?;
         lock(&self.gates).insert(interface.0, entry, 0).map_err(writing("gates"))?;
         fault::point(Point::EntryWritten);
         self.put_on_interface(interface).map_err(|source| {
@@ -230,17 +250,9 @@ impl Enforcer for EbpfEnforcer {
 
     fn counters(&self, interface: IfIndex) -> Result<Vec<Counter>, KernelError> {
         let tallies = lock(&self.tallies);
-        let mut counters = Vec::new();
-        for (direction, outcome) in cells() {
-            let key = layout::encode_counter_key(interface, direction, outcome);
-            let cell = present(tallies.counters.get(&key, 0).map(Some)).map_err(reading("counters"))?;
-            let per_cpu = cell.iter().flat_map(|cell| cell.iter());
-            let (packets, bytes) = per_cpu.fold((0, 0), |sum, [packets, bytes]| (sum.0 + packets, sum.1 + bytes));
-            if packets > 0 {
-                counters.push(Counter { direction, outcome, packets, bytes });
-            }
-        }
-        Ok(counters)
+        let counted = present(tallies.counters.get(&interface.0, 0).map(Some)).map_err(reading("counters"))?;
+        let per_cpu: Vec<&CounterWords> = counted.iter().flat_map(|per_cpu| per_cpu.iter()).collect();
+        Ok(layout::decode_counters(&per_cpu))
     }
 
     fn drop_events(&self, max: usize) -> Result<Vec<DropEvent>, KernelError> {
@@ -275,15 +287,11 @@ fn take(program: &mut Ebpf, name: &'static str) -> Result<Map, KernelError> {
     program.take_map(name).ok_or_else(missing)
 }
 
-fn cells() -> impl Iterator<Item = (egress_common::Direction, Outcome)> {
-    DIRECTIONS.into_iter().flat_map(|direction| Outcome::ALL.into_iter().map(move |outcome| (direction, outcome)))
-}
-
 /// A key that is not in the map is no error.
 fn present<T: Default>(result: Result<T, MapError>) -> Result<T, MapError> {
     match result {
         Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(T::default()),
-        Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => Ok(T::default()),
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => Ok(T::default()),
         other => other,
     }
 }
