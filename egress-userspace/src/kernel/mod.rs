@@ -5,9 +5,11 @@
 
 mod ebpf;
 mod fake;
+mod nft;
 
 pub use ebpf::{EbpfEnforcer, PIN_DIRECTORY, TcAttachment};
 pub use fake::{Call, FakeEnforcer};
+pub use nft::{NftEnforcer, TABLE_NAME};
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -69,9 +71,11 @@ pub struct Counter {
 /// Why the kernel does not hold what was asked.
 #[derive(Debug, Error)]
 pub enum KernelError {
-    /// The eBPF object did not load.
-    #[error("loading the eBPF gate failed ({hint})")]
+    /// A backend does not work here.
+    #[error("gates of {backend} cannot be made ({hint})")]
     Load {
+        /// `eBPF` or `nftables`.
+        backend: &'static str,
         /// What to do about it.
         hint: &'static str,
         /// What aya says.
@@ -157,18 +161,26 @@ pub trait Enforcer: Send + Sync {
     /// Opens or cuts an attached gate; the next packet sees it.
     fn set(&self, interface: IfIndex, status: GateStatus) -> Result<(), KernelError>;
 
+    /// [`Self::set`] for many gates, all of them in one moment where the backend can. A gate that is missing or fails does
+    /// not keep the others; the first error is told.
+    fn set_many(&self, wanted: &[(IfIndex, GateStatus)]) -> Result<(), KernelError> {
+        let set = wanted.iter().map(|(interface, status)| self.set(*interface, *status));
+        set.fold(Ok(()), Result::and)
+    }
+
     /// Removes gate, entry and counters. An interface that is gone is no error.
     fn detach(&self, interface: IfIndex) -> Result<(), KernelError>;
 
     /// The kernel's own view of all gates, attached or not; sorted by interface.
     fn gates(&self) -> Result<Vec<Gate>, KernelError>;
 
-    /// Is the gate's program on its interface in both directions?
+    /// Is the gate on its interface in both directions, its program or all of its rules?
     fn is_attached(&self, interface: IfIndex) -> Result<bool, KernelError>;
 
     /// What the gate has counted; only non-zero cells.
     fn counters(&self, interface: IfIndex) -> Result<Vec<Counter>, KernelError>;
 
-    /// Drop events since the last call, at most `max`.
+    /// Drop events since the last call, at most `max`. nftables has none: its counters tell how many packets were dropped
+    /// and why, not which.
     fn drop_events(&self, max: usize) -> Result<Vec<egress_common::DropEvent>, KernelError>;
 }
