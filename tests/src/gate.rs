@@ -119,12 +119,20 @@ impl World {
 
     /// Sends a frame through the gate from the side it comes from.
     pub fn send(&self, direction: Direction, frame: &[u8]) -> Result<()> {
+        self.storm(direction, frame, 1)
+    }
+
+    /// Sends it so often, as fast as can be.
+    pub fn storm(&self, direction: Direction, frame: &[u8], times: usize) -> Result<()> {
         let (from, interface) = match direction {
             Direction::FromBottle => (&self.bottle, self.inner),
             Direction::ToBottle => (&self.host, self.interface.0),
         };
         // EtherType 0: it is to send, not to receive.
-        from.run(|| RawSocket::open(0)?.send(interface, frame))
+        from.run(|| {
+            let socket = RawSocket::open(0)?;
+            (0..times).try_for_each(|_| socket.send(interface, frame))
+        })
     }
 }
 

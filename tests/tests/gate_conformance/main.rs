@@ -42,6 +42,9 @@ use tables::{
 /// How long something that must not happen is waited for.
 const SHORTLY: Duration = Duration::from_millis(300);
 
+/// How long a frame is given to arrive whose fate is decided.
+const A_MOMENT: Duration = Duration::from_millis(3);
+
 /// A world with a backend in it. Fields drop in order: the gate before its pins.
 struct Stage {
     backend: Backend,
@@ -114,7 +117,7 @@ impl Stage {
             ensure!(witness.sees(case.marker), "did not arrive: {}", what());
         } else {
             // It was counted, so its fate is decided; a moment for it to arrive all the same.
-            thread::sleep(Duration::from_millis(3));
+            thread::sleep(A_MOMENT);
             ensure!(!witness.has_seen(case.marker), "arrived: {}", what());
         }
         Ok(())

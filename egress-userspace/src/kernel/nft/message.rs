@@ -51,7 +51,7 @@ pub(super) const STAYS: u32 = 0x4;
 
 const SET_IS_CONSTANT: u32 = 0x2;
 /// Types of `nft`, for what it prints.
-const TYPE_INTEGER: u32 = 4;
+const TYPE_NF_PROTO: u32 = 2;
 const TYPE_INET_SERVICE: u32 = 13;
 const TYPE_INTERFACE: u32 = 20;
 /// One type after another in a key.
@@ -66,6 +66,10 @@ const COUNTER: u32 = 1;
 const ELEMENTS_PER_MESSAGE_MAX: usize = 512;
 /// The kind of `nft`'s comments, in user data of anything.
 const COMMENT: u8 = 0;
+/// The kind of what `nft` notes of a set's keys, and what it notes.
+const KEY_ORDER: u8 = 0;
+const HOST_ORDER: u32 = 1;
+const NETWORK_ORDER: u32 = 2;
 
 /// The sets there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,14 +177,18 @@ impl Batch {
     }
 
     pub(super) fn add_set(&mut self, name: &str, kind: SetKind) {
-        let (flags, key_type, key_bytes) = match kind {
-            SetKind::Interfaces => (0, TYPE_INTERFACE, 4),
-            SetKind::Ports => (SET_IS_CONSTANT, TYPE_INET_SERVICE, 2),
-            SetKind::BareTcp => (SET_IS_CONSTANT, (TYPE_INTEGER << TYPE_BITS) | TYPE_INTEGER, 8),
+        let (flags, key_type, key_bytes, order) = match kind {
+            SetKind::Interfaces => (0, TYPE_INTERFACE, 4, HOST_ORDER),
+            SetKind::Ports => (SET_IS_CONSTANT, TYPE_INET_SERVICE, 2, NETWORK_ORDER),
+            // It has no name for these, and cannot print what it knows no length of; two bytes and one are right.
+            SetKind::BareTcp => (SET_IS_CONSTANT, (TYPE_INET_SERVICE << TYPE_BITS) | TYPE_NF_PROTO, 8, NETWORK_ORDER),
         };
         // A set may be named by a number within a batch; the number is asked for even where the name does.
         let set = Attributes::new().text(1, &self.table).text(2, name).number(3, flags);
-        self.put(SET + NEW, CREATE, &set.number(4, key_type).number(5, key_bytes).number(10, kind as u32 + 1));
+        let set = set.number(4, key_type).number(5, key_bytes).number(10, kind as u32 + 1);
+        // For `nft`, which cannot know how the kernel keeps keys.
+        let [a, b, c, d] = order.to_ne_bytes();
+        self.put(SET + NEW, CREATE, &set.bytes(13, &[KEY_ORDER, 4, a, b, c, d]));
     }
 
     pub(super) fn delete_set(&mut self, name: &str) {
