@@ -3,10 +3,12 @@
 //! [`Enforcer`] is the boundary. Two things implement it, eBPF and nftables, and a fake for tests; one conformance
 //! suite runs over all. Nothing here knows what a token or a request is. Owns `aya`.
 
+mod choice;
 mod ebpf;
 mod fake;
 mod nft;
 
+pub use choice::{Opened, open};
 pub use ebpf::{EbpfEnforcer, PIN_DIRECTORY, TcAttachment};
 pub use fake::{Call, FakeEnforcer};
 pub use nft::{NftEnforcer, TABLE_NAME};

@@ -10,6 +10,7 @@ mod endings;
 mod freeze;
 mod full_disk;
 mod inside;
+mod nftables;
 mod own_hosts;
 mod plan;
 mod preflight;
