@@ -35,7 +35,11 @@ pub(super) const PURE: &[&str] = &[
     "egress-userspace/src/budget/",
     "egress-userspace/src/policy/",
     "egress-userspace/src/settings/",
-    "egress-userspace/src/kernel/nft_render.rs",
+    "egress-userspace/src/kernel/nft/expression.rs",
+    "egress-userspace/src/kernel/nft/label.rs",
+    "egress-userspace/src/kernel/nft/message.rs",
+    "egress-userspace/src/kernel/nft/render.rs",
+    "egress-userspace/src/kernel/nft/wire.rs",
     "egress-userspace/src/bottle/plan.rs",
     "egress-userspace/src/proxy/in_flight.rs",
 ];

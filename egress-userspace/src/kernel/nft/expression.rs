@@ -281,8 +281,8 @@ fn hexadecimal(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    fn check(expression: Expression, text: &str) {
-        assert_eq!(Expression::decode(expression.encode().as_bytes()), expression);
+    fn check(expression: &Expression, text: &str) {
+        assert_eq!(Expression::decode(expression.encode().as_bytes()), *expression);
         assert_eq!(expression.to_string(), text);
     }
 
@@ -290,20 +290,20 @@ mod tests {
     fn what_is_written_is_read() {
         let set = "cut".to_owned();
         check(
-            Expression::Payload { base: Base::Network, offset: 12, length: 4, register: 1 },
+            &Expression::Payload { base: Base::Network, offset: 12, length: 4, register: 1 },
             "[1] = network header +12 4 bytes",
         );
-        check(Expression::Meta { key: MetaKey::Output, register: 1 }, "[1] = output");
-        check(Expression::Compare { register: 1, operation: Comparison::AtLeast, value: vec![0, 28] }, "[1] >= 001c");
-        check(Expression::Mask { register: 9, mask: vec![0xf0] }, "[9] &= f0");
-        check(Expression::ToNetworkOrder { register: 1 }, "[1] to network order");
-        check(Expression::Lookup { set, register: 1 }, "[1] in cut");
-        check(Expression::Limit { per_second: 64, burst: 64 }, "at most 64 a second, burst 64");
-        check(Expression::Count { counter: "from-7-cut".to_owned() }, "count from-7-cut");
-        check(Expression::RejectWithReset, "reject with tcp reset");
-        check(Expression::Verdict(Verdict::Accept), "accept");
-        check(Expression::Verdict(Verdict::Drop), "drop");
-        check(Expression::Verdict(Verdict::GoTo("told".to_owned())), "goto told");
+        check(&Expression::Meta { key: MetaKey::Output, register: 1 }, "[1] = output");
+        check(&Expression::Compare { register: 1, operation: Comparison::AtLeast, value: vec![0, 28] }, "[1] >= 001c");
+        check(&Expression::Mask { register: 9, mask: vec![0xf0] }, "[9] &= f0");
+        check(&Expression::ToNetworkOrder { register: 1 }, "[1] to network order");
+        check(&Expression::Lookup { set, register: 1 }, "[1] in cut");
+        check(&Expression::Limit { per_second: 64, burst: 64 }, "at most 64 a second, burst 64");
+        check(&Expression::Count { counter: "from-7-cut".to_owned() }, "count from-7-cut");
+        check(&Expression::RejectWithReset, "reject with tcp reset");
+        check(&Expression::Verdict(Verdict::Accept), "accept");
+        check(&Expression::Verdict(Verdict::Drop), "drop");
+        check(&Expression::Verdict(Verdict::GoTo("told".to_owned())), "goto told");
     }
 
     #[test]
