@@ -9,7 +9,9 @@ use std::{fs, thread};
 use anyhow::{Context, Result};
 use egress_common::{Direction, Outcome};
 use egress_userspace::domain::{BottleId, CutMode};
-use egress_userspace::kernel::{EbpfEnforcer, Enforcer, FakeEnforcer, Gate, GateStatus, IfIndex, TcAttachment};
+use egress_userspace::kernel::{
+    EbpfEnforcer, Enforcer, FakeEnforcer, Gate, GateStatus, IfIndex, NftEnforcer, TABLE_NAME, TcAttachment,
+};
 
 use crate::netns::NetNs;
 use crate::packet::{self, Marker, RawSocket};
@@ -55,6 +57,8 @@ pub enum Backend {
     Tcx,
     /// eBPF on clsact filters.
     Clsact,
+    /// A table of nftables.
+    Nftables,
 }
 
 /// A pin directory of this test's own, removed with it.
@@ -115,12 +119,20 @@ impl World {
 
     /// Sends a frame through the gate from the side it comes from.
     pub fn send(&self, direction: Direction, frame: &[u8]) -> Result<()> {
+        self.storm(direction, frame, 1)
+    }
+
+    /// Sends it so often, as fast as can be.
+    pub fn storm(&self, direction: Direction, frame: &[u8], times: usize) -> Result<()> {
         let (from, interface) = match direction {
             Direction::FromBottle => (&self.bottle, self.inner),
             Direction::ToBottle => (&self.host, self.interface.0),
         };
         // EtherType 0: it is to send, not to receive.
-        from.run(|| RawSocket::open(0)?.send(interface, frame))
+        from.run(|| {
+            let socket = RawSocket::open(0)?;
+            (0..times).try_for_each(|_| socket.send(interface, frame))
+        })
     }
 }
 
@@ -138,12 +150,14 @@ impl Witness {
 }
 
 impl Backend {
-    /// A new value of it; the same pin directory means the same gates.
+    /// A new value of it, for the namespace it is called in. The same pin directory means the same gates; a table of
+    /// nftables is the namespace's.
     pub fn open(self, pins: &Path) -> Result<Box<dyn Enforcer>> {
         Ok(match self {
             Self::Fake => Box::new(FakeEnforcer::default()),
             Self::Tcx => Box::new(EbpfEnforcer::new(pins, TcAttachment::Tcx)?),
             Self::Clsact => Box::new(EbpfEnforcer::new(pins, TcAttachment::Clsact)?),
+            Self::Nftables => Box::new(NftEnforcer::new(TABLE_NAME)?),
         })
     }
 }

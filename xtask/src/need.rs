@@ -57,6 +57,8 @@ const fn package(groups: &'static [Group], package: &'static str) -> Need {
 const NEEDS: &[Need] = &[
     program(&[Test, Demo, Bench], "iproute2", "ip"),
     program(&[Test, Demo, Bench], "bpftool", "bpftool"),
+    // Gates are made without it; tests look at them and tamper with them.
+    program(&[Test], "nftables", "nft"),
     program(&[Test, Demo, Bench], "gcc", "cc"),
     // Java trusts a key store of its own, which a test looks into.
     program(&[Test], "openjdk-17-jre-headless", "keytool"),

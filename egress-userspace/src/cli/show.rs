@@ -87,6 +87,7 @@ pub(super) fn bottles(reply: &BottlesReply, as_json: bool) -> Result<()> {
         ]);
     }
     table.print();
+    println!("gates by {}", reply.enforcer);
     settings_problem(reply.settings_problem.as_deref());
     Ok(())
 }

@@ -48,7 +48,7 @@ pub struct StatusReply {
     pub enforcer: String,
     /// The gateway's address.
     pub gateway: Ipv4Addr,
-    /// Where the gates are pinned.
+    /// Where the gates are: a directory of pins, or a table.
     pub pins: String,
     /// Why settings.yml, as it is, is not in force.
     pub settings_problem: Option<String>,
@@ -91,6 +91,8 @@ pub struct BottleInfo {
 pub struct BottlesReply {
     /// Running and frozen ones, and those that ended with a cut gate.
     pub bottles: Vec<BottleInfo>,
+    /// What their gates are made of: `ebpf` or `nftables`.
+    pub enforcer: String,
     /// Why settings.yml, as it is, is not in force.
     pub settings_problem: Option<String>,
 }

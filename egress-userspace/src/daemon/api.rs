@@ -96,7 +96,11 @@ impl Desk {
                 bottles.push(self.info(row, running).await?);
             }
         }
-        Ok(BottlesReply { bottles, settings_problem: self.launcher.in_force.problem() })
+        Ok(BottlesReply {
+            bottles,
+            enforcer: self.launcher.enforcer.backend().to_owned(),
+            settings_problem: self.launcher.in_force.problem(),
+        })
     }
 
     async fn info(&self, row: BottleRow, running: Option<&Running>) -> Result<BottleInfo, ApiError> {

@@ -36,8 +36,8 @@ use tracing::{info, warn};
 use crate::bottle::{BottleError, HostWiring, NativeRuntime};
 use crate::broker::{Configuration, Snapshot};
 use crate::control;
-use crate::domain::{AuditKind, CrossingMode};
-use crate::kernel::{EbpfEnforcer, Enforcer, KernelError, TcAttachment};
+use crate::domain::{AuditKind, CrossingMode, with_causes};
+use crate::kernel::{self, KernelError, Opened, TcAttachment};
 use crate::ledger::{AddressPool, Ledger, LedgerError, Terms};
 use crate::policy::Routes;
 use crate::settings::{Settings, SettingsError};
@@ -131,7 +131,10 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     let settings = files::read_settings(&options.home)?;
     let ledger = open_ledger(&options, &settings)?;
     let authority = Authority::open(&options.home.join("ca"))?;
-    let enforcer: Arc<dyn Enforcer> = Arc::new(EbpfEnforcer::new(&options.pins, options.attachment)?);
+    let Opened { enforcer, earlier, place, not_ebpf } =
+        kernel::open(settings.enforcer, &options.pins, options.attachment)?;
+    let reason = not_ebpf.map(|error| with_causes(&error));
+    info!(backend = enforcer.backend(), place, not_ebpf = reason, "gates");
     let runtime = Arc::new(NativeRuntime::new(wiring(&options, &authority)).with_group(options.bridge.clone()));
     runtime.prepare_host().await?;
     let listeners = listeners::bind(options.gateway)?;
@@ -157,7 +160,8 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     };
     let version = env!("CARGO_PKG_VERSION").to_owned();
     ledger.audit(None, AuditKind::DaemonStarted { version }).await?;
-    reconcile::reconcile(&launcher).await?;
+    reconcile::reconcile(&launcher, earlier.as_deref()).await?;
+    drop(earlier);
     settle_what_is_open(&ledger, &controller).await?;
 
     let configuration =
@@ -169,7 +173,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     let stale = proxy_link::settle_stale(ledger.clone(), controller.clone());
     let link =
         ProxyLink { listeners, configuration, in_force: in_force.clone(), authority, ledger, controller, exchanged };
-    let desk = Desk { launcher, pins: options.pins.display().to_string() };
+    let desk = Desk { launcher, pins: place };
     let hang_up = stop_signal(SignalKind::hangup())?;
     let mut terminated = stop_signal(SignalKind::terminate())?;
     let mut interrupted = stop_signal(SignalKind::interrupt())?;

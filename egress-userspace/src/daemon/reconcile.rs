@@ -9,7 +9,7 @@ use tracing::{info, warn};
 
 use crate::budget;
 use crate::domain::{AuditKind, BottleName, CutCause, GateView, Stop};
-use crate::kernel::{Gate, GateStatus, IfIndex};
+use crate::kernel::{Enforcer, Gate, GateStatus, IfIndex};
 use crate::ledger::{BottleRow, GateChange};
 
 use super::DaemonError;
@@ -20,8 +20,14 @@ use super::stopping::{Over, unfinished};
 
 /// What a run is recorded to have ended with when nobody saw its end.
 const UNSEEN: i32 = 137;
+/// What is on record of a gate after another backend was chosen.
+const MOVED: &str = "the gate was made by another backend";
 
-pub(super) async fn reconcile(launcher: &Launcher) -> Result<(), DaemonError> {
+/// `earlier` is the backend that gates were made of before another was chosen. A bottle that lives on has both gates until
+/// all bottles are adopted, and packets must pass both: no moment is without one.
+pub(super) async fn reconcile(launcher: &Launcher, earlier: Option<&dyn Enforcer>) -> Result<(), DaemonError> {
+    let held = [Some(launcher.enforcer.as_ref()), earlier].into_iter().flatten().map(Enforcer::gates);
+    let held: Vec<Gate> = held.collect::<Result<Vec<_>, _>>()?.concat();
     let rows = launcher.ledger.bottles().await?;
     let mut kept = BTreeSet::new();
     for row in &rows {
@@ -29,10 +35,14 @@ pub(super) async fn reconcile(launcher: &Launcher) -> Result<(), DaemonError> {
             finish_removal(launcher, row).await;
             continue;
         }
-        kept.extend(adopt(launcher, row).await?);
+        kept.extend(adopt(launcher, row, &held).await?);
     }
     remove_stray_bottles(launcher, &rows).await?;
-    remove_stray_gates(launcher, &kept)
+    remove_gates(launcher.enforcer.as_ref(), &kept)?;
+    match earlier {
+        Some(earlier) => remove_gates(earlier, &BTreeSet::new()),
+        None => Ok(()),
+    }
 }
 
 /// An ended bottle whose files were being removed.
@@ -46,7 +56,7 @@ async fn finish_removal(launcher: &Launcher, row: &BottleRow) {
 
 /// A bottle that an earlier controller ran: what was begun with it is finished; it is followed on if its processes live; else
 /// it is taken down. The interface is one whose gate is to be kept.
-async fn adopt(launcher: &Launcher, row: &BottleRow) -> Result<Option<IfIndex>, DaemonError> {
+async fn adopt(launcher: &Launcher, row: &BottleRow, held: &[Gate]) -> Result<Option<IfIndex>, DaemonError> {
     let is_held = launcher.runtime.is_held(&row.name);
     if let Some(over @ Over::Stopped(Stop::Kill, _)) = begun(row, is_held) {
         launcher.finish(row, over).await;
@@ -58,7 +68,7 @@ async fn adopt(launcher: &Launcher, row: &BottleRow) -> Result<Option<IfIndex>, 
         return Ok(None);
     };
     let interface = IfIndex(built.interface);
-    let row = &keep_gate(launcher, row, is_held, interface, address).await?;
+    let row = &keep_gate(launcher, row, is_held, held, (interface, address)).await?;
     let (lifeline, exit) = Lifeline::new();
     let lineage = launcher.ledger.lineage(row.id).await?;
     launcher.controller.started(running(row, lineage, address, &built, lifeline.clone())).await;
@@ -104,31 +114,36 @@ async fn keep_gate(
     launcher: &Launcher,
     row: &BottleRow,
     is_held: bool,
-    interface: IfIndex,
-    address: Ipv4Addr,
+    held: &[Gate],
+    (interface, address): (IfIndex, Ipv4Addr),
 ) -> Result<BottleRow, DaemonError> {
-    let held = launcher.enforcer.gates()?.into_iter().find(|gate| gate.interface == interface);
-    let mut row = keep_cut(launcher, row, held.as_ref()).await?;
+    let of_this: Vec<&Gate> = held.iter().filter(|gate| gate.interface == interface).collect();
+    let mut row = keep_cut(launcher, row, &of_this).await?;
     // The earlier controller did not come so far as to cut it.
     if row.gate == GateView::Open && unfinished(&row, is_held).is_some() {
         launcher.ledger.change_gate(row.id, GateChange::Cut(CutCause::Operator)).await?;
         row.gate = GateView::Cut(CutCause::Operator);
     }
     let wanted = launcher.gate(&row, address, interface);
-    if held.as_ref() != Some(&wanted) || !launcher.enforcer.is_attached(interface)? {
+    let now = launcher.enforcer.gates()?.into_iter().find(|gate| gate.interface == interface);
+    if now.as_ref() != Some(&wanted) || !launcher.enforcer.is_attached(interface)? {
         launcher.enforcer.attach(&wanted)?;
-        warn!(bottle = %row.name, "its gate was not what the ledger wants, and is now");
-        audit(launcher, &row, "the gate was not what the ledger wants").await?;
+        let is_moved = now.is_none() && of_this.iter().any(|gate| gate.bottle == row.id);
+        let what = if is_moved { MOVED } else { "the gate was not what the ledger wants" };
+        warn!(bottle = %row.name, enforcer = launcher.enforcer.backend(), what, "its gate was made anew");
+        audit(launcher, &row, what).await?;
     }
     Ok(row)
 }
 
 /// A gate that the kernel holds cut and the ledger does not: the earlier controller did not live to record it. It stays cut.
-async fn keep_cut(launcher: &Launcher, row: &BottleRow, held: Option<&Gate>) -> Result<BottleRow, DaemonError> {
+async fn keep_cut(launcher: &Launcher, row: &BottleRow, held: &[&Gate]) -> Result<BottleRow, DaemonError> {
     let mut row = row.clone();
-    if let (GateView::Open, Some(GateStatus::Cut(reason))) =
-        (row.gate, held.filter(|gate| gate.bottle == row.id).map(|gate| gate.status))
-    {
+    let cut = held.iter().filter(|gate| gate.bottle == row.id).find_map(|gate| match gate.status {
+        GateStatus::Cut(reason) => Some(reason),
+        GateStatus::Open => None,
+    });
+    if let (GateView::Open, Some(reason)) = (row.gate, cut) {
         let cause = if reason == CutReason::Budget { CutCause::Budget } else { CutCause::Operator };
         launcher.ledger.change_gate(row.id, GateChange::Cut(cause)).await?;
         row.gate = GateView::Cut(cause);
@@ -157,9 +172,9 @@ async fn remove_stray_bottles(launcher: &Launcher, rows: &[BottleRow]) -> Result
     Ok(())
 }
 
-fn remove_stray_gates(launcher: &Launcher, kept: &BTreeSet<IfIndex>) -> Result<(), DaemonError> {
-    for gate in launcher.enforcer.gates()?.into_iter().filter(|gate| !kept.contains(&gate.interface)) {
-        launcher.enforcer.detach(gate.interface)?;
+fn remove_gates(enforcer: &dyn Enforcer, kept: &BTreeSet<IfIndex>) -> Result<(), DaemonError> {
+    for gate in enforcer.gates()?.into_iter().filter(|gate| !kept.contains(&gate.interface)) {
+        enforcer.detach(gate.interface)?;
     }
     Ok(())
 }

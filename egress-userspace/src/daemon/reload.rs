@@ -137,6 +137,9 @@ impl Reload {
         if settings.upstream_ca != self.settings.upstream_ca {
             warn!("upstream.ca is read when the daemon starts: restart it for the change");
         }
+        if settings.enforcer != self.settings.enforcer {
+            warn!("enforcer is read when the daemon starts: restart it for the change");
+        }
         self.replace(&settings).await;
         self.launcher.controller.policy(policy(&settings), bounds(&settings)).await;
         self.settings = settings;

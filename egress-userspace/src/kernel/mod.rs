@@ -3,11 +3,15 @@
 //! [`Enforcer`] is the boundary. Two things implement it, eBPF and nftables, and a fake for tests; one conformance
 //! suite runs over all. Nothing here knows what a token or a request is. Owns `aya`.
 
+mod choice;
 mod ebpf;
 mod fake;
+mod nft;
 
+pub use choice::{Opened, open};
 pub use ebpf::{EbpfEnforcer, PIN_DIRECTORY, TcAttachment};
 pub use fake::{Call, FakeEnforcer};
+pub use nft::{NftEnforcer, TABLE_NAME};
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -92,9 +96,11 @@ pub struct AttachedProgram {
 /// Why the kernel does not hold what was asked.
 #[derive(Debug, Error)]
 pub enum KernelError {
-    /// The eBPF object did not load.
-    #[error("loading the eBPF gate failed ({hint})")]
+    /// A backend does not work here.
+    #[error("gates of {backend} cannot be made ({hint})")]
     Load {
+        /// `eBPF` or `nftables`.
+        backend: &'static str,
         /// What to do about it.
         hint: &'static str,
         /// What aya says.
@@ -180,13 +186,20 @@ pub trait Enforcer: Send + Sync {
     /// Opens or cuts an attached gate; the next packet sees it.
     fn set(&self, interface: IfIndex, status: GateStatus) -> Result<(), KernelError>;
 
+    /// [`Self::set`] for many gates, all of them in one moment where the backend can. A gate that is missing or fails does
+    /// not keep the others; the first error is told.
+    fn set_many(&self, wanted: &[(IfIndex, GateStatus)]) -> Result<(), KernelError> {
+        let set = wanted.iter().map(|(interface, status)| self.set(*interface, *status));
+        set.fold(Ok(()), Result::and)
+    }
+
     /// Removes gate, entry and counters. An interface that is gone is no error.
     fn detach(&self, interface: IfIndex) -> Result<(), KernelError>;
 
     /// The kernel's own view of all gates, attached or not; sorted by interface.
     fn gates(&self) -> Result<Vec<Gate>, KernelError>;
 
-    /// Is the gate's program on its interface in both directions?
+    /// Is the gate on its interface in both directions, its program or all of its rules?
     fn is_attached(&self, interface: IfIndex) -> Result<bool, KernelError>;
 
     /// What is on its interface; nothing where a backend has no programs.
@@ -197,6 +210,7 @@ pub trait Enforcer: Send + Sync {
     /// What the gate has counted; only non-zero cells.
     fn counters(&self, interface: IfIndex) -> Result<Vec<Counter>, KernelError>;
 
-    /// Drop events since the last call, at most `max`.
+    /// Drop events since the last call, at most `max`. nftables has none: its counters tell how many packets were dropped
+    /// and why, not which.
     fn drop_events(&self, max: usize) -> Result<Vec<egress_common::DropEvent>, KernelError>;
 }

@@ -11,7 +11,7 @@ use egress_userspace::kernel::{Enforcer, GateStatus};
 use harness::gate::{Backend, PinDirectory, World};
 
 /// What gates are made of here.
-const BACKENDS: [Backend; 2] = [Backend::Tcx, Backend::Clsact];
+const BACKENDS: [Backend; 3] = [Backend::Tcx, Backend::Clsact, Backend::Nftables];
 
 fn main() -> Result<()> {
     println!("## Nanoseconds a packet takes a gate\n");
@@ -32,7 +32,7 @@ struct Stage {
 impl Stage {
     fn new(backend: Option<Backend>) -> Result<Self> {
         let (pins, world) = (PinDirectory::new()?, World::new()?);
-        let gates = backend.map(|backend| backend.open(pins.path())).transpose()?;
+        let gates = world.host.run(|| backend.map(|backend| backend.open(pins.path())).transpose())?;
         if let Some(gates) = &gates {
             world.host.run(|| Ok(gates.attach(&world.gate())?))?;
         }
@@ -52,6 +52,7 @@ fn name(backend: Option<Backend>) -> &'static str {
         None => "no gate",
         Some(Backend::Tcx) => "eBPF (tcx)",
         Some(Backend::Clsact) => "eBPF (clsact)",
+        Some(Backend::Nftables) => "nftables",
         Some(Backend::Fake) => "fake",
     }
 }

@@ -12,6 +12,7 @@ mod freeze;
 mod full_disk;
 mod guard;
 mod inside;
+mod nftables;
 mod own_hosts;
 mod plan;
 mod preflight;

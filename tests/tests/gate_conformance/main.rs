@@ -10,6 +10,7 @@
 
 mod frames;
 mod reset;
+mod tables;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -33,12 +34,20 @@ use reset::{
     clients_of_a_cut_bottle_fail_at_once, nothing_but_resets_passes_a_cut_gate, resets_are_limited,
     the_hosts_resets_reach_a_cut_bottle,
 };
+use tables::{
+    a_table_that_is_held_is_nobody_elses, an_interface_under_another_name_is_missed, any_tampering_is_missed,
+    others_flush_their_tables_and_not_ours,
+};
 
 /// How long something that must not happen is waited for.
 const SHORTLY: Duration = Duration::from_millis(300);
 
+/// How long a frame is given to arrive whose fate is decided.
+const A_MOMENT: Duration = Duration::from_millis(3);
+
 /// A world with a backend in it. Fields drop in order: the gate before its pins.
 struct Stage {
+    backend: Backend,
     gates: Box<dyn Enforcer>,
     world: World,
     pins: PinDirectory,
@@ -47,8 +56,20 @@ struct Stage {
 impl Stage {
     fn new(backend: Backend) -> Result<Self> {
         let (pins, world) = (PinDirectory::new()?, World::new()?);
-        let gates = backend.open(pins.path())?;
-        Ok(Self { gates, world, pins })
+        let gates = world.host.run(|| backend.open(pins.path()))?;
+        Ok(Self { backend, gates, world, pins })
+    }
+
+    /// What there is after all of our processes have ended: nobody holds the gate.
+    fn close(&mut self) -> Result<()> {
+        self.gates = Backend::Fake.open(Path::new(""))?;
+        Ok(())
+    }
+
+    /// The next controller.
+    fn reopen(&mut self) -> Result<()> {
+        self.gates = self.world.host.run(|| self.backend.open(self.pins.path()))?;
+        Ok(())
     }
 
     /// With the bottle's gate attached and open.
@@ -96,7 +117,7 @@ impl Stage {
             ensure!(witness.sees(case.marker), "did not arrive: {}", what());
         } else {
             // It was counted, so its fate is decided; a moment for it to arrive all the same.
-            thread::sleep(Duration::from_millis(3));
+            thread::sleep(A_MOMENT);
             ensure!(!witness.has_seen(case.marker), "arrived: {}", what());
         }
         Ok(())
@@ -115,39 +136,51 @@ impl Stage {
 
 /// One test per backend for every scenario that needs packets.
 macro_rules! on_the_kernel {
-    ($($(#[$doc:meta])* $scenario:ident)*) => {
-        mod tcx {
-            $($(#[$doc])* #[test] fn $scenario() -> anyhow::Result<()> {
-                super::play(concat!("tcx::", stringify!($scenario)), super::Backend::Tcx, super::$scenario)
+    ($($module:ident: $backend:ident { $($scenario:ident)* })*) => {
+        $(mod $module {
+            $(#[test] fn $scenario() -> anyhow::Result<()> {
+                let name = concat!(stringify!($module), "::", stringify!($scenario));
+                super::play(name, super::Backend::$backend, super::$scenario)
             })*
-        }
-        mod clsact {
-            $($(#[$doc])* #[test] fn $scenario() -> anyhow::Result<()> {
-                super::play(concat!("clsact::", stringify!($scenario)), super::Backend::Clsact, super::$scenario)
-            })*
-        }
+        })*
     };
 }
 
-on_the_kernel! {
-    every_packet_meets_its_outcome
-    a_cut_gate_passes_nothing
-    a_gate_without_an_entry_passes_nothing
-    real_clients_reach_the_gateway_and_nothing_else
-    a_cut_stops_an_open_connection_at_once
-    nothing_but_resets_passes_a_cut_gate
-    clients_of_a_cut_bottle_fail_at_once
-    the_hosts_resets_reach_a_cut_bottle
-    resets_are_limited
-    gates_outlive_their_loader
-    gates_outlive_a_loader_that_is_killed
-    drops_are_reported_but_not_all_of_them
-    tools_read_names
-    a_gate_taken_off_behind_our_back_is_missed
-    an_interface_with_a_number_that_was_used_before_starts_anew
-    other_programs_still_see_what_passed
-    maps_of_another_version_are_not_adopted
-    state_on_a_real_interface
+/// What every backend does, and what is one backend's own.
+macro_rules! scenarios {
+    ($($module:ident: $backend:ident { $($own:ident)* })*) => {
+        on_the_kernel! { $($module: $backend {
+            $($own)*
+            every_packet_meets_its_outcome
+            a_cut_gate_passes_nothing
+            a_gate_without_an_entry_passes_nothing
+            real_clients_reach_the_gateway_and_nothing_else
+            a_cut_stops_an_open_connection_at_once
+            many_gates_are_set_at_once
+            nothing_but_resets_passes_a_cut_gate
+            clients_of_a_cut_bottle_fail_at_once
+            the_hosts_resets_reach_a_cut_bottle
+            resets_are_limited
+            gates_outlive_their_loader
+            gates_outlive_a_loader_that_is_killed
+            tools_read_names
+            a_gate_taken_off_behind_our_back_is_missed
+            an_interface_with_a_number_that_was_used_before_starts_anew
+            other_programs_still_see_what_passed
+            state_on_a_real_interface
+        })* }
+    };
+}
+
+scenarios! {
+    tcx: Tcx { drops_are_reported_but_not_all_of_them maps_of_another_version_are_not_adopted }
+    clsact: Clsact { drops_are_reported_but_not_all_of_them maps_of_another_version_are_not_adopted }
+    nftables: Nftables {
+        any_tampering_is_missed
+        others_flush_their_tables_and_not_ours
+        a_table_that_is_held_is_nobody_elses
+        an_interface_under_another_name_is_missed
+    }
 }
 
 fn play(name: &str, backend: Backend, scenario: fn(Backend) -> Result<()>) -> Result<()> {
@@ -221,7 +254,10 @@ fn a_cut_gate_passes_nothing(backend: Backend) -> Result<()> {
 }
 
 fn a_gate_without_an_entry_passes_nothing(backend: Backend) -> Result<()> {
-    let stage = Stage::attached(backend)?;
+    let mut stage = Stage::attached(backend)?;
+    if backend == Backend::Nftables {
+        return tables::a_gate_without_rules_passes_nothing(&mut stage);
+    }
     let key = stage.world.interface.0.to_ne_bytes().map(|byte| byte.to_string()).join(" ");
     command("bpftool", &format!("map delete pinned {}/gates key {key}", stage.pins.path().display()))?;
     stage.check_all(|_| Outcome::NoEntry)
@@ -286,13 +322,37 @@ fn a_cut_stops_an_open_connection_at_once(backend: Backend) -> Result<()> {
     Ok(())
 }
 
+fn many_gates_are_set_at_once(backend: Backend) -> Result<()> {
+    let stage = Stage::attached(backend)?;
+    stage.world.host.ip("link add other0 type veth peer name other1")?;
+    let other = IfIndex(stage.world.host.interface("other0")?);
+    let mut gates = [stage.world.gate(), Gate { bottle: BottleId(43), ..gate(other) }];
+    gates.sort_by_key(|gate| gate.interface);
+    stage.attach(&gates[0])?;
+    stage.attach(&gates[1])?;
+    let status = |status| gates.clone().map(|gate| Gate { status, ..gate });
+    let set = |status| stage.gates.set_many(&gates.clone().map(|gate| (gate.interface, status)));
+
+    set(GateStatus::Cut(CutReason::Budget))?;
+    assert_eq!(stage.gates.gates()?, status(GateStatus::Cut(CutReason::Budget)));
+    set(GateStatus::Open)?;
+    assert_eq!(stage.gates.gates()?, status(GateStatus::Open));
+
+    let missing = IfIndex(9999);
+    let cut = GateStatus::Cut(CutReason::Operator);
+    let outcome = stage.gates.set_many(&[(missing, cut), (gates[0].interface, cut), (gates[1].interface, cut)]);
+    assert!(matches!(outcome, Err(KernelError::NoGate(found)) if found == missing), "{outcome:?}");
+    assert_eq!(stage.gates.gates()?, status(cut));
+    stage.check_all(|_| Outcome::Cut)
+}
+
 fn gates_outlive_their_loader(backend: Backend) -> Result<()> {
     let mut stage = Stage::attached(backend)?;
     stage.check_all(|case| case.outcome)?;
     let passed = stage.counted(Direction::FromBottle, Outcome::Passed)?;
 
     // Something else in the meantime: the first value is gone before the second is made.
-    stage.gates = Backend::Fake.open(Path::new(""))?;
+    stage.close()?;
     let witness = stage.world.witness_at_host()?;
     for case in frames::from_bottle() {
         stage.world.send(Direction::FromBottle, &case.frame)?;
@@ -301,17 +361,23 @@ fn gates_outlive_their_loader(backend: Backend) -> Result<()> {
         ensure!(passes || !witness.has_seen(case.marker), "{} arrived while nobody ran", case.name);
     }
 
-    stage.gates = backend.open(stage.pins.path())?;
+    stage.reopen()?;
     ensure!(stage.is_attached()?, "the gate was not adopted");
     ensure!(stage.gates.gates()? == [stage.world.gate()]);
     ensure!(stage.counted(Direction::FromBottle, Outcome::Passed)? > passed, "the count began anew");
-    ensure!(!stage.gates.drop_events(1000)?.is_empty(), "what was reported while nobody ran is lost");
+    let has_events = backend != Backend::Nftables;
+    ensure!(stage.gates.drop_events(1000)?.is_empty() != has_events, "what was reported while nobody ran is lost");
     stage.attach(&stage.world.gate())?;
     stage.check_all(|case| case.outcome)?;
     stage.detach()?;
     ensure!(!stage.is_attached()?);
-    let links = fs::read_dir(stage.pins.path().join("links"))?.count();
-    ensure!(links == 0, "{links} links are left");
+    let left = match backend {
+        Backend::Nftables => stage.world.host.run(|| command("nft", "list ruleset"))?,
+        Backend::Tcx | Backend::Clsact | Backend::Fake => {
+            fs::read_dir(stage.pins.path().join("links"))?.map(|link| format!("{link:?}")).collect()
+        }
+    };
+    ensure!(left.is_empty(), "left: {left}");
     Ok(())
 }
 
@@ -337,7 +403,8 @@ fn the_loader_that_is_killed() -> Result<()> {
     let Ok(order) = env::var(LOADER) else { return Ok(()) };
     let words: Vec<&str> = order.split_whitespace().collect();
     let [backend, interface, pins] = words[..] else { bail!("an order is three words") };
-    let backend = if backend == "Tcx" { Backend::Tcx } else { Backend::Clsact };
+    let known = [Backend::Tcx, Backend::Clsact, Backend::Nftables];
+    let backend = known.into_iter().find(|known| format!("{known:?}") == backend).context("a backend")?;
     let gates = backend.open(Path::new(pins))?;
     gates.attach(&gate(IfIndex(interface.parse()?)))?;
     std::process::abort()
@@ -372,6 +439,9 @@ fn drops_are_reported_but_not_all_of_them(backend: Backend) -> Result<()> {
 
 fn tools_read_names(backend: Backend) -> Result<()> {
     let stage = Stage::attached(backend)?;
+    if backend == Backend::Nftables {
+        return tables::nft_reads_names(&stage);
+    }
     let dump = |map: &str| command("bpftool", &format!("map dump pinned {}/{map}", stage.pins.path().display()));
     let has = |text: &str, words: &[&str]| words.iter().all(|word| text.contains(word));
     let gates = dump("gates")?;
@@ -389,7 +459,7 @@ fn tools_read_names(backend: Backend) -> Result<()> {
 }
 
 fn a_gate_taken_off_behind_our_back_is_missed(backend: Backend) -> Result<()> {
-    let stage = Stage::attached(backend)?;
+    let mut stage = Stage::attached(backend)?;
     ensure!(stage.is_attached()?);
     let interface = stage.world.interface.0;
     match backend {
@@ -397,6 +467,7 @@ fn a_gate_taken_off_behind_our_back_is_missed(backend: Backend) -> Result<()> {
         Backend::Clsact | Backend::Fake => {
             stage.world.host.run(|| command("tc", "filter del dev gate0 egress"))?;
         }
+        Backend::Nftables => tables::behind_our_back(&mut stage, "flush ruleset")?,
     }
     ensure!(until(PATIENCE, || stage.is_attached().is_ok_and(|attached| !attached)), "nobody noticed");
     stage.attach(&stage.world.gate())?;
@@ -432,6 +503,9 @@ fn other_programs_still_see_what_passed(backend: Backend) -> Result<()> {
     let stage = Stage::attached(backend)?;
     let case = &frames::from_bottle()[0];
     stage.check(Direction::FromBottle, case, Outcome::Passed)?;
+    if backend == Backend::Nftables {
+        return tables::other_tables_still_see_what_passed(&stage, case);
+    }
     // Any program that drops will do: the gate's own for the other direction does, on this side.
     let other = stage.pins.path().join("other");
     let program = if backend == Backend::Tcx {
@@ -454,7 +528,7 @@ fn other_programs_still_see_what_passed(backend: Backend) -> Result<()> {
 
 fn maps_of_another_version_are_not_adopted(backend: Backend) -> Result<()> {
     let mut stage = Stage::attached(backend)?;
-    stage.gates = Backend::Fake.open(Path::new(""))?;
+    stage.close()?;
     let abi = stage.pins.path().join("abi");
     command("bpftool", &format!("map update pinned {} key 0 0 0 0 value 99 0 0 0", abi.display()))?;
     let Err(error) = backend.open(stage.pins.path()) else { bail!("another version was adopted") };

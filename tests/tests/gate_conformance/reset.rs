@@ -93,9 +93,7 @@ pub(super) fn resets_are_limited(backend: Backend) -> Result<()> {
     let stage = telling(backend)?;
     stage.set(CUT)?;
     let case = frames::from_bottle().into_iter().find(|case| case.name.starts_with("TCP")).context("the case")?;
-    for _ in 0..STORM {
-        stage.world.send(Direction::FromBottle, &case.frame)?;
-    }
+    stage.world.storm(Direction::FromBottle, &case.frame, STORM)?;
     let sum = || -> Result<u64> {
         Ok(stage.counted(Direction::FromBottle, Outcome::Reset)?
             + stage.counted(Direction::FromBottle, Outcome::Cut)?)

@@ -268,7 +268,7 @@ impl Enforcer for EbpfEnforcer {
 
 fn load(pins: &Pins) -> Result<Ebpf, KernelError> {
     const HINT: &str = "it needs root, and Linux 5.8 or later with CONFIG_BPF_SYSCALL and CONFIG_NET_CLS_BPF";
-    let failed = |source: BoxError| KernelError::Load { hint: HINT, source };
+    let failed = |source: BoxError| KernelError::Load { backend: "eBPF", hint: HINT, source };
     let mut loader = EbpfLoader::new();
     for map in MAPS {
         loader.map_pin_path(map, pins.map(map));
