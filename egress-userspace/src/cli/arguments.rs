@@ -33,7 +33,11 @@ pub enum Command {
     /// Cut a bottle: the kernel drops everything it sends and receives, open connections included.
     Cut {
         /// Which.
-        bottle: BottleName,
+        #[arg(required_unless_present = "all")]
+        bottle: Option<BottleName>,
+        /// All that run.
+        #[arg(long, conflicts_with = "bottle")]
+        all: bool,
         #[command(flatten)]
         /// How to print.
         output: Output,

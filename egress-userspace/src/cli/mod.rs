@@ -17,7 +17,9 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::control::{BottlesReply, Client, ClientError, ErrorCode, GateReply, StatusReply, StopReply, UsageReply};
+use crate::control::{
+    BottlesReply, Client, ClientError, CutAllReply, ErrorCode, GateReply, StatusReply, StopReply, UsageReply,
+};
 
 /// The exit codes of every command but `run`, which returns its command's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +71,11 @@ pub fn fail(error: &anyhow::Error) -> ExitCode {
 async fn dispatch(client: &Client, command: Command) -> Result<ExitCode> {
     match command {
         Command::Run(run) => return run::run(client, run).await,
-        Command::Cut { bottle, output } => {
+        Command::Cut { bottle: None, output, .. } => {
+            let reply: CutAllReply = client.post("bottles/cut", &()).await?;
+            show::cut_all(&reply, output.json)?;
+        }
+        Command::Cut { bottle: Some(bottle), output, .. } => {
             let reply: GateReply = client.post(&format!("bottles/{bottle}/cut"), &()).await?;
             show::gate(&reply, output.json)?;
         }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
-use crate::control::{BottleInfo, BottlesReply, GateReply, StatusReply, StopReply, UsageReply};
+use crate::control::{BottleInfo, BottlesReply, CutAllReply, GateReply, StatusReply, StopReply, UsageReply};
 use crate::domain::{BudgetView, CutCause, GateView, Stop, UnixMillis};
 
 use super::{budget, plan};
@@ -43,6 +43,19 @@ pub(super) fn gate(reply: &GateReply, as_json: bool) -> Result<()> {
     println!("{} is {already}{}", reply.name, gate_text(reply.gate));
     if let Some(text) = &reply.note {
         note(text);
+    }
+    Ok(())
+}
+
+pub(super) fn cut_all(reply: &CutAllReply, as_json: bool) -> Result<()> {
+    if as_json {
+        return json(reply);
+    }
+    if reply.cut.is_empty() {
+        println!("no bottle runs that is not cut already");
+    }
+    for name in &reply.cut {
+        println!("{name} is {}", gate_text(GateView::Cut(CutCause::Operator)));
     }
     Ok(())
 }

@@ -238,6 +238,13 @@ pub struct GateReply {
     pub note: Option<String>,
 }
 
+/// `POST /v1/bottles/cut`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CutAllReply {
+    /// Those that ran and were open.
+    pub cut: Vec<BottleName>,
+}
+
 /// `POST /v1/bottles/{name}/freeze` and `/kill`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StopReply {

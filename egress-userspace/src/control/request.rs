@@ -27,6 +27,8 @@ pub enum ApiRequest {
     Signal(BottleName, SignalRequest),
     /// `POST bottles/{name}/cut`
     Cut(BottleName),
+    /// `POST bottles/cut`
+    CutAll,
     /// `POST bottles/{name}/restore`
     Restore(BottleName),
     /// `GET bottles/{name}/budget`
@@ -90,6 +92,7 @@ impl ApiRequest {
             ["audit", "events"] if get => follow_audit(query),
             ["audit", "verify"] if get => verify_audit(query),
             ["audit", "kernel"] if get => kernel(query),
+            ["bottles", "cut"] if post => Ok(Self::CutAll),
             ["bottles", name, action] if post => {
                 let name = name.parse().map_err(usage)?;
                 match *action {

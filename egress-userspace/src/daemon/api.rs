@@ -8,8 +8,8 @@ use tracing::warn;
 
 use crate::budget;
 use crate::control::{
-    ApiError, ApiReply, ApiRequest, BottleInfo, BottlesReply, BudgetChangeRequest, BudgetsReply, ErrorCode,
-    ExplainReply, GateReply, Peer, RowFilter, RunEvent, StatusReply, StopReply, UsageReply,
+    ApiError, ApiReply, ApiRequest, BottleInfo, BottlesReply, BudgetChangeRequest, BudgetsReply, CutAllReply,
+    ErrorCode, ExplainReply, GateReply, Peer, RowFilter, RunEvent, StatusReply, StopReply, UsageReply,
 };
 use crate::domain::{
     BottleId, BottleName, BottleState, CutCause, GateView, ProviderName, Scope, Stop, UnixMillis, with_causes,
@@ -54,6 +54,7 @@ impl Desk {
                 ApiReply::json(&())
             }
             ApiRequest::Cut(name) => ApiReply::json(&self.cut(name).await?),
+            ApiRequest::CutAll => ApiReply::json(&self.cut_all().await?),
             ApiRequest::Restore(name) => ApiReply::json(&self.restore(name).await?),
             ApiRequest::Usage(filter) => ApiReply::json(&self.usage(filter).await?),
             ApiRequest::Audit(query) => ApiReply::json(&self.audit(query).await?),
@@ -142,6 +143,11 @@ impl Desk {
             }
         };
         Ok(GateReply { name, gate, was_already, note })
+    }
+
+    async fn cut_all(&self) -> Result<CutAllReply, ApiError> {
+        let cut = self.launcher.controller.cut_all().await;
+        Ok(CutAllReply { cut: cut.ok_or_else(|| failed("the controller has stopped"))? })
     }
 
     async fn restore(&self, name: BottleName) -> Result<GateReply, ApiError> {

@@ -8,11 +8,10 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use egress_common::CutReason;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior};
-use tracing::{error, info};
+use tracing::error;
 
 use crate::bottle::Signaller;
 use crate::broker::{BottleView, FromController, Phase, Snapshot};
@@ -21,7 +20,7 @@ use crate::domain::{
     RefusalReason, Rules, Stop, Tokens, with_causes,
 };
 use crate::fault::{self, Point};
-use crate::kernel::{Enforcer, Gate, GateStatus, IfIndex, KernelError};
+use crate::kernel::{Enforcer, Gate, IfIndex, KernelError};
 use crate::ledger::{GateChange, Ledger, LedgerError, Settled};
 
 use super::cutting::{Bounds, Moment, Stage};
@@ -65,6 +64,7 @@ enum Order {
     Delivered { bottle: BottleId },
     RefusalDelivered { bottle: BottleId },
     Cut { bottle: BottleId, done: oneshot::Sender<Result<bool, LedgerError>> },
+    CutAll { done: oneshot::Sender<Vec<BottleName>> },
     Stop { bottle: BottleId, stop: Stop, done: oneshot::Sender<bool> },
     Restore { bottle: BottleId, done: oneshot::Sender<Result<bool, LedgerError>> },
     Look { done: oneshot::Sender<View> },
@@ -166,6 +166,13 @@ impl ControllerHandle {
         ask!(self, Cut { bottle }).unwrap_or(Err(LedgerError::Closed))
     }
 
+    /// Cuts all that run and are not cut, at once; returns which.
+    pub(super) async fn cut_all(&self) -> Option<Vec<BottleName>> {
+        let (done, answer) = oneshot::channel();
+        let _ = self.orders.send(Order::CutAll { done });
+        answer.await.ok()
+    }
+
     /// Cuts at once and has the bottle frozen or killed; tells whether it runs. How that ends is said on its lifeline.
     pub(super) async fn stop(&self, bottle: BottleId, stop: Stop) -> bool {
         ask!(self, Stop { bottle, stop }).unwrap_or(false)
@@ -192,7 +199,7 @@ impl ControllerHandle {
 /// The state and what it acts on.
 pub(super) struct Controller {
     pub(super) ledger: Ledger,
-    enforcer: Arc<dyn Enforcer>,
+    pub(super) enforcer: Arc<dyn Enforcer>,
     /// What the proxy may know, but for the bottles.
     policy: Snapshot,
     bounds: Bounds,
@@ -200,13 +207,14 @@ pub(super) struct Controller {
     pub(super) running: BTreeMap<BottleId, Running>,
     proxy: Option<UnboundedSender<FromController>>,
     proxy_pid: Option<u32>,
-    unrecorded: VecDeque<Record>,
+    pub(super) unrecorded: VecDeque<Record>,
 }
 
 /// What happened and is not in the ledger yet.
 #[derive(Clone)]
-enum Record {
+pub(super) enum Record {
     Cut(BottleId, CutCause),
+    CutTogether(Vec<BottleId>, CutCause),
     Audit(Option<BottleId>, AuditKind),
 }
 
@@ -294,6 +302,9 @@ impl Controller {
             }
             Order::Cut { bottle, done } => {
                 let _ = done.send(self.cut_by_operator(bottle).await);
+            }
+            Order::CutAll { done } => {
+                let _ = done.send(self.cut_all().await);
             }
             Order::Stop { bottle, stop, done } => {
                 let _ = done.send(self.stop_by_operator(bottle, stop).await);
@@ -427,72 +438,8 @@ impl Controller {
         true
     }
 
-    /// Kernel first, then the exchanges in flight. The record of it comes next.
-    fn cut_gate(&mut self, bottle: BottleId, cause: CutCause) {
-        let Some(running) = self.running.get_mut(&bottle) else { return };
-        let start = Instant::now();
-        if let Err(error) = self.enforcer.set(running.interface, GateStatus::Cut(reason(cause))) {
-            error!(bottle = %running.name, error = with_causes(&error), "the gate could not be cut; the bottle is ended instead");
-            running.lifeline.end.notify_one();
-        }
-        fault::point(Point::CutInKernel);
-        running.stage = Stage::Cut(cause);
-        // Said when the kernel holds it: `cargo xtask bench` takes the moment and the duration from here.
-        info!(bottle = %running.name, cause = cause.as_str(), write_us = start.elapsed().as_micros(), "cut");
-        self.tell_proxy();
-    }
-
-    /// What the bottle is may have changed since somebody asked for its gate: it is read here.
-    fn mend(&mut self, gate: Gate) -> Result<Mended, KernelError> {
-        let Some(running) = self.running.get(&gate.bottle).filter(|running| running.interface == gate.interface) else {
-            return Ok(Mended::NotRunning);
-        };
-        let status = match running.stage {
-            Stage::Open | Stage::Draining { .. } | Stage::LastWord { .. } => GateStatus::Open,
-            Stage::Cut(cause) => GateStatus::Cut(reason(cause)),
-        };
-        let made = self.enforcer.attach(&Gate { status, ..gate });
-        if made.is_err() {
-            running.lifeline.end.notify_one();
-        }
-        made.map(|()| Mended::Yes)
-    }
-
-    async fn cut_by_operator(&mut self, bottle: BottleId) -> Result<bool, LedgerError> {
-        let was_cut = self.running.get(&bottle).is_some_and(|running| matches!(running.stage, Stage::Cut(_)));
-        if self.running.contains_key(&bottle) && !was_cut {
-            self.cut_gate(bottle, CutCause::Operator);
-            self.unrecorded.push_back(Record::Cut(bottle, CutCause::Operator));
-            // The kernel holds the cut; a record that fails is written later.
-            let _ = self.write_unrecorded().await;
-            return Ok(false);
-        }
-        self.ledger.change_gate(bottle, GateChange::Cut(CutCause::Operator)).await
-    }
-
-    async fn restore(&mut self, bottle: BottleId) -> Result<bool, LedgerError> {
-        self.open(bottle, GateChange::Restore).await
-    }
-
-    /// The record first: a gate is never open that the ledger wants cut.
-    pub(super) async fn open(&mut self, bottle: BottleId, change: GateChange) -> Result<bool, LedgerError> {
-        self.write_unrecorded().await?;
-        let was_open = self.ledger.change_gate(bottle, change).await?;
-        fault::point(Point::RestoreRecorded);
-        let Some(running) = self.running.get_mut(&bottle) else { return Ok(was_open) };
-        if let Err(error) = self.enforcer.set(running.interface, GateStatus::Open) {
-            error!(bottle = %running.name, error = with_causes(&error), "the gate could not be opened");
-            return Ok(was_open);
-        }
-        fault::point(Point::RestoredInKernel);
-        running.stage = Stage::Open;
-        info!(bottle = %running.name, "open again");
-        self.tell_proxy();
-        Ok(was_open)
-    }
-
     /// Pushes what the proxy may know.
-    fn tell_proxy(&self) {
+    pub(super) fn tell_proxy(&self) {
         let Some(proxy) = &self.proxy else { return };
         let rules = self.ledger.rules();
         let bottles = self.running.values().map(|running| view(running, &rules)).collect();
@@ -500,17 +447,18 @@ impl Controller {
     }
 
     /// Writes what the ledger does not know yet, in the order in which it happened; stops at the first failure.
-    async fn write_unrecorded(&mut self) -> Result<(), LedgerError> {
+    pub(super) async fn write_unrecorded(&mut self) -> Result<(), LedgerError> {
         while let Some(record) = self.unrecorded.front().cloned() {
             let written = match record.clone() {
                 Record::Cut(bottle, cause) => self.ledger.change_gate(bottle, GateChange::Cut(cause)).await.map(|_| ()),
+                Record::CutTogether(bottles, cause) => self.ledger.cut_gates(bottles, cause).await,
                 Record::Audit(bottle, kind) => self.ledger.audit(bottle, kind).await,
             };
             if let Err(error) = written {
                 error!(error = with_causes(&error), "what happened to a gate is not in the ledger yet; trying again");
                 return Err(error);
             }
-            if let Record::Cut(..) = record {
+            if let Record::Cut(..) | Record::CutTogether(..) = record {
                 fault::point(Point::CutRecorded);
             }
             self.unrecorded.pop_front();
@@ -532,14 +480,6 @@ fn view(running: &Running, rules: &Rules) -> BottleView {
         address: running.address,
         preflight: rules.preflight_of(&running.lineage),
         phase,
-    }
-}
-
-/// As the kernel has it.
-fn reason(cause: CutCause) -> CutReason {
-    match cause {
-        CutCause::Budget => CutReason::Budget,
-        CutCause::Operator => CutReason::Operator,
     }
 }
 

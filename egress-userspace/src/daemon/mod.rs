@@ -11,6 +11,7 @@ mod cutting;
 mod drops;
 mod files;
 mod gate_check;
+mod gating;
 mod guard;
 mod kernel_view;
 mod launch;

@@ -229,6 +229,17 @@ impl Ledger {
         self.write("change a gate", move |desk| desk.change_gate(bottle, change)).await
     }
 
+    /// Cuts many at once: all of them are on record, or none.
+    ///
+    /// # Errors
+    /// When one of them does not exist or the change could not be recorded.
+    pub async fn cut_gates(&self, bottles: Vec<BottleId>, cause: CutCause) -> Result<(), LedgerError> {
+        let cut = move |desk: &mut Desk| {
+            bottles.iter().try_for_each(|bottle| desk.change_gate(*bottle, GateChange::Cut(cause)).map(drop))
+        };
+        self.write("cut gates", cut).await
+    }
+
     /// Adds an audit row.
     ///
     /// # Errors

@@ -106,6 +106,28 @@ fn a_bottle_that_is_not_running_can_be_cut() -> Result<()> {
 }
 
 #[test]
+fn all_are_cut_at_once() -> Result<()> {
+    let Some(world) = world("all are cut", "")? else { return Ok(()) };
+    let nothing = world.egress(&["cut", "--all"])?;
+    assert_eq!((nothing.code, nothing.output.as_str()), (0, "no bottle runs that is not cut already\n"), "{nothing:?}");
+    let mut bottles =
+        ["one", "two", "three"].map(|name| world.shell(name, &[])).into_iter().collect::<Result<Vec<_>>>()?;
+    assert_eq!(world.egress(&["cut", "two"])?.code, 0);
+    let said = world.egress(&["cut", "--all"])?;
+    assert_eq!((said.code, said.output.as_str()), (0, "one is cut (operator)\nthree is cut (operator)\n"), "{said:?}");
+    for (bottle, name) in bottles.iter_mut().zip(["one", "two", "three"]) {
+        assert_eq!(world.bottle(name)?.gate, GateView::Cut(CutCause::Operator), "{name}");
+        ensure!(bottle.ask("claude-test")?.status == 0, "{name} gets through");
+        let cuts =
+            world.audit(Some(name))?.into_iter().filter(|kind| matches!(kind, AuditKind::GateCut { .. })).count();
+        assert_eq!(cuts, 1, "{name}");
+    }
+    assert_eq!(world.egress(&["restore", "three"])?.code, 0);
+    assert_eq!(bottles.pop().context("three")?.ask("claude-test")?.status, 200);
+    Ok(())
+}
+
+#[test]
 fn exit_codes_say_what_kind_of_failure_it_was() -> Result<()> {
     let Some(mut world) = world("exit codes", "")? else { return Ok(()) };
     for action in ["cut", "restore"] {
@@ -114,6 +136,7 @@ fn exit_codes_say_what_kind_of_failure_it_was() -> Result<()> {
     }
     for wrong in [
         &["cut"][..],
+        &["cut", "web", "--all"],
         &["cut", "Not A Name"],
         &["run", "web"],
         &["run", "web", "--budget", "claude", "--", "true"],
