@@ -8,6 +8,7 @@
     reason = "a test that cannot go on fails, and helpers of tests are tests"
 )]
 
+mod alike;
 mod frames;
 mod reset;
 mod tables;
