@@ -8,7 +8,8 @@ use egress_userspace::kernel::Counter;
 use harness::gate::{Backend, Sender, until};
 use harness::privilege::is_root;
 
-use super::{SHORTLY, Stage, frames};
+use super::stage::Stage;
+use super::{SHORTLY, frames};
 
 /// Frames tried in each direction.
 const FRAMES: usize = 300;
