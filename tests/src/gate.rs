@@ -65,6 +65,13 @@ pub enum Backend {
 #[derive(Debug)]
 pub struct PinDirectory(PathBuf);
 
+/// A socket on one side of a gate.
+#[derive(Debug)]
+pub struct Sender {
+    socket: RawSocket,
+    interface: u32,
+}
+
 /// Who would see a packet that got past the gate.
 #[derive(Debug)]
 pub struct Witness(Vec<RawSocket>);
@@ -124,15 +131,25 @@ impl World {
 
     /// Sends it so often, as fast as can be.
     pub fn storm(&self, direction: Direction, frame: &[u8], times: usize) -> Result<()> {
+        let sender = self.sender(direction)?;
+        (0..times).try_for_each(|_| sender.send(frame))
+    }
+
+    /// Sends frames from the side they come from.
+    pub fn sender(&self, direction: Direction) -> Result<Sender> {
         let (from, interface) = match direction {
             Direction::FromBottle => (&self.bottle, self.inner),
             Direction::ToBottle => (&self.host, self.interface.0),
         };
         // EtherType 0: it is to send, not to receive.
-        from.run(|| {
-            let socket = RawSocket::open(0)?;
-            (0..times).try_for_each(|_| socket.send(interface, frame))
-        })
+        Ok(Sender { socket: from.run(|| RawSocket::open(0))?, interface })
+    }
+}
+
+impl Sender {
+    /// Sends a frame.
+    pub fn send(&self, frame: &[u8]) -> Result<()> {
+        self.socket.send(self.interface, frame)
     }
 }
 

@@ -8,9 +8,9 @@ use egress_userspace::control::BottlesReply;
 use egress_userspace::domain::{AuditKind, CutCause, GateView};
 use egress_userspace::kernel::{EbpfEnforcer, Enforcer, GateStatus, NftEnforcer, TcAttachment};
 use harness::netns::command;
-use harness::world::{Bottle, GATEWAY, PATIENCE, World};
+use harness::world::{Bottle, GATEWAY, PATIENCE, World, until};
 
-use crate::world;
+use crate::{prepared, world};
 
 const NFTABLES: &str = "enforcer: nftables";
 const EBPF: &str = "enforcer: ebpf";
@@ -82,7 +82,7 @@ fn budget_operator_and_crash_are_held_by_nftables() -> Result<()> {
     let repaired = |kind: &AuditKind| matches!(kind, AuditKind::Repaired { .. });
     ensure!(!world.audit(Some("web"))?.iter().any(repaired), "adopting changed the gate");
     assert_eq!(bottle.end()?.code, 0);
-    harness::world::until("its gate is gone", PATIENCE, || Ok(nft(&world, "list ruleset")?.is_empty()))
+    until("its gate is gone", PATIENCE, || Ok(nft(&world, "list ruleset")?.is_empty()))
 }
 
 #[test]
@@ -158,4 +158,25 @@ fn gates(world: &World, of_ebpf: bool) -> Result<Box<dyn Enforcer>> {
     }
     let table = table(world)?;
     world.host.run(|| Ok(Box::new(NftEnforcer::new(&table)?) as Box<dyn Enforcer>))
+}
+
+#[test]
+fn where_ebpf_cannot_be_it_is_nftables_and_the_log_says_why() -> Result<()> {
+    let Some(mut world) = prepared("no eBPF", "enforcer: auto")? else { return Ok(()) };
+    // No BPF file system there: nothing can be pinned.
+    world.names.pins = world.names.directory.join("pins");
+    world.start_daemon()?;
+    assert_eq!(world.status()?.enforcer, "nftables");
+    let log = || Ok::<_, anyhow::Error>(fs::read_to_string(&world.names.log)?);
+    ensure!(log()?.contains("gates of eBPF cannot be made"), "{}", log()?);
+    let mut bottle = world.shell("web", &[])?;
+    assert_eq!(bottle.ask(REQUEST)?.status, 200);
+
+    world.write_settings(EBPF)?;
+    until("the daemon warns", PATIENCE, || Ok(log()?.contains("enforcer is read when the daemon starts")))?;
+    assert_eq!(world.status()?.enforcer, "nftables");
+    world.stop_daemon()?;
+    let failed = world.fail_to_start(&mut world.daemon_command(&world.names, GATEWAY))?;
+    ensure!(failed.code == 1 && failed.errors.contains("gates of eBPF cannot be made"), "{failed:?}");
+    Ok(())
 }

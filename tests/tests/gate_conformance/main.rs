@@ -8,8 +8,10 @@
     reason = "a test that cannot go on fails, and helpers of tests are tests"
 )]
 
+mod alike;
 mod frames;
 mod reset;
+mod stage;
 mod tables;
 
 use std::io::{Read, Write};
@@ -23,17 +25,14 @@ use anyhow::{Context, Result, bail, ensure};
 use egress_common::{CutReason, DROP_EVENTS_PER_WINDOW, Direction, Outcome};
 use egress_userspace::domain::BottleId;
 use egress_userspace::kernel::{Enforcer, Gate, GateStatus, IfIndex, KernelError};
-use frames::Case;
-use harness::gate::{
-    BOTTLE, BOTTLE_ID, Backend, DNS_PORT, GATEWAY, PATIENCE, PinDirectory, TCP_PORTS, World, address, counted, gate,
-    until,
-};
+use harness::gate::{BOTTLE, BOTTLE_ID, Backend, DNS_PORT, GATEWAY, PATIENCE, TCP_PORTS, address, gate, until};
 use harness::netns::command;
 use harness::privilege::is_root;
 use reset::{
     clients_of_a_cut_bottle_fail_at_once, nothing_but_resets_passes_a_cut_gate, resets_are_limited,
     the_hosts_resets_reach_a_cut_bottle,
 };
+use stage::Stage;
 use tables::{
     a_table_that_is_held_is_nobody_elses, an_interface_under_another_name_is_missed, any_tampering_is_missed,
     others_flush_their_tables_and_not_ours,
@@ -41,98 +40,6 @@ use tables::{
 
 /// How long something that must not happen is waited for.
 const SHORTLY: Duration = Duration::from_millis(300);
-
-/// How long a frame is given to arrive whose fate is decided.
-const A_MOMENT: Duration = Duration::from_millis(3);
-
-/// A world with a backend in it. Fields drop in order: the gate before its pins.
-struct Stage {
-    backend: Backend,
-    gates: Box<dyn Enforcer>,
-    world: World,
-    pins: PinDirectory,
-}
-
-impl Stage {
-    fn new(backend: Backend) -> Result<Self> {
-        let (pins, world) = (PinDirectory::new()?, World::new()?);
-        let gates = world.host.run(|| backend.open(pins.path()))?;
-        Ok(Self { backend, gates, world, pins })
-    }
-
-    /// What there is after all of our processes have ended: nobody holds the gate.
-    fn close(&mut self) -> Result<()> {
-        self.gates = Backend::Fake.open(Path::new(""))?;
-        Ok(())
-    }
-
-    /// The next controller.
-    fn reopen(&mut self) -> Result<()> {
-        self.gates = self.world.host.run(|| self.backend.open(self.pins.path()))?;
-        Ok(())
-    }
-
-    /// With the bottle's gate attached and open.
-    fn attached(backend: Backend) -> Result<Self> {
-        let stage = Self::new(backend)?;
-        stage.attach(&stage.world.gate())?;
-        Ok(stage)
-    }
-
-    fn attach(&self, gate: &Gate) -> Result<()> {
-        self.world.host.run(|| Ok(self.gates.attach(gate)?))
-    }
-
-    fn set(&self, status: GateStatus) -> Result<()> {
-        Ok(self.gates.set(self.world.interface, status)?)
-    }
-
-    fn is_attached(&self) -> Result<bool> {
-        self.world.host.run(|| Ok(self.gates.is_attached(self.world.interface)?))
-    }
-
-    fn detach(&self) -> Result<()> {
-        self.world.host.run(|| Ok(self.gates.detach(self.world.interface)?))
-    }
-
-    fn counted(&self, direction: Direction, outcome: Outcome) -> Result<u64> {
-        counted(self.gates.as_ref(), self.world.interface, direction, outcome)
-    }
-
-    /// The frame gets through or not, as `outcome` says, and is counted under it.
-    fn check(&self, direction: Direction, case: &Case, outcome: Outcome) -> Result<()> {
-        let witness = match direction {
-            Direction::FromBottle => self.world.witness_at_host()?,
-            Direction::ToBottle => self.world.witness_in_bottle()?,
-        };
-        let before = self.counted(direction, outcome)?;
-        self.world.send(direction, &case.frame)?;
-        let what = || format!("{direction:?}: {}: {:?}", case.name, self.gates.counters(self.world.interface));
-        ensure!(
-            until(PATIENCE, || self.counted(direction, outcome).is_ok_and(|now| now > before)),
-            "not counted: {}",
-            what()
-        );
-        if outcome == Outcome::Passed {
-            ensure!(witness.sees(case.marker), "did not arrive: {}", what());
-        } else {
-            // It was counted, so its fate is decided; a moment for it to arrive all the same.
-            thread::sleep(A_MOMENT);
-            ensure!(!witness.has_seen(case.marker), "arrived: {}", what());
-        }
-        Ok(())
-    }
-
-    fn check_all(&self, outcome_of: impl Fn(&Case) -> Outcome) -> Result<()> {
-        for case in frames::from_bottle() {
-            self.check(Direction::FromBottle, &case, outcome_of(&case))?;
-        }
-        for case in frames::to_bottle() {
-            self.check(Direction::ToBottle, &case, outcome_of(&case))?;
-        }
-        Ok(())
-    }
-}
 
 /// One test per backend for every scenario that needs packets.
 macro_rules! on_the_kernel {

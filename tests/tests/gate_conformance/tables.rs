@@ -9,8 +9,9 @@ use egress_userspace::kernel::{Gate, GateStatus};
 use harness::gate::{Backend, PATIENCE, until};
 use harness::netns::command;
 
+use super::SHORTLY;
 use super::frames::{self, Case};
-use super::{A_MOMENT, SHORTLY, Stage};
+use super::stage::{A_MOMENT, Sides, Stage};
 
 /// Somebody runs `nft` while nobody holds the table; then the next controller comes.
 pub(super) fn behind_our_back(stage: &mut Stage, words: &str) -> Result<()> {
@@ -28,14 +29,11 @@ pub(super) fn a_gate_without_rules_passes_nothing(stage: &mut Stage) -> Result<(
     for (direction, cases) in
         [(Direction::FromBottle, frames::from_bottle()), (Direction::ToBottle, frames::to_bottle())]
     {
-        let witness = match direction {
-            Direction::FromBottle => stage.world.witness_at_host()?,
-            Direction::ToBottle => stage.world.witness_in_bottle()?,
-        };
+        let sides = Sides::new(stage, direction)?;
         for case in cases {
-            stage.world.send(direction, &case.frame)?;
+            sides.sender.send(&case.frame)?;
             thread::sleep(A_MOMENT);
-            ensure!(!witness.has_seen(case.marker), "{direction:?}: arrived: {}", case.name);
+            ensure!(!sides.witness.has_seen(case.marker), "{direction:?}: arrived: {}", case.name);
         }
     }
     ensure!(!stage.is_attached()?, "nobody noticed");
