@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use egress_common::CutReason;
 use egress_userspace::kernel::GateStatus;
-use harness::gate::{BOTTLE, DNS_PORT, GATEWAY, address};
+use harness::gate::{BOTTLE, DNS_PORT, GATEWAY, PATIENCE, address, until};
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, setsockopt, sockopt};
 use nix::time::{ClockId, clock_gettime};
@@ -60,7 +60,8 @@ fn cuts(stage: &Stage) -> Result<(Vec<f64>, Vec<f64>)> {
         let mut measured = (Vec::new(), Vec::new());
         let outcome = (0..CUTS).try_for_each(|_| -> Result<()> {
             sleep(PAUSE);
-            ensure!(drain(&sink)?.is_some(), "the flood does not flow");
+            // Its thread may have to wait for a CPU.
+            ensure!(until(PATIENCE, || drain(&sink).is_ok_and(|last| last.is_some())), "the flood does not flow");
             let (ordered, start) = (clock_gettime(ClockId::CLOCK_REALTIME)?, Instant::now());
             stage.set(GateStatus::Cut(CutReason::Operator))?;
             let took = start.elapsed();

@@ -1,9 +1,10 @@
 //! What a gate costs, each backend beside a bare veth in the same run: nanoseconds a packet, throughput, and how long after
-//! an order to cut the last packet gets through.
+//! an order to cut the last packet gets through; and what a thousand of them cost.
 #![expect(clippy::print_stdout, reason = "the table is this program's output")]
 
 mod cost;
 mod cutting;
+mod scale;
 mod throughput;
 
 use anyhow::Result;
@@ -13,13 +14,26 @@ use harness::gate::{Backend, PinDirectory, World};
 /// What gates are made of here.
 const BACKENDS: [Backend; 3] = [Backend::Tcx, Backend::Clsact, Backend::Nftables];
 
+/// A part of it: its word on the command line, its heading, and what prints its table.
+type Part = (&'static str, &'static str, fn() -> Result<()>);
+
+const PARTS: [Part; 4] = [
+    ("cost", "Nanoseconds a packet takes a gate", cost::measure),
+    ("throughput", "iperf3, one stream of TCP between a bottle and its host", throughput::measure),
+    ("cutting", "From an order to cut to the last packet of a flood, microseconds", cutting::measure),
+    ("scale", "A thousand bottles", scale::measure),
+];
+
+/// All parts, or those that are named.
 fn main() -> Result<()> {
-    println!("## Nanoseconds a packet takes a gate\n");
-    cost::measure()?;
-    println!("\n## iperf3, one stream of TCP between a bottle and its host\n");
-    throughput::measure()?;
-    println!("\n## From an order to cut to the last packet of a flood, microseconds\n");
-    cutting::measure()
+    let named: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    for (word, heading, measure) in PARTS {
+        if named.is_empty() || named.iter().any(|name| name == word) {
+            println!("\n## {heading}\n");
+            measure()?;
+        }
+    }
+    Ok(())
 }
 
 /// A host and a bottle, with an open gate between them or none. Fields drop in order: the gate before its pins.
