@@ -12,6 +12,8 @@ pub mod ledger;
 pub mod bottle;
 pub mod kernel;
 
+pub mod doctor;
+
 pub mod broker;
 pub mod control;
 pub mod proxy;

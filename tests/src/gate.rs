@@ -4,15 +4,16 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
-use std::{fs, thread};
+use std::{fs, io, thread};
 
 use anyhow::{Context, Result};
 use egress_common::{Direction, Outcome};
+use egress_userspace::doctor::attacks::{self, Parties};
 use egress_userspace::domain::{BottleId, CutMode};
 use egress_userspace::kernel::{EbpfEnforcer, Enforcer, FakeEnforcer, Gate, GateStatus, IfIndex, TcAttachment};
 
 use crate::netns::NetNs;
-use crate::packet::{self, Marker, RawSocket};
+use crate::packet::{self, Marker, RawSocket, Wire};
 
 /// The gateway's address; the host has it.
 pub const GATEWAY: [u8; 4] = [10, 213, 0, 1];
@@ -28,6 +29,18 @@ pub const HOST_MAC: [u8; 6] = [2, 0, 10, 213, 0, 1];
 pub const TCP_PORTS: [u16; 3] = [8080, 443, 80];
 /// The UDP port of the resolver.
 pub const DNS_PORT: u16 = 53;
+/// All of them, as attacks name them.
+pub const PARTIES: Parties = Parties {
+    bottle: BOTTLE,
+    bottle_mac: BOTTLE_MAC,
+    gateway: GATEWAY,
+    host_mac: HOST_MAC,
+    host: HOST,
+    stranger: [10, 213, 0, 77],
+    tcp_ports: TCP_PORTS,
+    dns_port: DNS_PORT,
+    run: 0,
+};
 /// The bottle's number.
 pub const BOTTLE_ID: BottleId = BottleId(42);
 /// How long something that will happen may take.
@@ -64,6 +77,13 @@ pub struct PinDirectory(PathBuf);
 /// Who would see a packet that got past the gate.
 #[derive(Debug)]
 pub struct Witness(Vec<RawSocket>);
+
+/// One side of a gate, to send from.
+#[derive(Debug)]
+pub struct Line {
+    socket: RawSocket,
+    wire: Wire,
+}
 
 impl World {
     /// Makes both, with addresses and routes as a bottle gets them.
@@ -102,10 +122,18 @@ impl World {
         gate(self.interface)
     }
 
-    /// Sees what comes out of the gate at the host. (A socket for all EtherTypes would see packets before tc does.)
+    /// Sees what comes out of the gate at the host, of the kinds that [`attacks::from_bottle`] has.
     pub fn witness_at_host(&self) -> Result<Witness> {
-        let kinds = [packet::IPV4, packet::ARP, packet::IPV6, packet::VLAN, packet::EXPERIMENT];
-        self.host.run(|| Ok(Witness(kinds.into_iter().map(RawSocket::open).collect::<Result<_>>()?)))
+        self.witness_of(vec![packet::IPV4, packet::ARP, packet::IPV6, packet::VLAN, packet::EXPERIMENT])
+    }
+
+    /// Sees every kind of frame that attacks have. It takes the kernel a while to be rid of it.
+    pub fn witness_of_all_at_host(&self) -> Result<Witness> {
+        self.witness_of(attacks::ether_types())
+    }
+
+    fn witness_of(&self, kinds: Vec<u16>) -> Result<Witness> {
+        self.host.run(|| Ok(Witness(kinds.into_iter().map(RawSocket::open).collect::<io::Result<_>>()?)))
     }
 
     /// Sees what comes out of the gate in the bottle.
@@ -115,12 +143,29 @@ impl World {
 
     /// Sends a frame through the gate from the side it comes from.
     pub fn send(&self, direction: Direction, frame: &[u8]) -> Result<()> {
+        self.line(direction)?.send(frame)
+    }
+
+    /// Sends many of them.
+    pub fn line(&self, direction: Direction) -> Result<Line> {
         let (from, interface) = match direction {
             Direction::FromBottle => (&self.bottle, self.inner),
             Direction::ToBottle => (&self.host, self.interface.0),
         };
         // EtherType 0: it is to send, not to receive.
-        from.run(|| RawSocket::open(0)?.send(interface, frame))
+        Self::line_in(from, interface)
+    }
+
+    /// Sends out of an interface of some namespace.
+    pub fn line_in(namespace: &NetNs, interface: u32) -> Result<Line> {
+        namespace.run(|| Ok(Line { socket: RawSocket::open(0)?, wire: Wire::find(interface)? }))
+    }
+}
+
+impl Line {
+    /// Sends a frame.
+    pub fn send(&self, frame: &[u8]) -> Result<()> {
+        Ok(self.socket.send(&self.wire, frame)?)
     }
 }
 

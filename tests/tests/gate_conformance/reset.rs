@@ -93,8 +93,9 @@ pub(super) fn resets_are_limited(backend: Backend) -> Result<()> {
     let stage = telling(backend)?;
     stage.set(CUT)?;
     let case = frames::from_bottle().into_iter().find(|case| case.name.starts_with("TCP")).context("the case")?;
+    let line = stage.world.line(Direction::FromBottle)?;
     for _ in 0..STORM {
-        stage.world.send(Direction::FromBottle, &case.frame)?;
+        line.send(&case.frame)?;
     }
     let sum = || -> Result<u64> {
         Ok(stage.counted(Direction::FromBottle, Outcome::Reset)?

@@ -21,6 +21,7 @@ pub(super) const IMPORTS: &[(&str, May)] = &[
     ("broker", May::Import(&["domain", "policy"])),
     ("proxy", May::Import(&["domain", "meter", "policy", "broker"])),
     ("control", May::Import(&["domain"])),
+    ("doctor", May::Import(&["domain", "settings", "kernel", "bottle", "control"])),
     ("daemon", May::ImportAll),
     ("cli", May::Import(&["domain", "control", "meter"])),
     ("tui", May::Import(&["domain", "control"])),
@@ -38,6 +39,8 @@ pub(super) const PURE: &[&str] = &[
     "egress-userspace/src/kernel/nft_render.rs",
     "egress-userspace/src/bottle/plan.rs",
     "egress-userspace/src/proxy/in_flight.rs",
+    "egress-userspace/src/doctor/attacks/",
+    "egress-userspace/src/doctor/frame.rs",
 ];
 
 /// What pure code must not name: a crate by its first segment, anything else by consecutive segments.
@@ -79,7 +82,6 @@ pub(super) const UNSAFE: &[&str] = &[
     "egress-userspace/src/bottle/native/raw.rs",
     "egress-userspace/src/proxy/socket.rs",
     "tests/src/heap.rs",
-    "tests/src/packet.rs",
 ];
 
 /// Who may name a dependency of `egress-userspace`; `TOP` are the files directly in `src/`.
@@ -92,7 +94,7 @@ pub(super) const OWNERS: &[(&str, &[&str])] = &[
     ("caps", &["bottle", "proxy", "daemon"]),
     ("clap", &[TOP, "cli"]),
     ("crc32fast", &["meter"]),
-    ("egress_common", &["kernel", "daemon"]),
+    ("egress_common", &["kernel", "doctor", "daemon"]),
     ("flate2", &["meter"]),
     ("futures_util", ANYONE),
     ("hickory_proto", &["proxy"]),
