@@ -12,11 +12,11 @@ pub mod ledger;
 pub mod bottle;
 pub mod kernel;
 
-pub mod doctor;
-
 pub mod broker;
 pub mod control;
 pub mod proxy;
+
+pub mod doctor;
 
 pub mod daemon;
 

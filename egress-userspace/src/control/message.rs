@@ -50,6 +50,8 @@ pub struct StatusReply {
     pub gateway: Ipv4Addr,
     /// Where the gates are pinned.
     pub pins: String,
+    /// Why gates are not to be relied on, and so no bottle is started.
+    pub not_enforcing: Option<String>,
     /// Why settings.yml, as it is, is not in force.
     pub settings_problem: Option<String>,
 }
@@ -91,6 +93,8 @@ pub struct BottleInfo {
 pub struct BottlesReply {
     /// Running and frozen ones, and those that ended with a cut gate.
     pub bottles: Vec<BottleInfo>,
+    /// Why gates are not to be relied on, and so no bottle is started.
+    pub not_enforcing: Option<String>,
     /// Why settings.yml, as it is, is not in force.
     pub settings_problem: Option<String>,
 }

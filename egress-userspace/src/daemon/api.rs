@@ -79,6 +79,7 @@ impl Desk {
             enforcer: self.launcher.enforcer.backend().to_owned(),
             gateway: self.launcher.pool.gateway,
             pins: self.pins.clone(),
+            not_enforcing: self.launcher.not_enforcing.clone(),
             settings_problem: self.launcher.in_force.problem(),
         })
     }
@@ -95,7 +96,8 @@ impl Desk {
                 bottles.push(self.info(row, running).await?);
             }
         }
-        Ok(BottlesReply { bottles, settings_problem: self.launcher.in_force.problem() })
+        let not_enforcing = self.launcher.not_enforcing.clone();
+        Ok(BottlesReply { bottles, not_enforcing, settings_problem: self.launcher.in_force.problem() })
     }
 
     async fn info(&self, row: BottleRow, running: Option<&Running>) -> Result<BottleInfo, ApiError> {

@@ -47,6 +47,8 @@ pub(super) struct Launcher {
     pub(super) controller: ControllerHandle,
     pub(super) pool: AddressPool,
     pub(super) in_force: InForce,
+    /// Why gates are not to be relied on: nothing is started then.
+    pub(super) not_enforcing: Option<String>,
 }
 
 impl Launcher {
@@ -57,6 +59,7 @@ impl Launcher {
         name: BottleName,
         request: RunRequest,
     ) -> Result<mpsc::Receiver<RunEvent>, ApiError> {
+        self.check_enforcing()?;
         let policy = policy_of(request.shutdown, &self.ledger.rules(), &name, request.extends.as_ref());
         let new = NewRun {
             name,
@@ -70,6 +73,14 @@ impl Launcher {
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
         tokio::spawn(self.clone().live(row, launch, events, Over::Ended(NOT_STARTED)));
         Ok(receiver)
+    }
+
+    /// A bottle behind a gate that does not hold would be no bottle.
+    pub(super) fn check_enforcing(&self) -> Result<(), ApiError> {
+        let Some(problem) = &self.not_enforcing else { return Ok(()) };
+        Err(failed(format!(
+            "no bottle is started, as this host does not enforce ({problem}): `egress doctor` says more"
+        )))
     }
 
     /// `otherwise` is how the run is over when it cannot be started.

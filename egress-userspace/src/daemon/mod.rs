@@ -18,6 +18,7 @@ mod proxy_link;
 mod reconcile;
 mod reload;
 mod review;
+mod self_check;
 mod stopping;
 
 use std::net::Ipv4Addr;
@@ -130,6 +131,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     let enforcer: Arc<dyn Enforcer> = Arc::new(EbpfEnforcer::new(&options.pins, options.attachment)?);
     let runtime = Arc::new(NativeRuntime::new(wiring(&options, &authority)).with_group(options.bridge.clone()));
     runtime.prepare_host().await?;
+    let not_enforcing = self_check::run(&options).await;
     let listeners = listeners::bind(options.gateway)?;
     let socket_path = options.run_directory.join(control::SOCKET_NAME);
     let socket = control::bind(&socket_path).map_err(|source| DaemonError::File {
@@ -149,6 +151,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
         controller: controller.clone(),
         pool,
         in_force: in_force.clone(),
+        not_enforcing,
     };
     let version = env!("CARGO_PKG_VERSION").to_owned();
     ledger.audit(None, AuditKind::DaemonStarted { version }).await?;

@@ -37,6 +37,12 @@ impl Wire {
         let found = links.into_iter().find(|link| u32::try_from(link.ifindex()) == Ok(interface));
         found.map(Self).ok_or_else(|| Errno::ENODEV.into())
     }
+
+    /// Its hardware address.
+    #[must_use]
+    pub fn mac(&self) -> Option<[u8; 6]> {
+        self.0.addr()
+    }
 }
 
 impl RawSocket {
