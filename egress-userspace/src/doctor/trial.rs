@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a packet may take that has been counted and must not arrive.
 const ON_ITS_WAY: Duration = Duration::from_millis(20);
 /// How long words on a cut connection are waited for.
-const SILENCE: Duration = Duration::from_millis(100);
+const SILENCE: Duration = Duration::from_millis(30);
 const POLL: Duration = Duration::from_millis(1);
 const CUT: GateStatus = GateStatus::Cut(CutReason::Operator);
 
@@ -39,6 +39,9 @@ impl Finding {
         Self { name: name.to_owned(), expected, problem: result.err() }
     }
 }
+
+/// What breaks a promise, if anything does.
+type Broken = Result<(), String>;
 
 /// What is wrong, what passed first; `None` when nothing is.
 pub(super) fn worst(findings: &[Finding]) -> Option<String> {
@@ -112,10 +115,18 @@ fn attack(bottle: &Throwaway, names: &Names, extent: Extent, make: MakeGates<'_>
     let gates = make(&names.pins)?;
     gates.attach(&bottle.gate())?;
     bottle.bring_up()?;
-    let result = attack_gated(bottle, names, extent, make, gates);
-    // Another value of it, as that one is gone.
-    make(&names.pins)?.detach(bottle.gate().interface)?;
-    result
+    let interface = bottle.gate().interface;
+    match attack_gated(bottle, names, extent, make, gates) {
+        Ok((findings, gates)) => {
+            gates.detach(interface)?;
+            Ok(findings)
+        }
+        Err(error) => {
+            // The first error is the one to tell.
+            let _ = make(&names.pins).and_then(|gates| gates.detach(interface));
+            Err(error)
+        }
+    }
 }
 
 fn attack_gated(
@@ -124,7 +135,7 @@ fn attack_gated(
     extent: Extent,
     make: MakeGates<'_>,
     gates: Box<dyn Enforcer>,
-) -> Result<Vec<Finding>, DoctorError> {
+) -> Result<(Vec<Finding>, Box<dyn Enforcer>), DoctorError> {
     let parties = bottle.parties()?;
     let further = if extent == Extent::Whole { attacks::further(&parties) } else { Vec::new() };
     let mut findings = Vec::new();
@@ -138,9 +149,9 @@ fn attack_gated(
     findings.push(Finding::of(name, Some(Outcome::Cut), cut_a_connection(bottle, gates.as_ref())));
     gates.set(bottle.gate().interface, CUT)?;
     drop(gates);
-    let result = stays_cut(bottle, names, make)?;
+    let (result, gates) = stays_cut(bottle, names, make)?;
     findings.push(Finding::of("a cut outlives whoever made it", Some(Outcome::Cut), result));
-    Ok(findings)
+    Ok((findings, gates))
 }
 
 /// All of them are sent, and then it is asked what became of them: by its count for each kind, by its marker for each.
@@ -236,23 +247,28 @@ fn hears(from: &mut TcpStream, to: &mut TcpStream, patience: Duration) -> bool {
 }
 
 /// While nobody runs what made the gate, and for whoever looks next.
-fn stays_cut(bottle: &Throwaway, names: &Names, make: MakeGates<'_>) -> Result<Result<(), String>, DoctorError> {
+fn stays_cut(
+    bottle: &Throwaway,
+    names: &Names,
+    make: MakeGates<'_>,
+) -> Result<(Broken, Box<dyn Enforcer>), DoctorError> {
     let parties = bottle.parties()?;
     let (side, mut witness) = stand(bottle, Direction::FromBottle, Extent::Quick)?;
     let attempts: Vec<Attempt> =
         attacks::from_bottle(&parties).into_iter().filter(|attempt| attempt.outcome == Outcome::Passed).collect();
     attempts.iter().try_for_each(|attempt| side.send(&attempt.frame)).map_err(DoctorError::Frames)?;
     thread::sleep(ON_ITS_WAY);
-    if attempts.iter().any(|attempt| witness.sees_if(attempt)) {
-        return Ok(Err("a packet PASSED while nobody ran".to_owned()));
-    }
+    let has_passed = attempts.iter().any(|attempt| witness.sees_if(attempt));
     let gates = make(&names.pins)?;
     let interface = bottle.gate().interface;
     let found = gates.gates()?.into_iter().find(|gate| gate.interface == interface);
-    if found.is_none_or(|gate| gate.status != CUT) || !gates.is_attached(interface)? {
-        return Ok(Err("the next one does not find it cut".to_owned()));
-    }
-    Ok(Ok(()))
+    let is_found = found.is_some_and(|gate| gate.status == CUT) && gates.is_attached(interface)?;
+    let result = match (has_passed, is_found) {
+        (true, _) => Err("a packet PASSED while nobody ran".to_owned()),
+        (false, false) => Err("the next one does not find it cut".to_owned()),
+        (false, true) => Ok(()),
+    };
+    Ok((result, gates))
 }
 
 /// Where frames are sent from, and who sees them on the other side.

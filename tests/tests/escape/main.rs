@@ -6,6 +6,7 @@
 mod frames;
 mod interface;
 mod load;
+mod sockets;
 mod stage;
 mod table;
 
@@ -18,7 +19,7 @@ use table::Table;
 macro_rules! on_every_backend {
     ($($module:ident = $backend:ident),*) => {
         $(mod $module {
-            use super::{Backend, frames, interface, load, play};
+            use super::{Backend, frames, interface, load, play, sockets};
             use anyhow::Result;
 
             #[test]
@@ -29,6 +30,11 @@ macro_rules! on_every_backend {
             #[test]
             fn interfaces_stay_in() -> Result<()> {
                 play(concat!(stringify!($module), "::interface"), Backend::$backend, interface::attack)
+            }
+
+            #[test]
+            fn sockets_stay_in() -> Result<()> {
+                play(concat!(stringify!($module), "::sockets"), Backend::$backend, sockets::attack)
             }
 
             #[test]
