@@ -177,10 +177,13 @@ pub(super) fn on_thread<T: Send>(
 /// Removes whatever there is of a throw-away bottle of this name.
 pub(super) fn remove(names: &Names) -> Result<(), DoctorError> {
     let runtime = runtime(names, Ipv4Addr::UNSPECIFIED);
-    let name = bottle_name(names)?;
+    let own = bottle_name(names)?;
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(DoctorError::Thread)?;
     let removed: Result<(), BottleError> = tokio.block_on(async {
-        runtime.take_down(&name).await?;
+        // Another name may have been used here before.
+        for name in runtime.leftovers()?.iter().chain([&own]) {
+            runtime.take_down(name).await?;
+        }
         runtime.remove_host().await
     });
     for directory in [&names.pins, &names.directory] {

@@ -17,7 +17,7 @@ use crate::kernel::{Enforcer, GateStatus};
 /// How long a packet that passes may take to arrive, and one that does not to be counted.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a packet may take that has been counted and must not arrive.
-const ON_ITS_WAY: Duration = Duration::from_millis(20);
+const ON_ITS_WAY: Duration = Duration::from_millis(5);
 /// How long words on a cut connection are waited for.
 const SILENCE: Duration = Duration::from_millis(30);
 const POLL: Duration = Duration::from_millis(1);

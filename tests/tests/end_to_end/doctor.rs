@@ -3,12 +3,13 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 use egress_userspace::doctor::{self, Names};
 use egress_userspace::kernel::{EbpfEnforcer, Enforcer, FakeEnforcer, KernelError, TcAttachment};
 use harness::privilege::is_root;
-use harness::world::{GATEWAY, Said, World};
+use harness::world::{GATEWAY, PATIENCE, Said, World, until};
 use serde_json::Value;
 
 use crate::{prepared, world};
@@ -161,4 +162,21 @@ fn what_is_broken_is_named_and_makes_it_fail() -> Result<()> {
 
     fs::write(world.names.home.join("bot-bottle.db"), vec![7; 9000])?;
     broken(&world, "ledger")
+}
+
+#[test]
+fn what_a_killed_doctor_left_the_next_one_removes() -> Result<()> {
+    let Some(world) = prepared("a killed doctor", "")? else { return Ok(()) };
+    let mut command = world.command(&["doctor", "--json"]);
+    let mut killed = world.host.run(|| Ok(command.stdout(Stdio::null()).spawn()?))?;
+    let Names { directory, pins, bridge, .. } = Names::of_process(killed.id());
+    let is_at_work = || Ok(pins.exists() && world.host.ip("link show")?.contains(&bridge));
+    until("it has built its bottle", PATIENCE, is_at_work)?;
+    killed.kill()?;
+    killed.wait()?;
+    ensure!(pins.exists() && directory.exists(), "it had time to tidy up");
+    doctor(&world, &[])?;
+    ensure!(!pins.exists() && !directory.exists(), "its directories are left");
+    ensure!(!world.host.ip("link show")?.contains(&bridge), "its bridge is left");
+    Ok(())
 }
