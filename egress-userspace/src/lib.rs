@@ -18,6 +18,8 @@ pub mod broker;
 pub mod control;
 pub mod proxy;
 
+pub mod doctor;
+
 pub mod daemon;
 
 pub mod cli;

@@ -2,15 +2,19 @@
 #![forbid(unsafe_code)]
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use egress_userspace::cli::{self, Arguments, AttachMode, CheckArguments, Command, DaemonArguments, SettingsCommand};
+use egress_userspace::cli::{
+    self, Arguments, AttachMode, CheckArguments, Command, DaemonArguments, DoctorArguments, DoctorTable,
+    SettingsCommand,
+};
 use egress_userspace::daemon::{self, Options};
-use egress_userspace::kernel::TcAttachment;
-use egress_userspace::{LOG_VARIABLE, bottle, proxy};
+use egress_userspace::domain::with_causes;
+use egress_userspace::kernel::{self, TcAttachment};
+use egress_userspace::{LOG_VARIABLE, bottle, doctor, proxy};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -24,6 +28,7 @@ fn main() -> ExitCode {
             proxy::main()
         }
         Command::BottleInit { arguments } => bottle::init_main(arguments.into_iter()),
+        Command::Doctor(doctor) => examine(doctor, arguments.run_dir).unwrap_or_else(|error| cli::fail(&error)),
         Command::Meter(meter) => cli::meter(&meter),
         Command::Settings(SettingsCommand::Check(check)) => {
             check_settings(check).map_or_else(|error| cli::fail(&error), |()| ExitCode::SUCCESS)
@@ -51,16 +56,45 @@ fn run_daemon(arguments: DaemonArguments, run_directory: PathBuf) -> Result<()> 
         gateway: arguments.gateway.address,
         prefix: arguments.gateway.prefix,
         bridge: arguments.bridge,
-        attachment: match arguments.attach {
-            AttachMode::Auto => TcAttachment::Auto,
-            AttachMode::Tcx => TcAttachment::Tcx,
-            AttachMode::Clsact => TcAttachment::Clsact,
-        },
+        attachment: attachment(arguments.attach),
     };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no threads are to be had")?;
     runtime.block_on(daemon::run(options))?;
     Ok(())
+}
+
+fn attachment(mode: AttachMode) -> TcAttachment {
+    match mode {
+        AttachMode::Auto => TcAttachment::Auto,
+        AttachMode::Tcx => TcAttachment::Tcx,
+        AttachMode::Clsact => TcAttachment::Clsact,
+    }
+}
+
+/// Says whether this host holds what is promised.
+fn examine(arguments: DoctorArguments, run_directory: PathBuf) -> Result<ExitCode> {
+    let options = doctor::Options {
+        home: arguments.home.map_or_else(default_home, Ok)?,
+        run_directory,
+        gateway: arguments.gateway.address,
+        bridge: arguments.bridge,
+        executable: "/proc/self/exe".into(),
+        check_settings: settings_of,
+    };
+    let (attachment, choice) = (attachment(arguments.attach), daemon::chosen_enforcer(&options.home));
+    let make = |pins: &Path| kernel::open_alone(choice, pins, attachment);
+    let table = DoctorTable::new(arguments.output.json);
+    let report = doctor::examine(&options, &make, &mut |check| table.row(check));
+    table.conclude(&report)
+}
+
+fn settings_of(home: &Path) -> Result<String, String> {
+    if !home.join("settings.yml").exists() {
+        return Ok("none, so the defaults are in force".to_owned());
+    }
+    let checked = daemon::check_settings(home, None);
+    checked.map(|path| format!("{} is sound", path.display())).map_err(|error| with_causes(&error))
 }
 
 /// Says whether the daemon would take the settings as they are.

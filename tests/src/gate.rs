@@ -4,17 +4,18 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
-use std::{fs, thread};
+use std::{fs, io, thread};
 
 use anyhow::{Context, Result};
 use egress_common::{Direction, Outcome};
+use egress_userspace::doctor::attacks::{self, Parties};
 use egress_userspace::domain::{BottleId, CutMode};
 use egress_userspace::kernel::{
     EbpfEnforcer, Enforcer, FakeEnforcer, Gate, GateStatus, IfIndex, NftEnforcer, TABLE_NAME, TcAttachment,
 };
 
 use crate::netns::NetNs;
-use crate::packet::{self, Marker, RawSocket};
+use crate::packet::{self, Marker, RawSocket, Wire};
 
 /// The gateway's address; the host has it.
 pub const GATEWAY: [u8; 4] = [10, 213, 0, 1];
@@ -30,6 +31,18 @@ pub const HOST_MAC: [u8; 6] = [2, 0, 10, 213, 0, 1];
 pub const TCP_PORTS: [u16; 3] = [8080, 443, 80];
 /// The UDP port of the resolver.
 pub const DNS_PORT: u16 = 53;
+/// All of them, as attacks name them.
+pub const PARTIES: Parties = Parties {
+    bottle: BOTTLE,
+    bottle_mac: BOTTLE_MAC,
+    gateway: GATEWAY,
+    host_mac: HOST_MAC,
+    host: HOST,
+    stranger: [10, 213, 0, 77],
+    tcp_ports: TCP_PORTS,
+    dns_port: DNS_PORT,
+    run: 0,
+};
 /// The bottle's number.
 pub const BOTTLE_ID: BottleId = BottleId(42);
 /// How long something that will happen may take.
@@ -65,16 +78,16 @@ pub enum Backend {
 #[derive(Debug)]
 pub struct PinDirectory(PathBuf);
 
-/// A socket on one side of a gate.
-#[derive(Debug)]
-pub struct Sender {
-    socket: RawSocket,
-    interface: u32,
-}
-
 /// Who would see a packet that got past the gate.
 #[derive(Debug)]
 pub struct Witness(Vec<RawSocket>);
+
+/// One side of a gate, to send from.
+#[derive(Debug)]
+pub struct Line {
+    socket: RawSocket,
+    wire: Wire,
+}
 
 impl World {
     /// Makes both, with addresses and routes as a bottle gets them.
@@ -113,10 +126,18 @@ impl World {
         gate(self.interface)
     }
 
-    /// Sees what comes out of the gate at the host. (A socket for all EtherTypes would see packets before tc does.)
+    /// Sees what comes out of the gate at the host, of the kinds that [`attacks::from_bottle`] has.
     pub fn witness_at_host(&self) -> Result<Witness> {
-        let kinds = [packet::IPV4, packet::ARP, packet::IPV6, packet::VLAN, packet::EXPERIMENT];
-        self.host.run(|| Ok(Witness(kinds.into_iter().map(RawSocket::open).collect::<Result<_>>()?)))
+        self.witness_of(vec![packet::IPV4, packet::ARP, packet::IPV6, packet::VLAN, packet::EXPERIMENT])
+    }
+
+    /// Sees every kind of frame that attacks have. It takes the kernel a while to be rid of it.
+    pub fn witness_of_all_at_host(&self) -> Result<Witness> {
+        self.witness_of(attacks::ether_types())
+    }
+
+    fn witness_of(&self, kinds: Vec<u16>) -> Result<Witness> {
+        self.host.run(|| Ok(Witness(kinds.into_iter().map(RawSocket::open).collect::<io::Result<_>>()?)))
     }
 
     /// Sees what comes out of the gate in the bottle.
@@ -131,25 +152,30 @@ impl World {
 
     /// Sends it so often, as fast as can be.
     pub fn storm(&self, direction: Direction, frame: &[u8], times: usize) -> Result<()> {
-        let sender = self.sender(direction)?;
-        (0..times).try_for_each(|_| sender.send(frame))
+        let line = self.line(direction)?;
+        (0..times).try_for_each(|_| line.send(frame))
     }
 
     /// Sends frames from the side they come from.
-    pub fn sender(&self, direction: Direction) -> Result<Sender> {
+    pub fn line(&self, direction: Direction) -> Result<Line> {
         let (from, interface) = match direction {
             Direction::FromBottle => (&self.bottle, self.inner),
             Direction::ToBottle => (&self.host, self.interface.0),
         };
         // EtherType 0: it is to send, not to receive.
-        Ok(Sender { socket: from.run(|| RawSocket::open(0))?, interface })
+        Self::line_in(from, interface)
+    }
+
+    /// Sends out of an interface of some namespace.
+    pub fn line_in(namespace: &NetNs, interface: u32) -> Result<Line> {
+        namespace.run(|| Ok(Line { socket: RawSocket::open(0)?, wire: Wire::find(interface)? }))
     }
 }
 
-impl Sender {
+impl Line {
     /// Sends a frame.
     pub fn send(&self, frame: &[u8]) -> Result<()> {
-        self.socket.send(self.interface, frame)
+        Ok(self.socket.send(&self.wire, frame)?)
     }
 }
 

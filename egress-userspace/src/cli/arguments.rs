@@ -97,6 +97,8 @@ pub enum Command {
         /// How to print.
         output: Output,
     },
+    /// Look whether this host holds what egress promises; attacks a bottle of its own. Ends with 1 when something does not.
+    Doctor(DoctorArguments),
     /// Meter a saved response as the proxy would, and print its usage as JSON; null when it reports none.
     Meter(MeterArguments),
     /// Run the controller. Needs root.
@@ -344,6 +346,26 @@ pub struct DaemonArguments {
     /// How gates are attached.
     #[arg(long, default_value = "auto", value_name = "HOOK")]
     pub attach: AttachMode,
+}
+
+/// `egress doctor`
+#[derive(Debug, Args)]
+pub struct DoctorArguments {
+    /// Directory of settings, ledger and CA [default: ~/.bot-bottle].
+    #[arg(long, env = "BOT_BOTTLE_HOME", value_name = "DIR")]
+    pub home: Option<PathBuf>,
+    /// The daemon's --gateway.
+    #[arg(long, default_value = "10.213.0.1/16", value_name = "ADDRESS/PREFIX")]
+    pub gateway: Gateway,
+    /// The daemon's --bridge.
+    #[arg(long, default_value = "egress0", value_name = "DEVICE")]
+    pub bridge: String,
+    /// The daemon's --attach.
+    #[arg(long, default_value = "auto", value_name = "HOOK")]
+    pub attach: AttachMode,
+    #[command(flatten)]
+    /// How to print.
+    pub output: Output,
 }
 
 /// How gates are attached.

@@ -3,6 +3,7 @@
 mod arguments;
 mod audit;
 mod budget;
+mod doctor;
 mod kernel;
 mod meter;
 mod plan;
@@ -10,8 +11,11 @@ mod run;
 mod show;
 mod terminal;
 
-pub use arguments::{Arguments, AttachMode, CheckArguments, Command, DaemonArguments, MeterArguments, SettingsCommand};
+pub use arguments::{
+    Arguments, AttachMode, CheckArguments, Command, DaemonArguments, DoctorArguments, MeterArguments, SettingsCommand,
+};
 pub use audit::{AuditArguments, Since};
+pub use doctor::DoctorTable;
 
 use std::process::ExitCode;
 
@@ -106,7 +110,12 @@ async fn dispatch(client: &Client, command: Command) -> Result<ExitCode> {
             let reply: StatusReply = client.get("status").await?;
             show::status(&reply, output.json)?;
         }
-        Command::Meter(_) | Command::Settings(_) | Command::Daemon(_) | Command::Proxy | Command::BottleInit { .. } => {
+        Command::Doctor(_)
+        | Command::Meter(_)
+        | Command::Settings(_)
+        | Command::Daemon(_)
+        | Command::Proxy
+        | Command::BottleInit { .. } => {
             anyhow::bail!("this command has no daemon to ask")
         }
     }

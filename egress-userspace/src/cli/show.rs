@@ -31,8 +31,13 @@ pub(super) fn status(reply: &StatusReply, as_json: bool) -> Result<()> {
     let proxy = reply.proxy_pid.map_or_else(|| "not running".to_owned(), |pid| format!("process {pid}"));
     println!("egress {} (process {}), gates by {} in {}", reply.version, reply.pid, reply.enforcer, reply.pins);
     println!("gateway {}, proxy {proxy}", reply.gateway);
+    println!("{}", enforcing(reply.not_enforcing.as_deref()));
     settings_problem(reply.settings_problem.as_deref());
     Ok(())
+}
+
+fn enforcing(problem: Option<&str>) -> String {
+    problem.map_or_else(|| "enforcing".to_owned(), |problem| format!("NOT ENFORCING: {problem}"))
 }
 
 pub(super) fn gate(reply: &GateReply, as_json: bool) -> Result<()> {
@@ -80,8 +85,10 @@ pub(super) fn bottles(reply: &BottlesReply, as_json: bool) -> Result<()> {
     if as_json {
         return json(reply);
     }
+    let enforcing = enforcing(reply.not_enforcing.as_deref());
     if reply.bottles.is_empty() {
         println!("no bottles: start one with `egress run NAME -- COMMAND`");
+        println!("{enforcing}");
         settings_problem(reply.settings_problem.as_deref());
         return Ok(());
     }
@@ -100,7 +107,7 @@ pub(super) fn bottles(reply: &BottlesReply, as_json: bool) -> Result<()> {
         ]);
     }
     table.print();
-    println!("gates by {}", reply.enforcer);
+    println!("{enforcing}, gates by {}", reply.enforcer);
     settings_problem(reply.settings_problem.as_deref());
     Ok(())
 }

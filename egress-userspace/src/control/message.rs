@@ -50,6 +50,8 @@ pub struct StatusReply {
     pub gateway: Ipv4Addr,
     /// Where the gates are: a directory of pins, or a table.
     pub pins: String,
+    /// Why gates are not to be relied on, and so no bottle is started.
+    pub not_enforcing: Option<String>,
     /// Why settings.yml, as it is, is not in force.
     pub settings_problem: Option<String>,
 }
@@ -93,6 +95,8 @@ pub struct BottlesReply {
     pub bottles: Vec<BottleInfo>,
     /// What their gates are made of: `ebpf` or `nftables`.
     pub enforcer: String,
+    /// Why gates are not to be relied on, and so no bottle is started.
+    pub not_enforcing: Option<String>,
     /// Why settings.yml, as it is, is not in force.
     pub settings_problem: Option<String>,
 }

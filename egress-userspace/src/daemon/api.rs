@@ -81,6 +81,7 @@ impl Desk {
             enforcer: self.launcher.enforcer.backend().to_owned(),
             gateway: self.launcher.pool.gateway,
             pins: self.pins.clone(),
+            not_enforcing: self.launcher.not_enforcing.clone(),
             settings_problem: self.launcher.in_force.problem(),
         })
     }
@@ -100,6 +101,7 @@ impl Desk {
         Ok(BottlesReply {
             bottles,
             enforcer: self.launcher.enforcer.backend().to_owned(),
+            not_enforcing: self.launcher.not_enforcing.clone(),
             settings_problem: self.launcher.in_force.problem(),
         })
     }

@@ -50,6 +50,8 @@ pub(super) struct Launcher {
     pub(super) in_force: InForce,
     /// Held by whoever compares gates, and by whoever changes what they are to be.
     pub(super) mending: Arc<tokio::sync::Mutex<()>>,
+    /// Why gates are not to be relied on: nothing is started then.
+    pub(super) not_enforcing: Option<String>,
 }
 
 impl Launcher {
@@ -60,6 +62,7 @@ impl Launcher {
         name: BottleName,
         request: RunRequest,
     ) -> Result<mpsc::Receiver<RunEvent>, ApiError> {
+        self.check_enforcing()?;
         let policy = policy_of(request.shutdown, &self.ledger.rules(), &name, request.extends.as_ref());
         let new = NewRun {
             name,
@@ -74,6 +77,14 @@ impl Launcher {
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
         tokio::spawn(self.clone().live(row, launch, events, Over::Ended(NOT_STARTED)));
         Ok(receiver)
+    }
+
+    /// A bottle behind a gate that does not hold would be no bottle.
+    pub(super) fn check_enforcing(&self) -> Result<(), ApiError> {
+        let Some(problem) = &self.not_enforcing else { return Ok(()) };
+        Err(failed(format!(
+            "no bottle is started, as this host does not enforce ({problem}): `egress doctor` says more"
+        )))
     }
 
     /// `otherwise` is how the run is over when it cannot be started.

@@ -21,6 +21,7 @@ mod proxy_link;
 mod reconcile;
 mod reload;
 mod review;
+mod self_check;
 mod stopping;
 mod traffic;
 
@@ -37,7 +38,7 @@ use tracing::{info, warn};
 use crate::bottle::{BottleError, HostWiring, NativeRuntime};
 use crate::broker::{Configuration, Snapshot};
 use crate::control;
-use crate::domain::{AuditKind, CrossingMode, with_causes};
+use crate::domain::{AuditKind, CrossingMode, EnforcerChoice, with_causes};
 use crate::kernel::{self, KernelError, Opened, TcAttachment};
 use crate::ledger::{AddressPool, Ledger, LedgerError, Terms};
 use crate::policy::Routes;
@@ -138,6 +139,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     info!(backend = enforcer.backend(), place, not_ebpf = reason, "gates");
     let runtime = Arc::new(NativeRuntime::new(wiring(&options, &authority)).with_group(options.bridge.clone()));
     runtime.prepare_host().await?;
+    let not_enforcing = self_check::run(&options, settings.enforcer).await;
     let listeners = listeners::bind(options.gateway)?;
     let socket_path = options.run_directory.join(control::SOCKET_NAME);
     let socket = control::bind(&socket_path).map_err(|source| DaemonError::File {
@@ -158,6 +160,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
         pool,
         in_force: in_force.clone(),
         mending: Arc::default(),
+        not_enforcing,
     };
     let version = env!("CARGO_PKG_VERSION").to_owned();
     ledger.audit(None, AuditKind::DaemonStarted { version }).await?;
@@ -224,6 +227,12 @@ fn bounds(settings: &Settings) -> Bounds {
         CrossingMode::Sever => Duration::ZERO,
     };
     Bounds { drain, last_word: settings.last_word }
+}
+
+/// What makes gates according to the settings of `home`; the default where they cannot be read.
+#[must_use]
+pub fn chosen_enforcer(home: &Path) -> EnforcerChoice {
+    files::read_settings(home).map_or_else(|_| EnforcerChoice::default(), |settings| settings.enforcer)
 }
 
 /// Reads a settings file, that of `home` if none is named, as the daemon would. Returns its path.

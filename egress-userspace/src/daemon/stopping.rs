@@ -205,6 +205,7 @@ impl Launcher {
         name: BottleName,
         request: ResumeRequest,
     ) -> Result<mpsc::Receiver<RunEvent>, ApiError> {
+        self.check_enforcing()?;
         let row = self.ledger.bottle(&name).await.map_err(|error| refused(&error))?;
         let cause = row.frozen.ok_or_else(|| refused(&LedgerError::NotFrozen(name.clone())))?;
         let saved = self.saved_launch(&name)?;

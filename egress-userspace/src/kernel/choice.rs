@@ -41,6 +41,24 @@ pub fn open(choice: EnforcerChoice, pins: &Path, attachment: TcAttachment) -> Re
     }
 }
 
+/// Opens a backend for gates that are thrown away: nobody else's are looked for.
+///
+/// # Errors
+/// When it does not work here.
+pub fn open_alone(
+    choice: EnforcerChoice,
+    pins: &Path,
+    attachment: TcAttachment,
+) -> Result<Box<dyn Enforcer>, KernelError> {
+    let ebpf = || Ok(Box::new(EbpfEnforcer::new(pins, attachment)?) as Box<dyn Enforcer>);
+    let nftables = || Ok(Box::new(NftEnforcer::new(&table_name(pins))?) as Box<dyn Enforcer>);
+    match choice {
+        EnforcerChoice::Ebpf => ebpf(),
+        EnforcerChoice::Nftables => nftables(),
+        EnforcerChoice::Auto => ebpf().or_else(|_: KernelError| nftables()),
+    }
+}
+
 fn with_ebpf(ebpf: EbpfEnforcer, pins: &Path) -> Result<Opened, KernelError> {
     // A kernel without nftables holds no gates of it.
     let nftables =

@@ -11,6 +11,7 @@ mod column;
 mod error;
 mod exchange;
 mod handle;
+mod inspect;
 mod open;
 mod overrides;
 mod report;
@@ -33,6 +34,7 @@ use crate::domain::{
 pub use address::AddressPool;
 pub use error::LedgerError;
 pub use handle::Ledger;
+pub use inspect::inspect;
 
 /// Tells the time.
 pub type Clock = Arc<dyn Fn() -> UnixMillis + Send + Sync>;

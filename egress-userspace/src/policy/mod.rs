@@ -9,3 +9,6 @@ mod route;
 pub use address::is_public;
 pub use provider::{MeteredHost, metered_hosts};
 pub use route::{Resolve, Route, Routes};
+
+/// The name under which the proxy itself answers. No route has it.
+pub const OWN_NAME: &str = "_egress.local";

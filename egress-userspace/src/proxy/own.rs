@@ -1,4 +1,5 @@
-//! What the proxy itself serves to bottles, over plain HTTP under a name of its own: what is left of their budgets.
+//! What the proxy itself serves to bottles, under a name of its own, with and without TLS: what is left of their budgets,
+//! and that it is there.
 //!
 //! Nothing of it goes upstream or needs a permit, so it works while a budget is used up, too. A bottle reads of the scopes on
 //! its own chain and of no other bottle.
@@ -12,17 +13,19 @@ use serde_json::json;
 
 use crate::domain::{BottleName, BudgetView, Host, ProviderName, ScopeState, Tokens};
 
+use crate::policy::OWN_NAME;
+
 use super::link::Link;
 use super::view::Bottle;
 
-/// The name. Not on any list of routes, so TLS under it is refused like under any unknown name.
-const NAME: &str = "_egress.local";
-/// What there is.
+/// What a bottle may use.
 const BUDGET: &str = "/budget";
+/// Says that whoever asks has come here.
+const HEALTH: &str = "/healthz";
 
 /// Is this the proxy itself?
 pub(super) fn is_own(host: &Host) -> bool {
-    host.as_str() == NAME
+    host.as_str() == OWN_NAME
 }
 
 #[derive(Serialize)]
@@ -54,14 +57,20 @@ struct Allowed {
 
 /// Answers a request to the proxy itself.
 pub(super) async fn answer(link: &Link, bottle: &Bottle, head: &Parts) -> Response<Bytes> {
-    if head.uri.path() != BUDGET {
-        let error = format!("there is nothing at {}", head.uri.path());
-        return json_response(StatusCode::NOT_FOUND, &json!({ "error": error, "paths": [BUDGET] }));
+    let path = head.uri.path();
+    if path != BUDGET && path != HEALTH {
+        let error = format!("there is nothing at {path}");
+        return json_response(StatusCode::NOT_FOUND, &json!({ "error": error, "paths": [BUDGET, HEALTH] }));
     }
     if head.method != Method::GET {
-        let error = format!("{BUDGET} answers to GET only");
+        let error = format!("{path} answers to GET only");
         let mut response = json_response(StatusCode::METHOD_NOT_ALLOWED, &json!({ "error": error }));
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
+        return response;
+    }
+    if path == HEALTH {
+        let mut response = respond(StatusCode::OK, Bytes::from_static(b"ok"));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         return response;
     }
     let ask = async || {

@@ -47,7 +47,18 @@ fn frame(direction: Direction, port: u16) -> Vec<u8> {
         Direction::ToBottle => ([BOTTLE_MAC, HOST_MAC], GATEWAY, BOTTLE, [port, CLIENT]),
     };
     let protocol = if port == DNS_PORT { 17 } else { 6 };
-    let ipv4 = Ipv4 { version_and_length: 0x45, total_bytes: None, fragment: 0, protocol, source, destination, ports };
+    const SYN: u8 = 2;
+    let ipv4 = Ipv4 {
+        version_and_length: 0x45,
+        service: 0,
+        total_bytes: None,
+        fragment: 0,
+        protocol,
+        source,
+        destination,
+        ports,
+        flags: SYN,
+    };
     let [to, from] = macs;
     ethernet(to, from, packet::IPV4, &ipv4.bytes(*b"what-a-gate-cost"))
 }

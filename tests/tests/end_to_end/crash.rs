@@ -10,7 +10,7 @@ use egress_common::CutReason;
 use egress_userspace::control::BottleInfo;
 use egress_userspace::domain::{AuditKind, CutCause, Ending, GateView, Known};
 use egress_userspace::kernel::{EbpfEnforcer, Enforcer, GateStatus, TcAttachment};
-use harness::packet::{self, Ipv4, Marker, RawSocket};
+use harness::packet::{self, Ipv4, Marker, RawSocket, Wire};
 use harness::world::{Bottle, GATEWAY, PATIENCE, World, curl, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -115,7 +115,7 @@ pub(crate) fn gets_out(
     namespace: fs::File,
     (from, to, port): (Ipv4Addr, Ipv4Addr, u16),
 ) -> Result<bool> {
-    let witness = world.host.run(|| RawSocket::open(packet::IPV4))?;
+    let witness = world.host.run(|| Ok(RawSocket::open(packet::IPV4)?))?;
     let link = world.host.ip(&format!("-o link show eg-{name}"))?;
     let host_mac = mac(link.split("link/ether ").nth(1).context("no address")?)?;
     let mut marker = Marker::default();
@@ -127,15 +127,18 @@ pub(crate) fn gets_out(
         let own = mac(link.split("link/ether ").nth(1).context("no address")?)?;
         let packet = Ipv4 {
             version_and_length: 0x45,
+            service: 0,
             total_bytes: None,
             fragment: 0,
             protocol: 6,
             source: from.octets(),
             destination: to.octets(),
             ports: [40_000, port],
+            flags: packet::SYN,
         };
         let frame = packet::ethernet(host_mac, own, packet::IPV4, &packet.bytes(marker));
-        RawSocket::open(packet::IPV4)?.send(nix::net::if_::if_nametoindex("eth0")?, &frame)
+        let wire = Wire::find(nix::net::if_::if_nametoindex("eth0")?)?;
+        Ok(RawSocket::open(packet::IPV4)?.send(&wire, &frame)?)
     };
     std::thread::scope(|scope| scope.spawn(send).join()).map_err(|_| anyhow::anyhow!("sending panicked"))??;
     sleep(Duration::from_millis(200));

@@ -6,6 +6,7 @@ mod bad_input;
 mod budgets;
 mod crash;
 mod cut;
+mod doctor;
 mod endings;
 mod faults;
 mod freeze;

@@ -110,8 +110,8 @@ fn a_bottle_is_told_what_is_left() -> Result<()> {
     }
     let missing = bottle.sh("curl -s -o /dev/null -w '%{http_code}' http://_egress.local/x")?.output;
     assert_eq!(missing.trim(), "404");
-    let tls = bottle.sh("curl -s --max-time 5 https://_egress.local/budget")?;
-    ensure!(tls.code != 0 && tls.output.is_empty(), "{tls:?}");
+    let tls = bottle.sh("curl -s --max-time 5 https://_egress.local/healthz")?;
+    ensure!(tls.code == 0 && tls.output == "ok", "{tls:?}");
     assert_eq!(world.served().iter().filter(|served| served.path.contains("budget")).count(), 0);
     Ok(())
 }

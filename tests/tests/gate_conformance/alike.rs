@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Result, ensure};
 use egress_common::{Direction, Outcome};
 use egress_userspace::kernel::Counter;
-use harness::gate::{Backend, Sender, until};
+use harness::gate::{Backend, Line, until};
 use harness::privilege::is_root;
 
 use super::stage::Stage;
@@ -63,15 +63,15 @@ fn nftables_decides_as_ebpf_does() -> Result<()> {
         [(Direction::FromBottle, frames::from_bottle()), (Direction::ToBottle, frames::to_bottle())]
     {
         let stages = [Stage::attached(Backend::Tcx)?, Stage::attached(Backend::Nftables)?];
-        let senders = [stages[0].world.sender(direction)?, stages[1].world.sender(direction)?];
+        let lines = [stages[0].world.line(direction)?, stages[1].world.line(direction)?];
         let mut numbers = Numbers(7);
         let mut outcomes = BTreeSet::new();
         // UDP and TCP that pass.
         let ends = cases[..2].iter().flat_map(|case| (0..LENGTHS).map(|total| of_length(&case.frame, total)));
         let ends: Vec<_> = ends.chain((0..FRAMES).map(|_| numbers.frame(&cases))).collect();
         for (number, frame) in ends.into_iter().enumerate() {
-            let ebpf = decided(&stages[0], &senders[0], direction, &frame)?;
-            let nftables = decided(&stages[1], &senders[1], direction, &frame)?;
+            let ebpf = decided(&stages[0], &lines[0], direction, &frame)?;
+            let nftables = decided(&stages[1], &lines[1], direction, &frame)?;
             ensure!(ebpf == nftables, "{direction:?}, frame {number}: {ebpf:?} and {nftables:?}: {frame:02x?}");
             outcomes.extend(ebpf.map(|(outcome, _)| outcome));
         }
@@ -88,14 +88,14 @@ fn of_length(frame: &[u8], total: u16) -> Vec<u8> {
 }
 
 /// What became of a frame, and how long it was; nothing if the kernel dropped it before any gate.
-fn decided(stage: &Stage, sender: &Sender, direction: Direction, frame: &[u8]) -> Result<Option<(Outcome, u64)>> {
+fn decided(stage: &Stage, line: &Line, direction: Direction, frame: &[u8]) -> Result<Option<(Outcome, u64)>> {
     let counters = || -> Result<Vec<Counter>> {
         let all = stage.gates.counters(stage.world.interface)?;
         Ok(all.into_iter().filter(|cell| cell.direction == direction).collect())
     };
     let before = counters()?;
     let of_before = |cell: &Counter| before.iter().find(|other| other.outcome == cell.outcome).copied();
-    sender.send(frame)?;
+    line.send(frame)?;
     let mut found = None;
     until(SHORTLY, || {
         let now = counters().unwrap_or_default();

@@ -3,7 +3,6 @@
 //! Every item of the promise is an attack here, made by root in the bottle, that must fail and be counted as what it is.
 #![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
     clippy::indexing_slicing,
     reason = "a test that cannot go on fails, and helpers of tests are tests"
 )]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use egress_common::{Direction, Outcome};
 use egress_userspace::kernel::{Enforcer, Gate, GateStatus};
-use harness::gate::{Backend, PATIENCE, PinDirectory, Sender, Witness, World, counted, until};
+use harness::gate::{Backend, Line, PATIENCE, PinDirectory, Witness, World, counted, until};
 
 use super::frames::{self, Case};
 
@@ -92,7 +92,7 @@ impl Stage {
 pub(crate) struct Sides<'a> {
     stage: &'a Stage,
     direction: Direction,
-    pub(crate) sender: Sender,
+    pub(crate) line: Line,
     pub(crate) witness: Witness,
 }
 
@@ -102,13 +102,13 @@ impl<'a> Sides<'a> {
             Direction::FromBottle => stage.world.witness_at_host()?,
             Direction::ToBottle => stage.world.witness_in_bottle()?,
         };
-        Ok(Self { stage, direction, sender: stage.world.sender(direction)?, witness })
+        Ok(Self { stage, direction, line: stage.world.line(direction)?, witness })
     }
 
     pub(crate) fn check(&self, case: &Case, outcome: Outcome) -> Result<()> {
-        let Self { stage, direction, sender, witness } = self;
+        let Self { stage, direction, line, witness } = self;
         let before = stage.counted(*direction, outcome)?;
-        sender.send(&case.frame)?;
+        line.send(&case.frame)?;
         let what = || format!("{direction:?}: {}: {:?}", case.name, stage.gates.counters(stage.world.interface));
         ensure!(
             until(PATIENCE, || stage.counted(*direction, outcome).is_ok_and(|now| now > before)),

@@ -31,7 +31,7 @@ pub(super) fn a_gate_without_rules_passes_nothing(stage: &mut Stage) -> Result<(
     {
         let sides = Sides::new(stage, direction)?;
         for case in cases {
-            sides.sender.send(&case.frame)?;
+            sides.line.send(&case.frame)?;
             thread::sleep(A_MOMENT);
             ensure!(!sides.witness.has_seen(case.marker), "{direction:?}: arrived: {}", case.name);
         }

@@ -3,7 +3,7 @@
 use egress_userspace::broker::Phase;
 use egress_userspace::domain::{BudgetView, Refusal, RefusalReason, Scope, ScopeState, Tokens};
 use hyper::header::HOST;
-use hyper::{Method, Request, Version};
+use hyper::{Method, Request, StatusCode, Version};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -68,7 +68,7 @@ async fn a_bottle_reads_its_budgets_by_every_plain_way_and_in_every_phase() {
 async fn there_is_nothing_else() {
     let world = world().await;
     let (status, body) = get(&world, Way::Plain, Method::GET, "/").await;
-    assert_eq!((status, &body["paths"]), (404, &json!(["/budget"])));
+    assert_eq!((status, &body["paths"]), (404, &json!(["/budget", "/healthz"])));
     assert_eq!(get(&world, Way::Plain, Method::GET, "/budget/x").await.0, 404);
     for method in [Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS] {
         assert_eq!(get(&world, Way::Plain, method.clone(), "/budget").await.0, 405, "{method}");
@@ -94,10 +94,26 @@ async fn many_questions_are_few_to_the_controller() {
 }
 
 #[tokio::test]
-async fn over_tls_it_is_a_name_like_any_unknown_one() {
+async fn over_tls_it_is_the_same() {
     let world = world().await;
     for way in [Way::Transparent, Way::Connect] {
-        let names = Names { connect: NAME, sni: NAME };
-        assert!(Client::open_as(&world, way, Version::HTTP_11, names).await.is_err(), "{way:?}");
+        for version in [Version::HTTP_11, Version::HTTP_2] {
+            let mut client = Client::open_as(&world, way, version, Names { connect: NAME, sni: NAME }).await.unwrap();
+            let response = client.send_to(NAME, Request::get("/"), "/budget", "").await.unwrap();
+            assert_eq!((response.status().as_u16(), refusal(response).await), (200, expected()), "{way:?} {version:?}");
+        }
     }
+    assert!(world.provider.is_untouched().await);
+}
+
+#[tokio::test]
+async fn it_says_that_it_is_there() {
+    let world = world().await;
+    let mut client = Client::open(&world, Way::Plain, Version::HTTP_11).await;
+    let response = client.send_to(NAME, Request::get("/"), "/healthz", "").await.unwrap();
+    assert_eq!(
+        (response.status(), super::client::whole(response).await),
+        (StatusCode::OK, bytes::Bytes::from_static(b"ok"))
+    );
+    assert_eq!(world.heard.borrow().budget_questions, 0);
 }

@@ -22,8 +22,9 @@ pub(super) const IMPORTS: &[(&str, May)] = &[
     ("broker", May::Import(&["domain", "policy"])),
     ("proxy", May::Import(&["domain", "meter", "policy", "broker"])),
     ("control", May::Import(&["domain"])),
+    ("doctor", May::Import(&["domain", "kernel", "bottle", "control", "ledger"])),
     ("daemon", May::ImportAll),
-    ("cli", May::Import(&["domain", "control", "meter"])),
+    ("cli", May::Import(&["domain", "control", "meter", "doctor"])),
     ("tui", May::Import(&["domain", "control"])),
 ];
 
@@ -47,6 +48,8 @@ pub(super) const PURE: &[&str] = &[
     "egress-userspace/src/daemon/gate_check.rs",
     "egress-userspace/src/daemon/traffic.rs",
     "egress-userspace/src/proxy/in_flight.rs",
+    "egress-userspace/src/doctor/attacks/",
+    "egress-userspace/src/doctor/frame.rs",
 ];
 
 /// What pure code must not name: a crate by its first segment, anything else by consecutive segments.
@@ -88,7 +91,6 @@ pub(super) const UNSAFE: &[&str] = &[
     "egress-userspace/src/bottle/native/raw.rs",
     "egress-userspace/src/proxy/socket.rs",
     "tests/src/heap.rs",
-    "tests/src/packet.rs",
 ];
 
 /// Who may name a dependency of `egress-userspace`; `TOP` are the files directly in `src/`.
@@ -101,7 +103,7 @@ pub(super) const OWNERS: &[(&str, &[&str])] = &[
     ("caps", &["bottle", "proxy", "daemon"]),
     ("clap", &[TOP, "cli"]),
     ("crc32fast", &["meter"]),
-    ("egress_common", &["kernel", "daemon"]),
+    ("egress_common", &["kernel", "doctor", "daemon"]),
     ("flate2", &["meter"]),
     ("futures_util", ANYONE),
     ("hickory_proto", &["proxy"]),
@@ -109,7 +111,7 @@ pub(super) const OWNERS: &[(&str, &[&str])] = &[
     ("http_body_util", &["proxy", "control"]),
     ("hyper", &["proxy", "control"]),
     ("hyper_util", &["proxy", "control"]),
-    ("jiff", &["domain", "budget", "cli", "tui", "daemon"]),
+    ("jiff", &["domain", "budget", "cli", "tui", "daemon", "doctor"]),
     ("landlock", &["proxy"]),
     ("memchr", &["meter", "proxy"]),
     ("netlink_packet_core", &["kernel"]),
@@ -123,7 +125,7 @@ pub(super) const OWNERS: &[(&str, &[&str])] = &[
     ("rustix", ANYONE),
     ("rustls", &["proxy"]),
     ("rustls_native_certs", &["proxy"]),
-    ("rustls_pki_types", &["bottle", "proxy", "daemon"]),
+    ("rustls_pki_types", &["bottle", "proxy", "daemon", "doctor"]),
     ("saphyr_parser", &["settings"]),
     ("seccompiler", &["bottle", "proxy"]),
     ("serde", ANYONE),

@@ -247,6 +247,14 @@ impl NativeRuntime {
         names().map_err(|source| BottleError::List { directory: directory.clone(), source })
     }
 
+    /// Runs `work` in the network namespace of a built bottle.
+    ///
+    /// # Errors
+    /// When there is no such bottle, and those of the work.
+    pub fn inside<T: Send>(&self, bottle: &BottleName, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+        namespace::inside(&self.layout(bottle).namespace, work)
+    }
+
     fn layout(&self, bottle: &BottleName) -> Layout {
         Layout::new(&self.wiring.run_directory, &self.wiring.layers, bottle)
     }
