@@ -10,4 +10,5 @@ pub mod packet;
 pub mod privilege;
 pub mod provider;
 pub mod socket;
+pub mod terminal;
 pub mod world;
