@@ -23,12 +23,16 @@ fn main() -> ExitCode {
             start_log();
             proxy::main()
         }
+        Command::ContainerInit { arguments } => bottle::container_init_main(arguments.into_iter()),
+        Command::ContainerFront { arguments } => bottle::container_front_main(arguments.into_iter()),
         Command::BottleInit { arguments } => bottle::init_main(arguments.into_iter()),
         Command::Meter(meter) => cli::meter(&meter),
         Command::Settings(SettingsCommand::Check(check)) => {
             check_settings(check).map_or_else(|error| cli::fail(&error), |()| ExitCode::SUCCESS)
         }
         Command::Run(_)
+        | Command::Attach(_)
+        | Command::Detach { .. }
         | Command::Resume(_)
         | Command::Freeze { .. }
         | Command::Kill { .. }
@@ -56,6 +60,7 @@ fn run_daemon(arguments: DaemonArguments, run_directory: PathBuf) -> Result<()> 
             AttachMode::Tcx => TcAttachment::Tcx,
             AttachMode::Clsact => TcAttachment::Clsact,
         },
+        docker_socket: arguments.docker_socket,
     };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no threads are to be had")?;

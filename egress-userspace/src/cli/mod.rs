@@ -9,6 +9,7 @@ mod run;
 mod show;
 mod terminal;
 
+use arguments::AttachArguments;
 pub use arguments::{Arguments, AttachMode, CheckArguments, Command, DaemonArguments, MeterArguments, SettingsCommand};
 pub use audit::{AuditArguments, Since};
 
@@ -16,7 +17,10 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::control::{BottlesReply, Client, ClientError, ErrorCode, GateReply, StatusReply, StopReply, UsageReply};
+use crate::control::{
+    AttachReply, AttachRequest, BottlesReply, Client, ClientError, ErrorCode, GateReply, StatusReply, StopReply,
+    UsageReply,
+};
 
 /// The exit codes of every command but `run`, which returns its command's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +72,17 @@ pub fn fail(error: &anyhow::Error) -> ExitCode {
 async fn dispatch(client: &Client, command: Command) -> Result<ExitCode> {
     match command {
         Command::Run(run) => return run::run(client, run).await,
+        Command::Attach(attach) => {
+            let budget = attach.budget.into_iter().map(|amount| (amount.provider, amount.limit)).collect();
+            let AttachArguments { bottle, container, agent, extends, shutdown, output, .. } = attach;
+            let request = AttachRequest { container, agent, budget, extends, shutdown };
+            let reply: AttachReply = client.post(&format!("bottles/{bottle}/attach"), &request).await?;
+            show::attached(&reply, output.json)?;
+        }
+        Command::Detach { bottle, output } => {
+            let reply: AttachReply = client.post(&format!("bottles/{bottle}/detach"), &()).await?;
+            show::attached(&reply, output.json)?;
+        }
         Command::Cut { bottle, output } => {
             let reply: GateReply = client.post(&format!("bottles/{bottle}/cut"), &()).await?;
             show::gate(&reply, output.json)?;
@@ -99,7 +114,13 @@ async fn dispatch(client: &Client, command: Command) -> Result<ExitCode> {
             let reply: StatusReply = client.get("status").await?;
             show::status(&reply, output.json)?;
         }
-        Command::Meter(_) | Command::Settings(_) | Command::Daemon(_) | Command::Proxy | Command::BottleInit { .. } => {
+        Command::Meter(_)
+        | Command::Settings(_)
+        | Command::Daemon(_)
+        | Command::Proxy
+        | Command::BottleInit { .. }
+        | Command::ContainerInit { .. }
+        | Command::ContainerFront { .. } => {
             anyhow::bail!("this command has no daemon to ask")
         }
     }

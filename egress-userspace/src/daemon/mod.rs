@@ -5,6 +5,7 @@ mod api;
 mod audit;
 mod authority;
 mod clock;
+mod containers;
 mod controller;
 mod conversation;
 mod cutting;
@@ -29,7 +30,7 @@ use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
-use crate::bottle::{BottleError, HostWiring, NativeRuntime};
+use crate::bottle::{BottleError, Bottles, HostWiring};
 use crate::broker::{Configuration, Snapshot};
 use crate::control;
 use crate::domain::{AuditKind, CrossingMode};
@@ -68,6 +69,8 @@ pub struct Options {
     pub bridge: String,
     /// How gates are attached.
     pub attachment: TcAttachment,
+    /// The container engine's socket, if it is not where engines listen.
+    pub docker_socket: Option<PathBuf>,
 }
 
 /// Why the daemon does not run.
@@ -128,7 +131,8 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     let ledger = open_ledger(&options, &settings)?;
     let authority = Authority::open(&options.home.join("ca"))?;
     let enforcer: Arc<dyn Enforcer> = Arc::new(EbpfEnforcer::new(&options.pins, options.attachment)?);
-    let runtime = Arc::new(NativeRuntime::new(wiring(&options, &authority)).with_group(options.bridge.clone()));
+    let docker = options.docker_socket.clone();
+    let runtime = Arc::new(Bottles::new(wiring(&options, &authority), options.bridge.clone(), docker));
     runtime.prepare_host().await?;
     let listeners = listeners::bind(options.gateway)?;
     let socket_path = options.run_directory.join(control::SOCKET_NAME);

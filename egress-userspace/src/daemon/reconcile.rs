@@ -13,8 +13,9 @@ use crate::kernel::{Gate, GateStatus, IfIndex};
 use crate::ledger::{BottleRow, GateChange};
 
 use super::DaemonError;
+use super::containers::Process;
 use super::controller::{refusal, spends};
-use super::launch::{Launcher, running};
+use super::launch::{Launcher, running, spec};
 use super::lifeline::Lifeline;
 use super::stopping::{Over, unfinished};
 
@@ -52,7 +53,10 @@ async fn adopt(launcher: &Launcher, row: &BottleRow) -> Result<Option<IfIndex>, 
         launcher.finish(row, over).await;
         return Ok(None);
     }
-    let living = row.address.zip(launcher.runtime.adopt(&row.name)?);
+    let living = match spec(row) {
+        Ok(spec) => launcher.runtime.adopt(&spec, row.runtime).await?.map(|living| (spec.address, living)),
+        Err(_) => None,
+    };
     let Some((address, (built, command))) = living else {
         take_down(launcher, row, is_held).await?;
         return Ok(None);
@@ -62,7 +66,8 @@ async fn adopt(launcher: &Launcher, row: &BottleRow) -> Result<Option<IfIndex>, 
     let (lifeline, exit) = Lifeline::new();
     let lineage = launcher.ledger.lineage(row.id).await?;
     launcher.controller.started(running(row, lineage, address, &built, lifeline.clone())).await;
-    launcher.controller.runs(row.id, command.init_pid(), command.signaller());
+    let container = launcher.runtime.container(&row.name).await;
+    launcher.controller.runs(row.id, Process::of(container, &command), command.signaller());
     info!(bottle = %row.name, "adopted");
     match begun(row, is_held) {
         // Killed now that the kernel's word on the gate is known.

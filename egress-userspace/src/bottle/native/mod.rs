@@ -4,26 +4,26 @@
 //! no moment at which packets could pass ungated. Bottles outlive the daemon; [`NativeRuntime::leftovers`] finds them again.
 
 mod calls;
-mod cgroup;
-mod command;
+pub(in crate::bottle) mod cgroup;
+pub(in crate::bottle) mod command;
 mod devices;
-mod environment;
-mod files;
-mod freeze;
+pub(in crate::bottle) mod environment;
+pub(in crate::bottle) mod files;
+pub(in crate::bottle) mod freeze;
 mod init;
-mod keystore;
+pub(in crate::bottle) mod keystore;
 mod launch;
-mod layer;
-mod layout;
+pub(in crate::bottle) mod layer;
+pub(in crate::bottle) mod layout;
 mod mount_table;
 mod mounts;
-mod namespace;
+pub(in crate::bottle) mod namespace;
 mod privileges;
-mod raw;
-mod record;
+pub(in crate::bottle) mod raw;
+pub(in crate::bottle) mod record;
 mod root;
 mod steps;
-mod wiring;
+pub(in crate::bottle) mod wiring;
 
 use std::fs;
 use std::io;
@@ -44,8 +44,8 @@ use layout::Layout;
 /// Makes, starts and removes native bottles.
 #[derive(Clone, Debug)]
 pub struct NativeRuntime {
-    wiring: HostWiring,
-    executable: PathBuf,
+    pub(in crate::bottle) wiring: HostWiring,
+    pub(in crate::bottle) executable: PathBuf,
     group: String,
 }
 
@@ -212,11 +212,11 @@ impl NativeRuntime {
         names().map_err(|source| BottleError::List { directory: directory.clone(), source })
     }
 
-    fn layout(&self, bottle: &BottleName) -> Layout {
+    pub(in crate::bottle) fn layout(&self, bottle: &BottleName) -> Layout {
         Layout::new(&self.wiring.run_directory, &self.wiring.layers, bottle)
     }
 
-    fn group_of(&self, bottle: &BottleName) -> io::Result<PathBuf> {
+    pub(in crate::bottle) fn group_of(&self, bottle: &BottleName) -> io::Result<PathBuf> {
         let tree = cgroup::tree(&self.own_tree())?;
         Ok(tree.join(&self.group).join(bottle.as_str()))
     }
@@ -235,7 +235,7 @@ fn no_tree(source: io::Error) -> Failure {
     Failure { step: "finding the control groups", source }
 }
 
-fn step_error(bottle: &BottleName, Failure { step, source }: Failure) -> BottleError {
+pub(in crate::bottle) fn step_error(bottle: &BottleName, Failure { step, source }: Failure) -> BottleError {
     BottleError::Step { bottle: bottle.to_string(), step, source }
 }
 
@@ -246,7 +246,7 @@ impl From<io::Error> for Failure {
 }
 
 /// Network namespaces and blocking waits belong to a thread, and tokio's are shared: each piece of work has its own.
-async fn on_thread<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, E>
+pub(in crate::bottle) async fn on_thread<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, E>
 where
     T: Send + 'static,
     E: From<io::Error> + Send + 'static,
