@@ -2,6 +2,7 @@
 
 pub mod agents;
 pub mod clients;
+pub mod docker;
 pub mod gate;
 pub mod heap;
 pub mod load;
