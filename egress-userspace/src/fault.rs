@@ -48,10 +48,10 @@ points! {
     HalfAttached,
     /// Both are.
     GateAttached,
-    /// The host's end is up.
-    BroughtUp,
     /// The proxy has been told of it.
     Introduced,
+    /// The host's end is up.
+    BroughtUp,
     /// Its command has been started.
     CommandStarted,
     /// The kernel holds a cut.

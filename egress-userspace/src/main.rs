@@ -27,6 +27,8 @@ fn main() -> ExitCode {
             start_log();
             proxy::main()
         }
+        Command::ContainerInit { arguments } => bottle::container_init_main(arguments.into_iter()),
+        Command::ContainerFront { arguments } => bottle::container_front_main(arguments.into_iter()),
         Command::BottleInit { arguments } => bottle::init_main(arguments.into_iter()),
         Command::Doctor(doctor) => examine(doctor, arguments.run_dir).unwrap_or_else(|error| cli::fail(&error)),
         Command::Meter(meter) => cli::meter(&meter),
@@ -34,6 +36,8 @@ fn main() -> ExitCode {
             check_settings(check).map_or_else(|error| cli::fail(&error), |()| ExitCode::SUCCESS)
         }
         Command::Run(_)
+        | Command::Attach(_)
+        | Command::Detach { .. }
         | Command::Resume(_)
         | Command::Freeze { .. }
         | Command::Kill { .. }
@@ -57,6 +61,7 @@ fn run_daemon(arguments: DaemonArguments, run_directory: PathBuf) -> Result<()> 
         prefix: arguments.gateway.prefix,
         bridge: arguments.bridge,
         attachment: attachment(arguments.attach),
+        docker_socket: arguments.docker_socket,
     };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no threads are to be had")?;

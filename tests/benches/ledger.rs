@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use egress_userspace::domain::{
     BottleId, BottleRules, Budget, CutoffPolicy, Durability, Ending, Known, Limit, Precedence, ProviderNotes, Rules,
-    Settlement, SpendRequest, Tokens, UnixMillis, Usage, UsageDetails,
+    RuntimeKind, Settlement, SpendRequest, Tokens, UnixMillis, Usage, UsageDetails,
 };
 use egress_userspace::ledger::{AddressPool, Ledger, NewRun, Terms};
 use tempfile::TempDir;
@@ -65,6 +65,8 @@ fn measure(path: &Path, durability: Durability, tasks: usize) -> Result<Vec<Dura
             extends: None,
             budget: vec![("claude".parse()?, limit())],
             policy: CutoffPolicy::Cutoff,
+            runtime: RuntimeKind::Native,
+            container: None,
         };
         let pool = AddressPool { gateway: [10, 213, 0, 1].into(), prefix: 16 };
         let bottle = ledger.begin_run(run, pool).await?.id;

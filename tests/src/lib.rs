@@ -2,6 +2,7 @@
 
 pub mod agents;
 pub mod clients;
+pub mod docker;
 pub mod gate;
 pub mod heap;
 pub mod load;
@@ -10,4 +11,5 @@ pub mod packet;
 pub mod privilege;
 pub mod provider;
 pub mod socket;
+pub mod terminal;
 pub mod world;

@@ -69,6 +69,10 @@ const NEEDS: &[Need] = &[
     Need { groups: &[Test], package: "python3-venv", probe: Probe::PythonModule("ensurepip") },
     program(&[Test], "nodejs", "node"),
     program(&[Test], "npm", "npm"),
+    program(&[Test], "docker.io", "dockerd"),
+    program(&[Test], "podman", "podman"),
+    // What is in the containers that tests run.
+    package(&[Test], "busybox-static"),
     package(&[Test, Demo], "ca-certificates"),
     program(&[Bench], "nginx-light", "nginx"),
     program(&[Bench], "iperf3", "iperf3"),

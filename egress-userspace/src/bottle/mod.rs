@@ -3,8 +3,10 @@
 //! A runtime builds a bottle in steps (a plan with undo), starts the command once its gate is attached, and takes it down.
 //! Knows nothing of gates, budgets or requests; the daemon joins the two.
 
+mod docker;
 mod native;
 mod plan;
+mod runtime;
 
 use std::ffi::OsString;
 use std::io;
@@ -16,7 +18,9 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::domain::BottleName;
+pub use docker::{container_front_main, container_init_main};
 pub use native::{NativeRuntime, RunningCommand, Signaller, init_main};
+pub use runtime::{Bottles, Ready};
 
 /// What is the same for all bottles of a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +87,31 @@ pub struct Launch {
     pub stdio: [OwnedFd; 3],
     /// The streams are a terminal of its own, to be made its controlling one.
     pub has_terminal: bool,
+    /// What a container is made of; `None` for a native bottle.
+    pub container: Option<ContainerLaunch>,
+}
+
+/// What a container is made of.
+#[derive(Clone, PartialEq, Eq)]
+pub enum ContainerLaunch {
+    /// An image, and variables as `NAME=VALUE` beside its own.
+    Image {
+        /// As the engine knows it.
+        image: String,
+        /// May be secret.
+        variables: Vec<String>,
+    },
+    /// What was written down of one that was frozen.
+    Frozen(String),
+}
+
+impl std::fmt::Debug for ContainerLaunch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Image { image, .. } => f.debug_struct("Image").field("image", image).finish_non_exhaustive(),
+            Self::Frozen(_) => f.write_str("Frozen"),
+        }
+    }
 }
 
 /// How a command was started, without its streams. Holds secrets: it is shown nowhere.
@@ -98,15 +127,19 @@ pub struct SavedLaunch {
     pub shared: Vec<OsString>,
     /// As whom.
     pub caller: Caller,
+    /// How its container was made, if it was one, as the container runtime writes it down.
+    #[serde(default)]
+    pub container: Option<String>,
 }
 
 impl SavedLaunch {
     /// The same command on other streams.
     #[must_use]
     pub fn on(self, stdio: [OwnedFd; 3], has_terminal: bool) -> Launch {
-        let Self { command, environment, directory, shared, caller } = self;
+        let Self { command, environment, directory, shared, caller, container } = self;
         let shared = shared.into_iter().map(PathBuf::from).collect();
-        Launch { command, environment, directory: directory.into(), shared, caller, stdio, has_terminal }
+        let container = container.map(ContainerLaunch::Frozen);
+        Launch { command, environment, directory: directory.into(), shared, caller, stdio, has_terminal, container }
     }
 }
 
@@ -145,6 +178,57 @@ pub enum BottleError {
         bottle: String,
         /// Whose, by number.
         owner: u32,
+    },
+    /// There is no engine to make containers.
+    #[error(
+        "no container engine listens{}: install and start one (Debian: `apt-get install docker.io`, or `podman` and \
+         `podman system service`), or name its socket by `egress daemon --docker-socket`",
+        said.as_ref().map(|path| format!(" on {}", path.display())).unwrap_or_default()
+    )]
+    NoEngine {
+        /// The socket that was named, if one was.
+        said: Option<PathBuf>,
+    },
+    /// It is there and does not answer.
+    #[error("the container engine on {} does not answer", socket.display())]
+    Engine {
+        /// Where.
+        socket: PathBuf,
+        /// What it says.
+        #[source]
+        source: io::Error,
+    },
+    /// Who uses the engine is root by it.
+    #[error("you may not use the container engine on {}: use root, or join the group that owns it", socket.display())]
+    MayNotUseEngine {
+        /// Where.
+        socket: PathBuf,
+    },
+    /// Containers of a user's own engine are in network namespaces that a gate cannot be put before.
+    #[error("the container engine on {} is rootless: name a socket of root's by --docker-socket", socket.display())]
+    Rootless {
+        /// Where.
+        socket: PathBuf,
+    },
+    /// There is no such image here.
+    #[error("the image {image} is not on this host: get it by `docker pull {image}`")]
+    NoImage {
+        /// Which.
+        image: String,
+    },
+    /// Nothing says what to run.
+    #[error("the image {image} names no command: give one after --")]
+    NoCommand {
+        /// Which.
+        image: String,
+    },
+    /// A container cannot be put behind a gate.
+    #[error("container {container} cannot be attached: {why}")]
+    NotAttachable {
+        /// Which.
+        container: String,
+        /// Why, and what to do instead.
+        why: String,
     },
     /// The command could not be started.
     #[error("{command:?} could not be started in the bottle")]

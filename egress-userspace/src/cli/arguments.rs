@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::domain::{AgentName, BottleName, CutoffPolicy, Limit, LimitError, ProviderName, Scope};
+use crate::domain::{AgentName, BottleName, CutoffPolicy, Limit, LimitError, ProviderName, RuntimeKind, Scope};
 use crate::meter::Dialect;
 
 use super::audit::AuditArguments;
@@ -30,6 +30,16 @@ pub struct Arguments {
 pub enum Command {
     /// Run a command in a bottle: its own network namespace behind a gate.
     Run(RunArguments),
+    /// Put a running container behind a gate: it leaves its networks and reaches what a bottle reaches.
+    Attach(AttachArguments),
+    /// Give a container that was attached back to its networks; its bottle ends.
+    Detach {
+        /// Which.
+        bottle: BottleName,
+        #[command(flatten)]
+        /// How to print.
+        output: Output,
+    },
     /// Cut a bottle: the kernel drops everything it sends and receives, open connections included.
     Cut {
         /// Which.
@@ -106,6 +116,20 @@ pub enum Command {
     /// The unprivileged half; started by the daemon.
     #[command(hide = true)]
     Proxy,
+    /// Waits for the network in a container; started by its engine.
+    #[command(hide = true)]
+    ContainerInit {
+        /// The command.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// What stands for a container on the host; started by the daemon.
+    #[command(hide = true)]
+    ContainerFront {
+        /// What the daemon says.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// The first process of a bottle; started by the daemon.
     #[command(hide = true)]
     BottleInit {
@@ -248,9 +272,43 @@ pub struct RunArguments {
     /// What it writes anywhere else is kept in the bottle.
     #[arg(long, value_name = "DIR")]
     pub share: Vec<PathBuf>,
-    /// The command and its arguments.
-    #[arg(last = true, required = true, value_name = "CMD")]
+    /// What makes the bottle: native or docker (Docker, or Podman) [default: docker with --image, else native].
+    #[arg(long, value_name = "RUNTIME")]
+    pub runtime: Option<RuntimeKind>,
+    /// The image of a docker bottle. It must be on this host.
+    #[arg(long, value_name = "IMAGE")]
+    pub image: Option<String>,
+    /// A variable of a docker bottle, as NAME=VALUE or, with the value it has here, as NAME; may be repeated.
+    #[arg(long, value_name = "NAME[=VALUE]", requires = "image")]
+    pub env: Vec<String>,
+    /// The command and its arguments; without one, a docker bottle runs its image's own.
+    #[arg(last = true, required_unless_present = "image", value_name = "CMD")]
     pub command: Vec<OsString>,
+}
+
+/// `egress attach`
+#[derive(Debug, Args)]
+pub struct AttachArguments {
+    /// The bottle's name.
+    pub bottle: BottleName,
+    /// The container, by its name or number.
+    #[arg(long, value_name = "ID")]
+    pub container: String,
+    /// The role it runs as.
+    #[arg(long)]
+    pub agent: Option<AgentName>,
+    /// The bottle's budget, such as claude=500k or claude=2M/day; may be repeated.
+    #[arg(long, value_name = "PROVIDER=TOKENS")]
+    pub budget: Vec<Amount>,
+    /// The bottle's parent: what it spends counts for the parent and its ancestors too.
+    #[arg(long, value_name = "BOTTLE")]
+    pub extends: Option<BottleName>,
+    /// What is done when a budget is gone: cutoff, freeze or kill [default: as settings.yml says].
+    #[arg(long, value_name = "POLICY")]
+    pub shutdown: Option<CutoffPolicy>,
+    #[command(flatten)]
+    /// How to print.
+    pub output: Output,
 }
 
 /// `egress resume`
@@ -346,6 +404,9 @@ pub struct DaemonArguments {
     /// How gates are attached.
     #[arg(long, default_value = "auto", value_name = "HOOK")]
     pub attach: AttachMode,
+    /// Socket of Docker or Podman [default: DOCKER_HOST, else /var/run/docker.sock, else /run/podman/podman.sock].
+    #[arg(long, value_name = "PATH")]
+    pub docker_socket: Option<PathBuf>,
 }
 
 /// `egress doctor`
@@ -433,5 +494,6 @@ mod tests {
         let Command::Run(run) = parsed.command else { panic!("not run") };
         assert_eq!(run.command, ["sh", "-c", "--json"]);
         assert!(Arguments::try_parse_from(["egress", "run", "web"]).is_err());
+        assert!(Arguments::try_parse_from(["egress", "run", "web", "--image", "alpine"]).is_ok());
     }
 }

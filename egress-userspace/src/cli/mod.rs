@@ -11,6 +11,7 @@ mod run;
 mod show;
 mod terminal;
 
+use arguments::AttachArguments;
 pub use arguments::{
     Arguments, AttachMode, CheckArguments, Command, DaemonArguments, DoctorArguments, MeterArguments, SettingsCommand,
 };
@@ -22,7 +23,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use crate::control::{
-    BottlesReply, Client, ClientError, CutAllReply, ErrorCode, GateReply, StatusReply, StopReply, UsageReply,
+    AttachReply, AttachRequest, BottlesReply, Client, ClientError, CutAllReply, ErrorCode, GateReply, StatusReply,
+    StopReply, UsageReply,
 };
 
 /// The exit codes of every command but `run`, which returns its command's.
@@ -75,6 +77,17 @@ pub fn fail(error: &anyhow::Error) -> ExitCode {
 async fn dispatch(client: &Client, command: Command) -> Result<ExitCode> {
     match command {
         Command::Run(run) => return run::run(client, run).await,
+        Command::Attach(attach) => {
+            let budget = attach.budget.into_iter().map(|amount| (amount.provider, amount.limit)).collect();
+            let AttachArguments { bottle, container, agent, extends, shutdown, output, .. } = attach;
+            let request = AttachRequest { container, agent, budget, extends, shutdown };
+            let reply: AttachReply = client.post(&format!("bottles/{bottle}/attach"), &request).await?;
+            show::attached(&reply, output.json)?;
+        }
+        Command::Detach { bottle, output } => {
+            let reply: AttachReply = client.post(&format!("bottles/{bottle}/detach"), &()).await?;
+            show::attached(&reply, output.json)?;
+        }
         Command::Cut { bottle: None, output, .. } => {
             let reply: CutAllReply = client.post("bottles/cut", &()).await?;
             show::cut_all(&reply, output.json)?;
@@ -115,7 +128,9 @@ async fn dispatch(client: &Client, command: Command) -> Result<ExitCode> {
         | Command::Settings(_)
         | Command::Daemon(_)
         | Command::Proxy
-        | Command::BottleInit { .. } => {
+        | Command::BottleInit { .. }
+        | Command::ContainerInit { .. }
+        | Command::ContainerFront { .. } => {
             anyhow::bail!("this command has no daemon to ask")
         }
     }

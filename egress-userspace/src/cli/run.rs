@@ -11,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::control::{Client, ClientError, ErrorCode, ResumeRequest, RunEvent, RunEvents, RunRequest, SignalRequest};
+use crate::domain::RuntimeKind;
 
 use super::arguments::{ResumeArguments, RunArguments};
 use super::show;
@@ -81,7 +82,16 @@ fn request(arguments: RunArguments, streams: &Streams) -> Result<RunRequest> {
     let directory = std::env::current_dir().context("the current directory is gone: change to one that exists")?;
     let bytes = OsString::into_vec;
     let shared = arguments.share.iter().map(|directory| shared(directory).map(|path| bytes(path.into())));
+    match (arguments.runtime, &arguments.image) {
+        (Some(RuntimeKind::Docker), None) => bail!("--runtime docker needs an image: give --image"),
+        (Some(RuntimeKind::Native), Some(_)) => {
+            bail!("--image is of docker bottles: leave it out, or --runtime native")
+        }
+        (None | Some(RuntimeKind::Docker), Some(_)) | (None | Some(RuntimeKind::Native), None) => {}
+    }
     Ok(RunRequest {
+        variables: arguments.env.iter().map(|variable| variable_of(variable)).collect::<Result<_>>()?,
+        image: arguments.image,
         shared: shared.collect::<Result<_>>()?,
         agent: arguments.agent,
         shutdown: arguments.shutdown,
@@ -93,6 +103,15 @@ fn request(arguments: RunArguments, streams: &Streams) -> Result<RunRequest> {
         stdio: streams.numbers(),
         has_terminal: streams.has_terminal(),
     })
+}
+
+/// With its value here when none is said.
+fn variable_of(text: &str) -> Result<String> {
+    if text.contains('=') {
+        return Ok(text.to_owned());
+    }
+    let value = std::env::var(text).with_context(|| format!("--env {text}: there is no such variable here"))?;
+    Ok(format!("{text}={value}"))
 }
 
 /// A directory by its real path, which is the same inside.

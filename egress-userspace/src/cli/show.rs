@@ -6,7 +6,9 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
-use crate::control::{BottleInfo, BottlesReply, CutAllReply, GateReply, StatusReply, StopReply, UsageReply};
+use crate::control::{
+    AttachReply, BottleInfo, BottlesReply, CutAllReply, GateReply, StatusReply, StopReply, UsageReply,
+};
 use crate::domain::{BudgetView, CutCause, GateView, Stop, UnixMillis};
 
 use super::{budget, plan};
@@ -65,6 +67,18 @@ pub(super) fn cut_all(reply: &CutAllReply, as_json: bool) -> Result<()> {
     Ok(())
 }
 
+pub(super) fn attached(reply: &AttachReply, as_json: bool) -> Result<()> {
+    if as_json {
+        return json(reply);
+    }
+    let name = &reply.name;
+    match reply.address {
+        Some(address) => println!("{name} is behind a gate, at {address}: `egress detach {name}` gives it back"),
+        None => println!("{name} is detached: its container is on its networks again, behind no gate"),
+    }
+    Ok(())
+}
+
 pub(super) fn stop(reply: &StopReply, as_json: bool) -> Result<()> {
     if as_json {
         return json(reply);
@@ -93,10 +107,11 @@ pub(super) fn bottles(reply: &BottlesReply, as_json: bool) -> Result<()> {
         return Ok(());
     }
     let mut table =
-        Table::new(&["BOTTLE", "AGENT", "STATE", "GATE", "SHUTDOWN", "ADDRESS", "USED / BUDGET", "DROPPED"]);
+        Table::new(&["BOTTLE", "RUNTIME", "AGENT", "STATE", "GATE", "SHUTDOWN", "ADDRESS", "USED / BUDGET", "DROPPED"]);
     for bottle in &reply.bottles {
         table.row(vec![
             bottle.name.to_string(),
+            bottle.runtime.as_str().to_owned(),
             text(bottle.agent.as_ref()),
             bottle.state.as_str().to_owned(),
             gate_text(bottle.gate),

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::{
     AgentName, AuditRow, BottleName, BottleState, Budget, BudgetView, ChainReport, CutCause, CutoffPolicy, GateView,
-    Limit, Precedence, ProviderName, Scope, ScopeView, Stop, Tokens, UnixMillis, UsageRow, UsageSum,
+    Limit, Precedence, ProviderName, RuntimeKind, Scope, ScopeView, Stop, Tokens, UnixMillis, UsageRow, UsageSum,
 };
 
 /// What kind of failure; decides the HTTP status and the exit code.
@@ -67,6 +67,10 @@ pub struct BottleInfo {
     pub address: Option<Ipv4Addr>,
     /// Host end of its veth, while it runs.
     pub interface: Option<String>,
+    /// What makes it.
+    pub runtime: RuntimeKind,
+    /// Its container, as the engine knows it.
+    pub container: Option<String>,
     /// Process id of its init on the host, while it runs.
     pub pid: Option<u32>,
     /// What the ledger wants its gate to be.
@@ -178,6 +182,38 @@ pub struct RunRequest {
     pub stdio: [i32; 3],
     /// They are a terminal made for this run.
     pub has_terminal: bool,
+    /// `--image`: the command runs in a container of it.
+    #[serde(default)]
+    pub image: Option<String>,
+    /// `--env`: variables of that container, as `NAME=VALUE`.
+    #[serde(default)]
+    pub variables: Vec<String>,
+}
+
+/// `POST /v1/bottles/{name}/attach`: answered by an [`AttachReply`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachRequest {
+    /// `--container`: its name or number at the engine.
+    pub container: String,
+    /// As for a run.
+    pub agent: Option<AgentName>,
+    /// As for a run.
+    pub budget: Budget,
+    /// As for a run.
+    pub extends: Option<BottleName>,
+    /// As for a run.
+    pub shutdown: Option<CutoffPolicy>,
+}
+
+/// `POST /v1/bottles/{name}/attach` and `/detach`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachReply {
+    /// The bottle.
+    pub name: BottleName,
+    /// The engine's number of the container.
+    pub container: Option<String>,
+    /// Its address as a bottle.
+    pub address: Option<Ipv4Addr>,
 }
 
 /// `POST /v1/bottles/{name}/resume`: answered as a run is.

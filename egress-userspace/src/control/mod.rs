@@ -11,9 +11,9 @@ mod server;
 pub use client::{Client, ClientError, Events, RunEvents};
 pub use kernel::{GateCounter, GateProgram, GateTerms, KernelGate, KernelReply};
 pub use message::{
-    AUDIT_ROWS_MAX, ApiError, AuditReply, BottleInfo, BottlesReply, BudgetChangeRequest, BudgetsReply, CutAllReply,
-    ErrorCode, ExplainReply, GateDifference, GateFault, GateReply, ResumeRequest, RunEvent, RunRequest, SignalRequest,
-    StatusReply, StopReply, UsageReply, VerifyReply,
+    AUDIT_ROWS_MAX, ApiError, AttachReply, AttachRequest, AuditReply, BottleInfo, BottlesReply, BudgetChangeRequest,
+    BudgetsReply, CutAllReply, ErrorCode, ExplainReply, GateDifference, GateFault, GateReply, ResumeRequest, RunEvent,
+    RunRequest, SignalRequest, StatusReply, StopReply, UsageReply, VerifyReply,
 };
 pub use peer::Peer;
 pub use request::{ApiRequest, AuditQuery, RowFilter};

@@ -6,7 +6,9 @@ use serde::de::DeserializeOwned;
 use crate::domain::{AuditHash, BottleName, Stop, UnixMillis};
 
 use super::PROTOCOL;
-use super::message::{ApiError, BudgetChangeRequest, ErrorCode, ResumeRequest, RunRequest, SignalRequest};
+use super::message::{
+    ApiError, AttachRequest, BudgetChangeRequest, ErrorCode, ResumeRequest, RunRequest, SignalRequest,
+};
 
 /// Everything a front-end can ask.
 #[derive(Debug, PartialEq, Eq)]
@@ -21,6 +23,10 @@ pub enum ApiRequest {
     Resume(BottleName, ResumeRequest),
     /// `POST bottles/{name}/freeze` and `/kill`
     Stop(BottleName, Stop),
+    /// `POST bottles/{name}/attach`
+    Attach(BottleName, AttachRequest),
+    /// `POST bottles/{name}/detach`
+    Detach(BottleName),
     /// `POST bottles/{name}/wait`: the events of a run that another connection started.
     Wait(BottleName),
     /// `POST bottles/{name}/signal`
@@ -97,6 +103,8 @@ impl ApiRequest {
                 let name = name.parse().map_err(usage)?;
                 match *action {
                     "run" => Ok(Self::Run(name, json(body)?)),
+                    "attach" => Ok(Self::Attach(name, json(body)?)),
+                    "detach" => Ok(Self::Detach(name)),
                     "resume" => Ok(Self::Resume(name, json(body)?)),
                     "freeze" => Ok(Self::Stop(name, Stop::Freeze)),
                     "kill" => Ok(Self::Stop(name, Stop::Kill)),

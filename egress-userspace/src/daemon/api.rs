@@ -45,6 +45,11 @@ impl Desk {
                 request.budget.iter().try_for_each(|(provider, _)| self.check_provider(provider))?;
                 Ok(ApiReply::Events(self.launcher.resume(peer, name, request).await?))
             }
+            ApiRequest::Attach(name, request) => {
+                request.budget.iter().try_for_each(|(provider, _)| self.check_provider(provider))?;
+                ApiReply::json(&self.launcher.attach(peer, name, request).await?)
+            }
+            ApiRequest::Detach(name) => ApiReply::json(&self.detach(&peer, name).await?),
             ApiRequest::Stop(name, stop) => ApiReply::json(&self.stop(name, stop).await?),
             ApiRequest::Wait(name) => Ok(ApiReply::Events(self.wait(&name).await?)),
             ApiRequest::Signal(name, request) => {
@@ -68,7 +73,7 @@ impl Desk {
         self.launcher.controller.look().await.ok_or_else(|| failed("the controller has stopped"))
     }
 
-    async fn running(&self, name: &BottleName) -> Result<Running, ApiError> {
+    pub(super) async fn running(&self, name: &BottleName) -> Result<Running, ApiError> {
         let found = self.look().await?.running.into_iter().find(|running| running.name == *name);
         found.ok_or_else(|| not_running(name))
     }
@@ -119,6 +124,8 @@ impl Desk {
             agent: row.agent,
             address: running.map(|running| running.address),
             interface: running.map(|running| running.interface_name.clone()),
+            runtime: row.runtime,
+            container: running.and_then(|running| running.container.clone()).or(row.container),
             pid: running.and_then(|running| running.init_pid),
             gate: row.gate,
             is_running: row.ended.is_none(),
@@ -186,7 +193,7 @@ impl Desk {
         };
         // Nothing that the network shows. The run comes back to it when this fails.
         if stop == Stop::Freeze
-            && let Err(error) = self.launcher.runtime.hold(&name)
+            && let Err(error) = self.launcher.runtime.hold(&name).await
         {
             warn!(bottle = %name, error = with_causes(&error), "its processes move on while it is being cut");
         }
@@ -305,7 +312,7 @@ fn after(seconds: u64) -> UnixMillis {
     UnixMillis(now().0.saturating_add(millis))
 }
 
-fn not_running(name: &BottleName) -> ApiError {
+pub(super) fn not_running(name: &BottleName) -> ApiError {
     let message = format!("bottle {name} is not running: `egress list` shows those that are");
     ApiError { code: ErrorCode::NotFound, message }
 }

@@ -23,6 +23,7 @@ use crate::fault::{self, Point};
 use crate::kernel::{Enforcer, Gate, IfIndex, KernelError};
 use crate::ledger::{GateChange, Ledger, LedgerError, Settled};
 
+use super::containers::{Process, Rewired};
 use super::cutting::{Bounds, Moment, Stage};
 use super::lifeline::Lifeline;
 use super::review::{REVIEW_EVERY, Review};
@@ -45,6 +46,8 @@ pub(super) struct Running {
     pub(super) interface: IfIndex,
     pub(super) interface_name: String,
     pub(super) init_pid: Option<u32>,
+    /// The engine's number of its container, if it is one.
+    pub(super) container: Option<String>,
     pub(super) signaller: Option<Signaller>,
     pub(super) stage: Stage,
     /// What is done with it when a budget is gone.
@@ -55,7 +58,8 @@ pub(super) struct Running {
 /// What the controller is told and asked. `done` is answered when everything that follows has been set in motion.
 enum Order {
     Started { running: Box<Running>, done: oneshot::Sender<()> },
-    Runs { bottle: BottleId, init_pid: u32, signaller: Signaller },
+    Runs { bottle: BottleId, process: Process, signaller: Signaller },
+    Rewired { rewired: Box<Rewired>, done: oneshot::Sender<Result<(), KernelError>> },
     Ended { bottle: BottleId, done: oneshot::Sender<()> },
     ProxyUp { outgoing: UnboundedSender<FromController>, pid: Option<u32>, done: oneshot::Sender<()> },
     ProxyDown { done: oneshot::Sender<()> },
@@ -124,8 +128,14 @@ impl ControllerHandle {
     }
 
     /// Its command has been started.
-    pub(super) fn runs(&self, bottle: BottleId, init_pid: u32, signaller: Signaller) {
-        let _ = self.orders.send(Order::Runs { bottle, init_pid, signaller });
+    pub(super) fn runs(&self, bottle: BottleId, process: Process, signaller: Signaller) {
+        let _ = self.orders.send(Order::Runs { bottle, process, signaller });
+    }
+
+    /// A bottle has a new interface, which is down: returns when it has the gate that the old one had. `None`: it has ended.
+    pub(super) async fn rewired(&self, rewired: Rewired) -> Option<Result<(), KernelError>> {
+        let rewired = Box::new(rewired);
+        ask!(self, Rewired { rewired }).ok()
     }
 
     /// A bottle has ended: its exchanges are severed.
@@ -269,10 +279,14 @@ impl Controller {
                 self.tell_proxy();
                 let _ = done.send(());
             }
-            Order::Runs { bottle, init_pid, signaller } => {
+            Order::Runs { bottle, process, signaller } => {
                 if let Some(running) = self.running.get_mut(&bottle) {
-                    (running.init_pid, running.signaller) = (Some(init_pid), Some(signaller));
+                    (running.init_pid, running.signaller) = (process.pid, Some(signaller));
+                    running.container = process.container;
                 }
+            }
+            Order::Rewired { rewired, done } => {
+                let _ = self.rewire(*rewired).map(|gated| done.send(gated));
             }
             Order::Ended { bottle, done } => {
                 self.running.remove(&bottle);

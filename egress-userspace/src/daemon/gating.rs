@@ -33,10 +33,7 @@ impl Controller {
         let Some(running) = self.running.get(&gate.bottle).filter(|running| running.interface == gate.interface) else {
             return Ok(Mended::NotRunning);
         };
-        let status = match running.stage {
-            Stage::Open | Stage::Draining { .. } | Stage::LastWord { .. } => GateStatus::Open,
-            Stage::Cut(cause) => GateStatus::Cut(reason(cause)),
-        };
+        let status = status(&running.stage);
         let made = self.enforcer.attach(&Gate { status, ..gate });
         if made.is_err() {
             running.lifeline.end.notify_one();
@@ -106,6 +103,14 @@ impl Controller {
         info!(bottle = %running.name, "open again");
         self.tell_proxy();
         Ok(was_open)
+    }
+}
+
+/// What the gate of a bottle in this stage is to be.
+pub(super) fn status(stage: &Stage) -> GateStatus {
+    match stage {
+        Stage::Open | Stage::Draining { .. } | Stage::LastWord { .. } => GateStatus::Open,
+        Stage::Cut(cause) => GateStatus::Cut(reason(*cause)),
     }
 }
 

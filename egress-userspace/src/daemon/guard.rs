@@ -17,7 +17,7 @@ use crate::domain::{AuditKind, BottleId, GateView, with_causes};
 use crate::kernel::{Counter, Gate, KernelError};
 use crate::ledger::LedgerError;
 
-use super::controller::Mended;
+use super::controller::{Mended, Running};
 use super::gate_check::{Difference, Gates, differences};
 use super::launch::Launcher;
 use super::traffic::{Accounts, News, Passed, Unaccounted};
@@ -138,7 +138,7 @@ impl Guard {
         let is_attached = |gate: &&Gate| gates.attached.contains(&gate.interface);
         let wired = gates.wanted.iter().map(|(_, gate)| gate).filter(is_attached).filter_map(|gate| {
             let name = gates.names.get(&gate.bottle)?.clone();
-            Some(BottleSpec { name, address: gate.address, mac: gate.mac })
+            Some((BottleSpec { name, address: gate.address, mac: gate.mac }, gate.interface.0))
         });
         let mended = match self.launcher.runtime.mend_wiring(wired.collect()).await {
             Ok(mended) => mended,
@@ -231,7 +231,10 @@ impl Launcher {
         let running = self.controller.look().await.ok_or(LookError::Stopped)?.running;
         let mut gates = Gates::default();
         for row in self.ledger.bottles().await? {
-            let interface = running.iter().find(|running| running.id == row.id).map(|running| running.interface);
+            let running = running.iter().find(|running| running.id == row.id);
+            // A container that is stopped has none, and no network: it gets another, gated, when it starts.
+            let has_gate = |running: &&Running| running.container.is_none() || running.interface.exists();
+            let interface = running.filter(has_gate).map(|running| running.interface);
             if let (Some(interface), Some(address), None) = (interface, row.address, row.ended) {
                 gates.wanted.push((row.gate, self.gate(&row, address, interface)));
             }

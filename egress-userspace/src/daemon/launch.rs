@@ -13,13 +13,14 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 use tracing::{error, info, warn};
 
-use crate::bottle::{BottleSpec, BuiltBottle, Caller, Launch, NativeRuntime, RunningCommand, Signaller};
+use crate::bottle::{BottleSpec, Bottles, BuiltBottle, Caller, ContainerLaunch, Launch, RunningCommand, Signaller};
 use crate::control::{ApiError, ErrorCode, Peer, RunEvent, RunRequest};
-use crate::domain::{BottleName, CutCause, GateView, Stop, with_causes};
+use crate::domain::{BottleName, CutCause, GateView, RuntimeKind, Stop, with_causes};
 use crate::fault::{self, Point};
 use crate::kernel::{Enforcer, Gate, GateStatus, IfIndex};
 use crate::ledger::{AddressPool, BottleRow, Ledger, LedgerError, NewRun};
 
+use super::containers::Process;
 use super::controller::{ControllerHandle, Running};
 use super::cutting::Stage;
 use super::lifeline::{Lifeline, RunEnd};
@@ -44,7 +45,7 @@ pub(super) const EVENTS_MAX: usize = 8;
 pub(super) struct Launcher {
     pub(super) ledger: Ledger,
     pub(super) enforcer: Arc<dyn Enforcer>,
-    pub(super) runtime: Arc<NativeRuntime>,
+    pub(super) runtime: Arc<Bottles>,
     pub(super) controller: ControllerHandle,
     pub(super) pool: AddressPool,
     pub(super) in_force: InForce,
@@ -70,6 +71,8 @@ impl Launcher {
             budget: request.budget.clone(),
             extends: request.extends.clone(),
             policy,
+            runtime: if request.image.is_some() { RuntimeKind::Docker } else { RuntimeKind::Native },
+            container: None,
         };
         let launch = launch(&peer, request)?;
         let row = self.ledger.begin_run(new, self.pool).await.map_err(|error| refused(&error))?;
@@ -120,20 +123,22 @@ impl Launcher {
         launch: Launch,
         lifeline: Lifeline,
     ) -> Result<(RunningCommand, IfIndex, Ipv4Addr), ApiError> {
-        let address = row.address.ok_or_else(|| failed("the ledger gave the bottle no address"))?;
-        let spec = BottleSpec { name: row.name.clone(), address, mac: mac(address) };
-        let built = self.runtime.build(&spec).await.map_err(|error| failed(with_causes(&error)))?;
+        let spec = spec(row)?;
+        let address = spec.address;
+        let (built, ready) = self.runtime.build(&spec, launch).await.map_err(|error| failed(with_causes(&error)))?;
         let interface = IfIndex(built.interface);
         self.enforcer.attach(&self.gate(row, address, interface)).map_err(|error| failed(with_causes(&error)))?;
         fault::point(Point::GateAttached);
-        self.runtime.bring_up(&spec, &built).await.map_err(|error| failed(with_causes(&error)))?;
-        fault::point(Point::BroughtUp);
         let lineage = self.ledger.lineage(row.id).await.map_err(|error| refused(&error))?;
         self.controller.started(running(row, lineage, address, &built, lifeline)).await;
         fault::point(Point::Introduced);
-        let command = self.runtime.start(&spec, launch).map_err(|error| failed(with_causes(&error)))?;
+        let container = self.runtime.container(&row.name).await;
+        // A container's command begins with this.
+        self.runtime.bring_up(&spec, &built).await.map_err(|error| failed(with_causes(&error)))?;
+        fault::point(Point::BroughtUp);
+        let command = self.runtime.start(&spec, ready).map_err(|error| failed(with_causes(&error)))?;
         fault::point(Point::CommandStarted);
-        self.controller.runs(row.id, command.init_pid(), command.signaller());
+        self.controller.runs(row.id, Process::of(container, &command), command.signaller());
         Ok((command, interface, address))
     }
 
@@ -185,7 +190,10 @@ impl Launcher {
     ) -> Over {
         let mut gone = std::pin::pin!(gone);
         loop {
-            let over = watch_over(command, lifeline, gone.as_mut()).await;
+            let over = tokio::select! {
+                over = watch_over(command, lifeline, gone.as_mut()) => over,
+                () = self.keep_wired(row) => Over::Ended(ENDED),
+            };
             let Over::Stopped(Stop::Freeze, _) = over else { return over };
             let Err(what) = self.hold(row, command).await else { return over };
             lifeline.stop.send_replace(None);
@@ -207,6 +215,10 @@ impl Launcher {
         exit: watch::Sender<Option<RunEnd>>,
     ) {
         let unfollowed = async {
+            // Nobody ever did follow an attached container.
+            if row.container.is_some() {
+                std::future::pending::<()>().await;
+            }
             if tokio::time::timeout(FOLLOWED_WITHIN, lifeline.followed.notified()).await.is_ok() {
                 std::future::pending::<()>().await;
             }
@@ -268,6 +280,7 @@ pub(super) fn running(
         interface: IfIndex(built.interface),
         interface_name: built.interface_name.clone(),
         init_pid: None,
+        container: None,
         signaller: None,
         stage,
         policy: row.policy,
@@ -286,6 +299,7 @@ fn launch(peer: &Peer, request: RunRequest) -> Result<Launch, ApiError> {
         caller: Caller { uid: peer.uid, gid: peer.gid, groups: peer.groups.clone() },
         stdio: streams(peer, request.stdio)?,
         has_terminal: request.has_terminal,
+        container: request.image.map(|image| ContainerLaunch::Image { image, variables: request.variables }),
     })
 }
 
@@ -298,6 +312,12 @@ pub(super) fn streams(peer: &Peer, [input, output, errors]: [i32; 3]) -> Result<
         })
     };
     Ok([descriptor(input)?, descriptor(output)?, descriptor(errors)?])
+}
+
+/// What a bottle is built from.
+pub(super) fn spec(row: &BottleRow) -> Result<BottleSpec, ApiError> {
+    let address = row.address.ok_or_else(|| failed("the ledger gave the bottle no address"))?;
+    Ok(BottleSpec { name: row.name.clone(), address, mac: mac(address) })
 }
 
 /// Locally administered, and as unique on the host as the address.

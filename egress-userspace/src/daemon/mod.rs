@@ -5,6 +5,7 @@ mod api;
 mod audit;
 mod authority;
 mod clock;
+mod containers;
 mod controller;
 mod conversation;
 mod cutting;
@@ -35,7 +36,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::bottle::{BottleError, HostWiring, NativeRuntime};
+use crate::bottle::{BottleError, Bottles, HostWiring};
 use crate::broker::{Configuration, Snapshot};
 use crate::control;
 use crate::domain::{AuditKind, CrossingMode, EnforcerChoice, with_causes};
@@ -74,6 +75,8 @@ pub struct Options {
     pub bridge: String,
     /// How gates are attached.
     pub attachment: TcAttachment,
+    /// The container engine's socket, if it is not where engines listen.
+    pub docker_socket: Option<PathBuf>,
 }
 
 /// Why the daemon does not run.
@@ -137,7 +140,8 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
         kernel::open(settings.enforcer, &options.pins, options.attachment)?;
     let reason = not_ebpf.map(|error| with_causes(&error));
     info!(backend = enforcer.backend(), place, not_ebpf = reason, "gates");
-    let runtime = Arc::new(NativeRuntime::new(wiring(&options, &authority)).with_group(options.bridge.clone()));
+    let docker = options.docker_socket.clone();
+    let runtime = Arc::new(Bottles::new(wiring(&options, &authority), options.bridge.clone(), docker));
     runtime.prepare_host().await?;
     let not_enforcing = self_check::run(&options, settings.enforcer).await;
     let listeners = listeners::bind(options.gateway)?;

@@ -13,8 +13,9 @@ use crate::kernel::{Enforcer, Gate, GateStatus, IfIndex};
 use crate::ledger::{BottleRow, GateChange};
 
 use super::DaemonError;
+use super::containers::Process;
 use super::controller::{refusal, spends};
-use super::launch::{Launcher, running};
+use super::launch::{Launcher, running, spec};
 use super::lifeline::Lifeline;
 use super::stopping::{Over, unfinished};
 
@@ -62,7 +63,10 @@ async fn adopt(launcher: &Launcher, row: &BottleRow, held: &[Gate]) -> Result<Op
         launcher.finish(row, over).await;
         return Ok(None);
     }
-    let living = row.address.zip(launcher.runtime.adopt(&row.name)?);
+    let living = match spec(row) {
+        Ok(spec) => launcher.runtime.adopt(&spec, row.runtime).await?.map(|living| (spec.address, living)),
+        Err(_) => None,
+    };
     let Some((address, (built, command))) = living else {
         take_down(launcher, row, is_held).await?;
         return Ok(None);
@@ -72,7 +76,8 @@ async fn adopt(launcher: &Launcher, row: &BottleRow, held: &[Gate]) -> Result<Op
     let (lifeline, exit) = Lifeline::new();
     let lineage = launcher.ledger.lineage(row.id).await?;
     launcher.controller.started(running(row, lineage, address, &built, lifeline.clone())).await;
-    launcher.controller.runs(row.id, command.init_pid(), command.signaller());
+    let container = launcher.runtime.container(&row.name).await;
+    launcher.controller.runs(row.id, Process::of(container, &command), command.signaller());
     info!(bottle = %row.name, "adopted");
     match begun(row, is_held) {
         // Killed now that the kernel's word on the gate is known.

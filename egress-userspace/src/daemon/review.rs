@@ -129,7 +129,10 @@ mod tests {
             };
             let ledger = Ledger::open(&directory.path().join("ledger"), terms).unwrap();
             let policy = CutoffPolicy::Cutoff;
-            let run = NewRun { name: "web".parse().unwrap(), agent: None, extends: None, budget: Vec::new(), policy };
+            let name = "web".parse().unwrap();
+            let (agent, extends, budget, container) = (None, None, Vec::new(), None);
+            let run =
+                NewRun { name, agent, extends, budget, policy, runtime: crate::domain::RuntimeKind::Native, container };
             let bottle = ledger.begin_run(run, AddressPool { gateway: GATEWAY, prefix: 16 }).await.unwrap();
             let enforcer = Arc::new(FakeEnforcer::default());
             let shared: Arc<dyn Enforcer> = Arc::<FakeEnforcer>::clone(&enforcer);
@@ -162,6 +165,7 @@ mod tests {
                 interface: INTERFACE,
                 interface_name: "eg-web".to_owned(),
                 init_pid: None,
+                container: None,
                 signaller: None,
                 policy: CutoffPolicy::Cutoff,
                 stage: Stage::Open,

@@ -76,7 +76,7 @@ impl Launcher {
     pub(super) async fn hold(&self, row: &BottleRow, command: &RunningCommand) -> Result<(), String> {
         let Err(error) = self.try_to_hold(row, command).await else { return Ok(()) };
         // A group that cannot be told to go on has not been told to stand still, or stands still without network.
-        let left = self.runtime.release(&row.name).map_or("stand still", |()| "go on");
+        let left = self.runtime.release(&row.name).await.map_or("stand still", |()| "go on");
         if let Err(error) = self.ledger.abandon_stop(row.id).await {
             warn!(bottle = %row.name, error = with_causes(&error), "the next start tries to freeze it again");
         }
@@ -94,14 +94,14 @@ impl Launcher {
     }
 
     async fn try_to_hold(&self, row: &BottleRow, command: &RunningCommand) -> Result<(), String> {
-        self.runtime.hold(&row.name).map_err(|error| with_causes(&error))?;
+        self.runtime.hold(&row.name).await.map_err(|error| with_causes(&error))?;
         fault::point(Point::Held);
         if let Err(error) = self.runtime.until_held(&row.name).await {
             warn!(bottle = %row.name, error = with_causes(&error), "frozen while something of it still moves");
         }
         self.ledger.begin_stop(row.id, Stop::Freeze).await.map_err(|error| with_causes(&error))?;
         fault::point(Point::FreezeBegun);
-        self.runtime.save_launch(&row.name, command).map_err(|error| with_causes(&error))?;
+        self.runtime.save_launch(&row.name, command).await.map_err(|error| with_causes(&error))?;
         fault::point(Point::LaunchSaved);
         Ok(())
     }
@@ -264,7 +264,7 @@ mod tests {
     use super::*;
     use std::collections::BTreeMap;
 
-    use crate::domain::{BottleId, BottleRules, UnixMillis};
+    use crate::domain::{BottleId, BottleRules, RuntimeKind, UnixMillis};
 
     const OPEN: GateView = GateView::Open;
     const BUDGET: GateView = GateView::Cut(CutCause::Budget);
@@ -287,6 +287,8 @@ mod tests {
             policy,
             stopping,
             frozen: None,
+            runtime: RuntimeKind::Native,
+            container: None,
         };
         assert_eq!(unfinished(&row, is_held), expected, "{gate:?} {policy:?} {stopping:?} {is_held}");
     }

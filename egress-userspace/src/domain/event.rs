@@ -385,6 +385,36 @@ pub enum AuditKind {
     },
 }
 
+/// What makes a bottle.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RuntimeKind {
+    /// Namespaces of our own.
+    #[default]
+    Native,
+    /// Docker or Podman.
+    Docker,
+}
+
+impl RuntimeKind {
+    /// As it stands on the command line and in the ledger.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Docker => "docker",
+        }
+    }
+}
+
+impl std::str::FromStr for RuntimeKind {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = [Self::Native, Self::Docker].into_iter().find(|kind| kind.as_str() == text);
+        found.ok_or_else(|| format!("{text:?} is not a runtime: native and docker are"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

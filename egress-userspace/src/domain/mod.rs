@@ -26,7 +26,8 @@ pub use audit::{AuditHash, AuditHashError, ChainFault, ChainReport};
 pub use cause::with_causes;
 pub use enforcement::{CutMode, EnforcerChoice};
 pub use event::{
-    AuditKind, BottleState, CutCause, CutoffPolicy, CutoffPolicyError, Ending, GateView, Refusal, RefusalReason, Stop,
+    AuditKind, BottleState, CutCause, CutoffPolicy, CutoffPolicyError, Ending, GateView, Refusal, RefusalReason,
+    RuntimeKind, Stop,
 };
 pub use exchange::{ProviderNotes, Settlement, SpendRequest};
 pub use host_pattern::{HostPattern, HostPatternError};

@@ -27,8 +27,8 @@ use std::sync::Arc;
 
 use crate::domain::{
     AgentName, Allowance, AuditRow, BottleId, BottleName, BottleState, Budget, Crossing, CutCause, CutoffPolicy,
-    Durability, GateView, Limit, PermitId, ProviderName, Refusal, Rules, Scope, Settlement, SpendRequest, Stop, Tokens,
-    UnixMillis,
+    Durability, GateView, Limit, PermitId, ProviderName, Refusal, Rules, RuntimeKind, Scope, Settlement, SpendRequest,
+    Stop, Tokens, UnixMillis,
 };
 
 pub use address::AddressPool;
@@ -65,6 +65,10 @@ pub struct NewRun {
     pub budget: Budget,
     /// What is done with it when a budget is gone.
     pub policy: CutoffPolicy,
+    /// What makes it.
+    pub runtime: RuntimeKind,
+    /// Which container it is, as far as that is known beforehand.
+    pub container: Option<String>,
 }
 
 /// A bottle as the ledger knows it.
@@ -94,6 +98,10 @@ pub struct BottleRow {
     pub stopping: Option<Stop>,
     /// Why its last run is frozen, if it is.
     pub frozen: Option<CutCause>,
+    /// What made its last run.
+    pub runtime: RuntimeKind,
+    /// Which container that was, as its engine knows it.
+    pub container: Option<String>,
 }
 
 impl BottleRow {

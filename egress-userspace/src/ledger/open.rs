@@ -22,6 +22,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/0004_freeze.sql"),
     include_str!("../../../migrations/0005_budgets.sql"),
     AUDIT_CHAIN,
+    include_str!("../../../migrations/0007_runtime.sql"),
 ];
 /// Wants its rows chained once it has run.
 const AUDIT_CHAIN: &str = include_str!("../../../migrations/0006_audit_chain.sql");

@@ -14,7 +14,8 @@ use crate::domain::{
 };
 
 const BOTTLE: &str =
-    "SELECT id, name, agent, address, cut, started, ended, policy, stopping, frozen, extends FROM bottle";
+    "SELECT id, name, agent, address, cut, started, ended, policy, stopping, frozen, extends, runtime, container
+     FROM bottle";
 
 /// All bottles, by name.
 pub(super) fn bottles(connection: &Connection) -> rusqlite::Result<Vec<BottleRow>> {
@@ -176,6 +177,8 @@ fn bottle_row(row: &Row<'_>) -> rusqlite::Result<BottleRow> {
         stopping: word_or_null(row, 8)?,
         frozen: word_or_null(row, 9)?,
         extends: word_or_null(row, 10)?,
+        runtime: word(row, 11)?,
+        container: row.get(12)?,
     })
 }
 

@@ -30,10 +30,12 @@ impl Desk {
         let id: u32 = self
             .connection
             .prepare_cached(
-                "INSERT INTO bottle (name, agent, address, started, extends, policy) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                "INSERT INTO bottle (name, agent, address, started, extends, policy, runtime, container)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
                  ON CONFLICT (name) DO UPDATE SET
                     agent = excluded.agent, address = excluded.address, cut = NULL, started = excluded.started, ended = NULL,
-                    extends = excluded.extends, policy = excluded.policy, stopping = NULL
+                    extends = excluded.extends, policy = excluded.policy, stopping = NULL,
+                    runtime = excluded.runtime, container = excluded.container
                  RETURNING id",
             )?
             .query_row(
@@ -43,7 +45,9 @@ impl Desk {
                     address.to_bits(),
                     self.now.0,
                     run.extends.as_ref().map(BottleName::as_str),
-                    run.policy.as_str()
+                    run.policy.as_str(),
+                    run.runtime.as_str(),
+                    run.container
                 ],
                 |row| row.get(0),
             )?;

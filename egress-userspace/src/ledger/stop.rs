@@ -67,7 +67,8 @@ impl Desk {
         let address = self.free_address(pool)?;
         self.connection
             .prepare_cached(
-                "UPDATE bottle SET address = ?2, started = ?3, ended = NULL, frozen = NULL, stopping = NULL, cut = NULL
+                "UPDATE bottle SET address = ?2, started = ?3, ended = NULL, frozen = NULL, stopping = NULL, cut = NULL,
+                    container = NULL
                  WHERE id = ?1",
             )?
             .execute(params![bottle.id.0, address.to_bits(), self.now.0])?;

@@ -16,6 +16,9 @@ use super::names::{GROUP_PREFIX, Names, PINS, PREFIX};
 /// How long killed processes may take to leave their group.
 const EMPTY_MAX: Duration = Duration::from_secs(5);
 
+/// What runs of a world on the host.
+const PROGRAMS: [&str; 6] = ["egress", "dockerd", "containerd", "containerd-shim-runc-v2", "podman", "conmon"];
+
 static DEAD: Once = Once::new();
 
 /// Removes the worlds of test processes that were killed, once.
@@ -36,6 +39,8 @@ pub(super) fn remove_dead() {
 /// Removes one world. Whatever is not there is as good as removed.
 pub(super) fn remove(names: &Names) {
     end_processes(&names.directory);
+    end_containers(&names.directory);
+    remove_engine_groups(&names.engine_group());
     let groups =
         [tree().map(|tree| tree.join(&names.bridge)), Some(names.run.join("bottles/.cgroup").join(&names.bridge))];
     groups.into_iter().flatten().for_each(|group| remove_group(&group));
@@ -68,17 +73,41 @@ fn world_of(name: &str) -> Option<(u32, u32)> {
     Some((pid.parse().ok()?, number.parse().ok()?))
 }
 
-/// Kills `egress` processes that were given a path in this directory.
+/// Kills processes of ours that were given a path in this directory.
 fn end_processes(directory: &Path) {
     for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
         let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
         let line = String::from_utf8_lossy(&line);
         let mut words = line.split('\0').map(Path::new);
-        let is_egress = words.next().and_then(Path::file_name).is_some_and(|name| name == "egress");
-        if is_egress && words.any(|word| word.starts_with(directory)) {
+        let name = words.next().and_then(Path::file_name).unwrap_or_default();
+        let is_ours = PROGRAMS.iter().any(|program| name == *program);
+        if is_ours && words.any(|word| word.starts_with(directory)) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
+    }
+}
+
+/// Kills processes whose root is in this directory: those of containers whose engine was killed.
+fn end_containers(directory: &Path) {
+    let place = directory.display().to_string();
+    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let mounts = fs::read_to_string(process.path().join("mountinfo")).unwrap_or_default();
+        let root = mounts.lines().find(|line| line.split(' ').nth(4) == Some("/"));
+        if root.is_some_and(|root| root.contains(&place)) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+}
+
+/// The control groups of an engine: with version 1 it has one of every kind.
+fn remove_engine_groups(group: &str) {
+    let group = group.trim_start_matches('/');
+    let root = Path::new("/sys/fs/cgroup");
+    let places = entries(root).into_iter().map(|kind| root.join(kind).join(group)).chain([root.join(group)]);
+    for place in places.filter(|place| place.exists()) {
+        remove_group(&place);
     }
 }
 

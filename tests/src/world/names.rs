@@ -47,6 +47,12 @@ impl Names {
         leftovers::tree().into_iter().chain([own]).map(|tree| tree.join(&self.bridge)).find(|group| group.exists())
     }
 
+    /// The control group of a container engine in the world.
+    #[must_use]
+    pub fn engine_group(&self) -> String {
+        format!("/{}d", self.bridge)
+    }
+
     /// The names of one world of one process.
     pub(super) fn of(pid: u32, number: u32) -> Self {
         let name = format!("{PREFIX}{pid}-{number}");

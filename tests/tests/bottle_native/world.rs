@@ -174,6 +174,7 @@ pub(crate) fn launch(caller: Caller, command: &[&str], stdio: [OwnedFd; 3]) -> L
         caller,
         stdio,
         has_terminal: false,
+        container: None,
     }
 }
 

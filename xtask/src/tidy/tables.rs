@@ -98,6 +98,7 @@ pub(super) const OWNERS: &[(&str, &[&str])] = &[
     ("anyhow", &[TOP, "cli"]),
     ("aya", &["kernel"]),
     ("base64", &["meter"]),
+    ("bollard", &["bottle"]),
     ("brotli_decompressor", &["meter"]),
     ("bytes", ANYONE),
     ("caps", &["bottle", "proxy", "daemon"]),

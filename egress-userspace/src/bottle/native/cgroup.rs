@@ -21,7 +21,7 @@ const POLL_MILLISECONDS: u64 = 2;
 
 /// Where the groups are kept: the first cgroup v2 mount that shows the whole tree. If there is none, it is mounted at
 /// `own_mount`, which only this host's root sees.
-pub(super) fn tree(own_mount: &Path) -> io::Result<PathBuf> {
+pub(in crate::bottle) fn tree(own_mount: &Path) -> io::Result<PathBuf> {
     let mounts = mount_table::parse(&fs::read_to_string("/proc/self/mountinfo")?);
     let found = mounts.into_iter().find(|mount| mount.kind == "cgroup2" && mount.root == Path::new("/"));
     if let Some(found) = found {
@@ -34,39 +34,39 @@ pub(super) fn tree(own_mount: &Path) -> io::Result<PathBuf> {
 }
 
 /// Takes `own_mount` off again, if it was needed.
-pub(super) fn forget(own_mount: &Path) -> io::Result<()> {
+pub(in crate::bottle) fn forget(own_mount: &Path) -> io::Result<()> {
     unmount(own_mount)?;
     tolerate_absence(fs::remove_dir(own_mount))
 }
 
 /// Makes the group, which must not exist.
-pub(super) fn create(group: &Path) -> io::Result<()> {
+pub(in crate::bottle) fn create(group: &Path) -> io::Result<()> {
     group.parent().map_or(Ok(()), fs::create_dir_all)?;
     fs::create_dir(group)
 }
 
 /// Moves this process into the group.
-pub(super) fn join(group: &Path) -> io::Result<()> {
+pub(in crate::bottle) fn join(group: &Path) -> io::Result<()> {
     fs::write(group.join("cgroup.procs"), "0")
 }
 
 /// Tells every process in the group to stand still.
-pub(super) fn hold(group: &Path) -> io::Result<()> {
+pub(in crate::bottle) fn hold(group: &Path) -> io::Result<()> {
     fs::write(group.join("cgroup.freeze"), "1")
 }
 
 /// Lets them go on.
-pub(super) fn release(group: &Path) -> io::Result<()> {
+pub(in crate::bottle) fn release(group: &Path) -> io::Result<()> {
     fs::write(group.join("cgroup.freeze"), "0")
 }
 
 /// Whether they have been told so.
-pub(super) fn is_held(group: &Path) -> bool {
+pub(in crate::bottle) fn is_held(group: &Path) -> bool {
     fs::read_to_string(group.join("cgroup.freeze")).is_ok_and(|text| text.trim() == "1")
 }
 
 /// Waits until they stand still.
-pub(super) fn until_held(group: &Path) -> io::Result<()> {
+pub(in crate::bottle) fn until_held(group: &Path) -> io::Result<()> {
     let deadline = Instant::now() + Duration::from_secs(HELD_SECONDS_MAX);
     while !fs::read_to_string(group.join("cgroup.events"))?.lines().any(|line| line == "frozen 1") {
         if Instant::now() > deadline {
@@ -78,7 +78,7 @@ pub(super) fn until_held(group: &Path) -> io::Result<()> {
 }
 
 /// Kills every process in the group, waits until they are gone and removes it.
-pub(super) fn remove(group: &Path) -> io::Result<()> {
+pub(in crate::bottle) fn remove(group: &Path) -> io::Result<()> {
     tolerate_absence(fs::write(group.join("cgroup.kill"), "1"))?;
     let deadline = Instant::now() + Duration::from_secs(EMPTY_SECONDS_MAX);
     loop {

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use super::record;
 
 /// Added to a signal's number where a process that died by it has to have an exit code.
-pub(super) const SIGNALLED: i32 = 128;
+pub(in crate::bottle) const SIGNALLED: i32 = 128;
 
 /// What a command that nobody saw end is taken to have ended with: 128 + SIGKILL.
 const UNSEEN: i32 = SIGNALLED + 9;
@@ -54,14 +54,14 @@ impl Signaller {
 }
 
 impl RunningCommand {
-    pub(super) fn started(child: Child, spec: File) -> io::Result<Self> {
+    pub(in crate::bottle) fn started(child: Child, spec: File) -> io::Result<Self> {
         let init_pid = child.id().ok_or(io::ErrorKind::NotFound)?;
         let handle = Arc::new(open(init_pid)?);
         Ok(Self { process: Process::Child { child, _spec: spec }, init_pid, handle })
     }
 
     /// The command whose supervisor wrote `record` and is still in `group`.
-    pub(super) fn adopt(record: &Path, group: &Path) -> io::Result<Option<Self>> {
+    pub(in crate::bottle) fn adopt(record: &Path, group: &Path) -> io::Result<Option<Self>> {
         let Some((init_pid, None)) = record::read(record)? else { return Ok(None) };
         let Ok(handle) = open(init_pid) else { return Ok(None) };
         // Only now: the handle is of whoever has the number, and this says who that is.

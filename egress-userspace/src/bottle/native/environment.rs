@@ -8,11 +8,11 @@ use std::net::Ipv4Addr;
 use crate::domain::BottleName;
 
 /// System roots and our CA, inside.
-pub(super) const BUNDLE: &str = "/run/egress/ca/bundle.pem";
+pub(in crate::bottle) const BUNDLE: &str = "/run/egress/ca/bundle.pem";
 /// Our CA alone, inside.
-pub(super) const AUTHORITY: &str = "/run/egress/ca/egress-ca.pem";
+pub(in crate::bottle) const AUTHORITY: &str = "/run/egress/ca/egress-ca.pem";
 /// The same as the bundle, for Java.
-pub(super) const KEY_STORE: &str = "/run/egress/ca/cacerts.jks";
+pub(in crate::bottle) const KEY_STORE: &str = "/run/egress/ca/cacerts.jks";
 
 /// Replace the default roots, so they name the bundle that has both.
 const NAMES_OF_BUNDLE: [&str; 12] = [
@@ -69,7 +69,7 @@ const REMOVED: [&str; 31] = [
 ];
 
 /// What the command sees.
-pub(super) fn inside(
+pub(in crate::bottle) fn inside(
     bottle: &BottleName,
     gateway: Ipv4Addr,
     caller: Vec<(OsString, OsString)>,

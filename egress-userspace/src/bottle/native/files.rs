@@ -10,7 +10,7 @@ use super::mount_table::Mount;
 use crate::domain::BottleName;
 
 /// Where the systems keep the roots that programs trust; the first that exists is taken for the host's.
-pub(super) const SYSTEM_BUNDLES: [&str; 7] = [
+pub(in crate::bottle) const SYSTEM_BUNDLES: [&str; 7] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -21,7 +21,7 @@ pub(super) const SYSTEM_BUNDLES: [&str; 7] = [
 ];
 
 /// Where Java keeps its roots; more of them are below each of [`JAVAS`].
-pub(super) const KEY_STORES: [&str; 3] =
+pub(in crate::bottle) const KEY_STORES: [&str; 3] =
     ["/etc/ssl/certs/java/cacerts", "/etc/pki/java/cacerts", "/etc/pki/ca-trust/extracted/java/cacerts"];
 
 /// Directories of Javas.
@@ -73,7 +73,7 @@ const FRESH: [&str; 4] = ["/dev", "/proc", "/run", "/sys"];
 
 /// The resolver's settings: ours is the only one, and near. It does not answer a bottle that is cut, whose clients are not to
 /// wait for it as long as they would for one far away.
-pub(super) fn resolver(gateway: Ipv4Addr) -> String {
+pub(in crate::bottle) fn resolver(gateway: Ipv4Addr) -> String {
     format!("nameserver {gateway}\noptions timeout:1 attempts:3\n")
 }
 
@@ -83,7 +83,7 @@ pub(super) fn hosts(bottle: &BottleName) -> String {
 }
 
 /// The system's roots and ours.
-pub(super) fn bundle(system: &str, authority: &str) -> String {
+pub(in crate::bottle) fn bundle(system: &str, authority: &str) -> String {
     let line_end = if system.is_empty() || system.ends_with('\n') { "" } else { "\n" };
     format!("{system}{line_end}{authority}")
 }
@@ -122,7 +122,7 @@ pub(super) fn file_mounts<'table>(table: &'table [Mount], elsewhere: &[PathBuf])
 }
 
 /// Directories to share, the outermost only. What a bottle has its own of is not shared.
-pub(super) fn shared(directories: impl IntoIterator<Item = PathBuf>) -> Vec<PathBuf> {
+pub(in crate::bottle) fn shared(directories: impl IntoIterator<Item = PathBuf>) -> Vec<PathBuf> {
     let wanted: BTreeSet<PathBuf> = directories.into_iter().filter(|path| !is_fresh(path)).collect();
     let is_inside = |path: &Path| path.ancestors().skip(1).any(|outer| wanted.contains(outer));
     wanted.iter().filter(|path| !is_inside(path)).cloned().collect()

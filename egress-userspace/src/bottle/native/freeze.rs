@@ -60,7 +60,10 @@ impl NativeRuntime {
     pub fn save_launch(&self, bottle: &BottleName, command: &RunningCommand) -> Result<(), BottleError> {
         let save = || {
             let LaunchSpec { command, environment, directory, shared, caller, .. } = spec_of(command.init_pid())?;
-            write(&self.launch_file(bottle), &SavedLaunch { command, environment, directory, shared, caller })
+            write(
+                &self.launch_file(bottle),
+                &SavedLaunch { command, environment, directory, shared, caller, container: None },
+            )
         };
         save().map_err(|source| step_error(bottle, Failure { step: "writing down its launch", source }))
     }
@@ -97,7 +100,7 @@ impl NativeRuntime {
         })
     }
 
-    fn launch_file(&self, bottle: &BottleName) -> PathBuf {
+    pub(in crate::bottle) fn launch_file(&self, bottle: &BottleName) -> PathBuf {
         self.layout(bottle).layer.directory().join(LAUNCH)
     }
 }
@@ -116,7 +119,7 @@ fn spec_of(supervisor: u32) -> io::Result<LaunchSpec> {
 }
 
 /// All of it or nothing, also when the machine loses power.
-fn write(path: &Path, launch: &SavedLaunch) -> io::Result<()> {
+pub(in crate::bottle) fn write(path: &Path, launch: &SavedLaunch) -> io::Result<()> {
     let unfinished = path.with_extension("unfinished");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(PRIVATE).open(&unfinished)?;
     file.set_permissions(Permissions::from_mode(PRIVATE))?;

@@ -17,7 +17,7 @@ const PASSWORD: &str = "changeit";
 const SALT: &[u8] = b"Mighty Aphrodite";
 
 /// The certificates of a PEM bundle as a key store. What is not a certificate is left out.
-pub(super) fn from_pem(bundle: &str) -> Vec<u8> {
+pub(in crate::bottle) fn from_pem(bundle: &str) -> Vec<u8> {
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(bundle.as_bytes()).flatten().collect();
     let mut store = Vec::new();
     for number in [MAGIC, VERSION, length(certificates.len())] {

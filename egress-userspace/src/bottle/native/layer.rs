@@ -16,30 +16,30 @@ const ROOT: u32 = 0;
 
 /// Where a bottle's layer is.
 #[derive(Clone, Debug)]
-pub(super) struct Layer {
+pub(in crate::bottle) struct Layer {
     directory: PathBuf,
 }
 
 /// The two directories of an overlay.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Pair {
-    pub(super) upper: PathBuf,
-    pub(super) work: PathBuf,
+pub(in crate::bottle) struct Pair {
+    pub(in crate::bottle) upper: PathBuf,
+    pub(in crate::bottle) work: PathBuf,
 }
 
 impl Layer {
-    pub(super) fn at(directory: PathBuf) -> Self {
+    pub(in crate::bottle) fn at(directory: PathBuf) -> Self {
         Self { directory }
     }
 
     /// Where everything of it is.
-    pub(super) fn directory(&self) -> &Path {
+    pub(in crate::bottle) fn directory(&self) -> &Path {
         &self.directory
     }
 
     /// Makes sure there is one for `user`. Files that one user's commands left are no other user's to run on: what is private
     /// on the host may have become readable in them. Root may run on anybody's.
-    pub(super) fn prepare(&self, user: u32) -> io::Result<Result<(), Foreign>> {
+    pub(in crate::bottle) fn prepare(&self, user: u32) -> io::Result<Result<(), Foreign>> {
         DirBuilder::new().recursive(true).mode(PRIVATE).create(&self.directory)?;
         fs::set_permissions(&self.directory, Permissions::from_mode(PRIVATE))?;
         let file = self.directory.join("owner");
@@ -55,7 +55,7 @@ impl Layer {
 
     /// The overlay's directories for the mount at `place`, made where they are missing; what is on top looks like what is
     /// below.
-    pub(super) fn pair(&self, place: &Path) -> io::Result<Pair> {
+    pub(in crate::bottle) fn pair(&self, place: &Path) -> io::Result<Pair> {
         let directory = self.directory.join("files").join(entry_name(place));
         let pair = Pair { upper: directory.join("upper"), work: directory.join("work") };
         DirBuilder::new().recursive(true).mode(PRIVATE).create(&pair.work)?;
@@ -72,21 +72,21 @@ impl Layer {
     }
 
     /// Whether there is anything.
-    pub(super) fn exists(&self) -> bool {
+    pub(in crate::bottle) fn exists(&self) -> bool {
         self.directory.exists()
     }
 
     /// Removes everything. Nothing may run on it.
-    pub(super) fn remove(&self) -> io::Result<()> {
+    pub(in crate::bottle) fn remove(&self) -> io::Result<()> {
         tolerate_absence(fs::remove_dir_all(&self.directory))
     }
 }
 
 /// The files are somebody else's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Foreign {
+pub(in crate::bottle) struct Foreign {
     /// Whose.
-    pub(super) owner: u32,
+    pub(in crate::bottle) owner: u32,
 }
 
 #[cfg(test)]

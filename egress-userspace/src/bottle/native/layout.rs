@@ -6,7 +6,7 @@ use super::layer::Layer;
 use crate::domain::BottleName;
 
 /// Name of the veth's end inside.
-pub(super) const INNER_INTERFACE: &str = "eth0";
+pub(in crate::bottle) const INNER_INTERFACE: &str = "eth0";
 
 /// Begins the names of the veths' host ends.
 const INTERFACE_PREFIX: &str = "eg-";
@@ -17,22 +17,22 @@ const NAME_BYTES_KEPT: usize = 3;
 
 /// The names and paths of one bottle.
 #[derive(Clone, Debug)]
-pub(super) struct Layout {
+pub(in crate::bottle) struct Layout {
     /// Holds everything else; its existence says that the bottle does.
-    pub(super) directory: PathBuf,
+    pub(in crate::bottle) directory: PathBuf,
     /// Keeps the network namespace.
-    pub(super) namespace: PathBuf,
+    pub(in crate::bottle) namespace: PathBuf,
     /// Who stands for the command, and how it ended: see [`Record`](super::record::Record).
-    pub(super) record: PathBuf,
+    pub(in crate::bottle) record: PathBuf,
     /// Name of the veth's host end.
-    pub(super) interface: String,
+    pub(in crate::bottle) interface: String,
     /// What it keeps when it has ended.
-    pub(super) layer: Layer,
+    pub(in crate::bottle) layer: Layer,
 }
 
 impl Layout {
     /// The layout of `bottle` under `run_directory`, its layer among `layers`.
-    pub(super) fn new(run_directory: &Path, layers: &Path, bottle: &BottleName) -> Self {
+    pub(in crate::bottle) fn new(run_directory: &Path, layers: &Path, bottle: &BottleName) -> Self {
         let directory = run_directory.join(bottle.as_str());
         Self {
             namespace: directory.join("netns"),

@@ -4,26 +4,26 @@
 //! no moment at which packets could pass ungated. Bottles outlive the daemon; [`NativeRuntime::leftovers`] finds them again.
 
 mod calls;
-mod cgroup;
-mod command;
+pub(in crate::bottle) mod cgroup;
+pub(in crate::bottle) mod command;
 mod devices;
-mod environment;
-mod files;
-mod freeze;
+pub(in crate::bottle) mod environment;
+pub(in crate::bottle) mod files;
+pub(in crate::bottle) mod freeze;
 mod init;
-mod keystore;
+pub(in crate::bottle) mod keystore;
 mod launch;
-mod layer;
-mod layout;
+pub(in crate::bottle) mod layer;
+pub(in crate::bottle) mod layout;
 mod mount_table;
 mod mounts;
-mod namespace;
+pub(in crate::bottle) mod namespace;
 mod privileges;
-mod raw;
-mod record;
+pub(in crate::bottle) mod raw;
+pub(in crate::bottle) mod record;
 mod root;
 mod steps;
-mod wiring;
+pub(in crate::bottle) mod wiring;
 
 use std::fs;
 use std::io;
@@ -46,8 +46,8 @@ use wiring::Links;
 /// Makes, starts and removes native bottles.
 #[derive(Clone, Debug)]
 pub struct NativeRuntime {
-    wiring: HostWiring,
-    executable: PathBuf,
+    pub(in crate::bottle) wiring: HostWiring,
+    pub(in crate::bottle) executable: PathBuf,
     group: String,
 }
 
@@ -84,12 +84,12 @@ impl NativeRuntime {
         on_thread(prepare).await.map_err(|source| self.host_error(step, source))
     }
 
-    /// Makes the host's side of running bottles, whose gates are attached, what it is to be where it is not; tells what was
-    /// mended, in words.
+    /// Makes the host's side of running bottles what it is to be where it is not; tells what was mended, in words. Each comes
+    /// with the number of the interface that its gate is attached to: another of the same name is none of it.
     ///
     /// # Errors
     /// When the system refuses.
-    pub async fn mend_wiring(&self, bottles: Vec<BottleSpec>) -> Result<Vec<String>, BottleError> {
+    pub async fn mend_wiring(&self, bottles: Vec<(BottleSpec, u32)>) -> Result<Vec<String>, BottleError> {
         let runtime = self.clone();
         let mend = move || {
             let HostWiring { bridge, gateway, .. } = &runtime.wiring;
@@ -100,12 +100,12 @@ impl NativeRuntime {
                 links = Links::look(bridge, *gateway)?;
                 mended.push("the gateway's device".to_owned());
             }
-            for BottleSpec { name, address, mac } in &bottles {
+            for (BottleSpec { name, address, mac }, number) in &bottles {
                 let interface = runtime.layout(name).interface;
                 if links.is_open(&interface, *address, *gateway)? {
                     continue;
                 }
-                match wiring::open(&interface, *address, *mac, *gateway) {
+                match wiring::open_link(*number, *address, *mac, *gateway) {
                     Ok(()) => mended.push(format!("the host's side of {name}")),
                     // It has ended meanwhile.
                     Err(error) if error.raw_os_error() == Some(Errno::ENODEV as i32) => {}
@@ -255,11 +255,11 @@ impl NativeRuntime {
         namespace::inside(&self.layout(bottle).namespace, work)
     }
 
-    fn layout(&self, bottle: &BottleName) -> Layout {
+    pub(in crate::bottle) fn layout(&self, bottle: &BottleName) -> Layout {
         Layout::new(&self.wiring.run_directory, &self.wiring.layers, bottle)
     }
 
-    fn group_of(&self, bottle: &BottleName) -> io::Result<PathBuf> {
+    pub(in crate::bottle) fn group_of(&self, bottle: &BottleName) -> io::Result<PathBuf> {
         let tree = cgroup::tree(&self.own_tree())?;
         Ok(tree.join(&self.group).join(bottle.as_str()))
     }
@@ -278,7 +278,7 @@ fn no_tree(source: io::Error) -> Failure {
     Failure { step: "finding the control groups", source }
 }
 
-fn step_error(bottle: &BottleName, Failure { step, source }: Failure) -> BottleError {
+pub(in crate::bottle) fn step_error(bottle: &BottleName, Failure { step, source }: Failure) -> BottleError {
     BottleError::Step { bottle: bottle.to_string(), step, source }
 }
 
@@ -289,7 +289,7 @@ impl From<io::Error> for Failure {
 }
 
 /// Network namespaces and blocking waits belong to a thread, and tokio's are shared: each piece of work has its own.
-async fn on_thread<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, E>
+pub(in crate::bottle) async fn on_thread<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, E>
 where
     T: Send + 'static,
     E: From<io::Error> + Send + 'static,

@@ -14,7 +14,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 const NO_TEXT: Option<&str> = None;
 
 /// Makes a fresh namespace and keeps it at `path`, which must not exist.
-pub(super) fn create(path: &Path) -> io::Result<()> {
+pub(in crate::bottle) fn create(path: &Path) -> io::Result<()> {
     File::create_new(path)?;
     let made = on_own_thread(|| {
         unshare(CloneFlags::CLONE_NEWNET)?;
@@ -28,13 +28,13 @@ pub(super) fn create(path: &Path) -> io::Result<()> {
 }
 
 /// Lets go of the namespace kept at `path`, if any. It ends with the last process in it.
-pub(super) fn remove(path: &Path) -> io::Result<()> {
+pub(in crate::bottle) fn remove(path: &Path) -> io::Result<()> {
     unmount(path)?;
     tolerate_absence(fs::remove_file(path))
 }
 
 /// Takes off everything mounted at `path`, if anything.
-pub(super) fn unmount(path: &Path) -> io::Result<()> {
+pub(in crate::bottle) fn unmount(path: &Path) -> io::Result<()> {
     loop {
         match umount2(path, MntFlags::MNT_DETACH) {
             Ok(()) => {}
@@ -46,7 +46,7 @@ pub(super) fn unmount(path: &Path) -> io::Result<()> {
 }
 
 /// Runs `work` in the namespace kept at `path`.
-pub(super) fn inside<T: Send>(path: &Path, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+pub(in crate::bottle) fn inside<T: Send>(path: &Path, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     let namespace = File::open(path)?;
     on_own_thread(|| {
         setns(namespace, CloneFlags::CLONE_NEWNET)?;
@@ -55,7 +55,7 @@ pub(super) fn inside<T: Send>(path: &Path, work: impl FnOnce() -> io::Result<T> 
 }
 
 /// "It is already gone" is what an undo wants.
-pub(super) fn tolerate_absence(result: io::Result<()>) -> io::Result<()> {
+pub(in crate::bottle) fn tolerate_absence(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,

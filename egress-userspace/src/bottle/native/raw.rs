@@ -39,7 +39,7 @@ pub(super) fn reset_signals() {
 }
 
 /// Makes `terminal` the controlling terminal of this session.
-pub(super) fn take_terminal(terminal: BorrowedFd<'_>) -> io::Result<()> {
+pub(in crate::bottle) fn take_terminal(terminal: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: the call takes a number and touches no memory of ours.
     unsafe { set_controlling_terminal(terminal.as_raw_fd(), 0) }?;
     Ok(())

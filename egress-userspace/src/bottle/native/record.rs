@@ -6,24 +6,24 @@ use std::io::{self, Write};
 use std::path::Path;
 
 /// An open record.
-pub(super) struct Record(File);
+pub(in crate::bottle) struct Record(File);
 
 impl Record {
     /// Begins one with this process.
-    pub(super) fn begin(path: &Path) -> io::Result<Self> {
+    pub(in crate::bottle) fn begin(path: &Path) -> io::Result<Self> {
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
         writeln!(file, "{}", std::process::id())?;
         Ok(Self(file))
     }
 
     /// The command has ended.
-    pub(super) fn end(&mut self, exit_code: i32) -> io::Result<()> {
+    pub(in crate::bottle) fn end(&mut self, exit_code: i32) -> io::Result<()> {
         writeln!(self.0, "{exit_code}")
     }
 }
 
 /// The supervisor's process id, and the exit code when there is one. `None` when no command was started.
-pub(super) fn read(path: &Path) -> io::Result<Option<(u32, Option<i32>)>> {
+pub(in crate::bottle) fn read(path: &Path) -> io::Result<Option<(u32, Option<i32>)>> {
     let text = match fs::read_to_string(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         text => text?,

@@ -26,7 +26,7 @@ const DISCARD_PORT: u16 = 9;
 const HOST_PREFIX: u8 = 32;
 
 /// Makes sure the bridge exists, is up and holds the gateway's address.
-pub(super) fn ensure_bridge(name: &str, gateway: Ipv4Addr) -> io::Result<()> {
+pub(in crate::bottle) fn ensure_bridge(name: &str, gateway: Ipv4Addr) -> io::Result<()> {
     with_netlink(async |netlink| {
         if index_of(name)?.is_none() {
             done(netlink.link().add(LinkBridge::new(name).build()).execute().await)?;
@@ -72,7 +72,7 @@ impl Links {
 }
 
 /// Makes a veth pair: the host's end here and down, the bottle's end in `namespace` with its hardware address.
-pub(super) fn create_veth(name: &str, namespace: &Path, mac: [u8; 6]) -> io::Result<()> {
+pub(in crate::bottle) fn create_veth(name: &str, namespace: &Path, mac: [u8; 6]) -> io::Result<()> {
     let namespace = fs::File::open(namespace)?;
     with_netlink(async |netlink| {
         let peer = LinkUnspec::new_with_name(INNER_INTERFACE).address(mac.to_vec()).setns_by_fd(namespace.as_raw_fd());
@@ -87,7 +87,7 @@ pub(super) fn create_veth(name: &str, namespace: &Path, mac: [u8; 6]) -> io::Res
 }
 
 /// Deletes a link, if it exists. A veth's other end goes with it.
-pub(super) fn delete_link(name: &str) -> io::Result<()> {
+pub(in crate::bottle) fn delete_link(name: &str) -> io::Result<()> {
     let Some(index) = index_of(name)? else { return Ok(()) };
     match with_netlink(async |netlink| done(netlink.link().del(index).execute().await)) {
         Err(error) if error.raw_os_error() == Some(Errno::ENODEV as i32) => Ok(()),
@@ -96,7 +96,7 @@ pub(super) fn delete_link(name: &str) -> io::Result<()> {
 }
 
 /// The bottle's side, run inside its namespace: one address and one way out, to a neighbour that is known beforehand.
-pub(super) fn configure_inside(address: Ipv4Addr, gateway: Ipv4Addr, gateway_mac: &[u8]) -> io::Result<()> {
+pub(in crate::bottle) fn configure_inside(address: Ipv4Addr, gateway: Ipv4Addr, gateway_mac: &[u8]) -> io::Result<()> {
     refuse_ipv6(INNER_INTERFACE)?;
     let (loopback, interface) = (existing("lo")?, existing(INNER_INTERFACE)?);
     with_netlink(async |netlink| {
@@ -115,9 +115,14 @@ pub(super) fn configure_inside(address: Ipv4Addr, gateway: Ipv4Addr, gateway_mac
     })
 }
 
-/// The host's side: the veth comes up and the bottle's address is routed to it; harmless when it is so. Both vanish when the link goes down.
-pub(super) fn open(name: &str, address: Ipv4Addr, mac: [u8; 6], gateway: Ipv4Addr) -> io::Result<()> {
-    let interface = existing(name)?;
+/// The host's side: the veth comes up and the bottle's address is routed to it; harmless when it is so. Both vanish when the
+/// link goes down.
+pub(in crate::bottle) fn open(name: &str, address: Ipv4Addr, mac: [u8; 6], gateway: Ipv4Addr) -> io::Result<()> {
+    open_link(existing(name)?, address, mac, gateway)
+}
+
+/// The same for the link of this number.
+pub(super) fn open_link(interface: u32, address: Ipv4Addr, mac: [u8; 6], gateway: Ipv4Addr) -> io::Result<()> {
     with_netlink(async |netlink| {
         done(netlink.link().change(LinkUnspec::new_with_index(interface).up().build()).execute().await)?;
         let neighbour = netlink.neighbours().add(interface, IpAddr::V4(address)).link_layer_address(&mac);
@@ -132,7 +137,7 @@ pub(super) fn open(name: &str, address: Ipv4Addr, mac: [u8; 6], gateway: Ipv4Add
 }
 
 /// Takes the veth's host end down.
-pub(super) fn close(name: &str) -> io::Result<()> {
+pub(in crate::bottle) fn close(name: &str) -> io::Result<()> {
     let interface = existing(name)?;
     with_netlink(async |netlink| {
         done(netlink.link().change(LinkUnspec::new_with_index(interface).down().build()).execute().await)
@@ -140,7 +145,7 @@ pub(super) fn close(name: &str) -> io::Result<()> {
 }
 
 /// A link's hardware address.
-pub(super) fn mac_of(name: &str) -> io::Result<Vec<u8>> {
+pub(in crate::bottle) fn mac_of(name: &str) -> io::Result<Vec<u8>> {
     with_netlink(async |netlink| {
         let link = netlink.link().get().match_name(name).execute().try_next().await.map_err(into_io)?;
         let address = link
@@ -152,7 +157,7 @@ pub(super) fn mac_of(name: &str) -> io::Result<Vec<u8>> {
 }
 
 /// The kernel's number of a link that must exist.
-pub(super) fn existing(name: &str) -> io::Result<u32> {
+pub(in crate::bottle) fn existing(name: &str) -> io::Result<u32> {
     index_of(name)?.ok_or_else(|| Errno::ENODEV.into())
 }
 

@@ -19,8 +19,8 @@ use tempfile::TempDir;
 
 use super::{AddressPool, BottleRow, Clock, Ledger, LedgerError, NewRun, Terms};
 use crate::domain::{
-    Budget, CutoffPolicy, Durability, Ending, Known, Limit, PermitId, ProviderNotes, Rules, Settlement, SpendRequest,
-    Tokens, UnixMillis, Usage, UsageDetails,
+    Budget, CutoffPolicy, Durability, Ending, Known, Limit, PermitId, ProviderNotes, Rules, RuntimeKind, Settlement,
+    SpendRequest, Tokens, UnixMillis, Usage, UsageDetails,
 };
 
 /// A ledger in a directory of its own.
@@ -131,6 +131,8 @@ fn new_run(name: &str, amounts: &[(&str, u64)]) -> NewRun {
         extends: None,
         budget: budget(amounts),
         policy: CutoffPolicy::Freeze,
+        runtime: RuntimeKind::Native,
+        container: None,
     }
 }
 

@@ -1,0 +1,198 @@
+//! `egress attach`: containers that ran before, on networks of their engine.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use egress_userspace::domain::{BottleState, CutCause, GateView, RuntimeKind};
+use harness::docker::{BRIDGE, CLIENT, Docker};
+use harness::world::{PATIENCE, World, curl, until};
+
+use crate::world;
+
+const PORT: u16 = 7_777;
+/// Tries without end to reach the host by the engine's bridge.
+const PROBER: &str = "while true; do nc -w 1 172.29.213.1 7777 </dev/null; done";
+
+/// Something of the host's that containers reach by the bridge; counts who does.
+struct Host(Arc<AtomicUsize>);
+
+impl Host {
+    fn listen(world: &World) -> Result<Self> {
+        let listener = world.host.run(|| Ok(TcpListener::bind(("0.0.0.0", PORT))?))?;
+        let reached = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&reached);
+        // Lives as long as the test's process.
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                count.fetch_add(usize::from(stream.is_ok()), Ordering::Relaxed);
+            }
+        });
+        Ok(Self(reached))
+    }
+
+    fn reached(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// One request by curl in a container; its status.
+fn ask(docker: &Docker, container: &str) -> Result<String> {
+    let options = "-o /dev/null -w '%{http_code}' --cacert /etc/ssl/certs/ca-certificates.crt";
+    Ok(docker.sh(container, &curl("claude-test", true, options))?.1)
+}
+
+fn attach(world: &World, container: &str) -> Result<()> {
+    let said = world.egress(&["attach", "web", "--container", container])?;
+    ensure!(said.code == 0 && said.output.contains("behind a gate"), "{said:?} {}", world.log_tail());
+    Ok(())
+}
+
+#[test]
+fn an_attached_container_reaches_the_proxy_alone_and_is_given_back() -> Result<()> {
+    let Some((docker, world)) = world("attaching a container", "")? else { return Ok(()) };
+    let host = Host::listen(&world)?;
+    docker.docker(&["network", "create", "--subnet", "172.29.214.0/24", "other"])?;
+    docker.docker(&["run", "-d", "--name", "neighbour", CLIENT, "nc", "-ll", "-p", "7777", "-e", "true"])?;
+    let neighbour = docker.docker(&["inspect", "--format", "{{.NetworkSettings.IPAddress}}", "neighbour"])?;
+    docker.docker(&[
+        "run",
+        "-d",
+        "--cap-add",
+        "NET_ADMIN",
+        "--cap-add",
+        "SYS_ADMIN",
+        "--name",
+        "target",
+        CLIENT,
+        "sleep",
+        "7000",
+    ])?;
+    docker.docker(&["network", "connect", "--alias", "known", "other", "target"])?;
+    let try_all = format!(
+        "for to in {BRIDGE} {neighbour} 172.29.214.1; do nc -w 1 $to {PORT} </dev/null && echo reached $to; done; true"
+    );
+    let before = docker.sh("target", &try_all)?.1;
+    assert_eq!(before.lines().count(), 3, "{before}");
+    let count = host.reached();
+
+    attach(&world, "target")?;
+    let listed = world.bottle("web")?;
+    assert_eq!((listed.runtime, listed.state), (RuntimeKind::Docker, BottleState::Running));
+    assert_eq!(docker.sh("target", &try_all)?.1, "");
+    assert_eq!(ask(&docker, "target")?, "200");
+    assert_eq!(world.rows("web")?.len(), 1);
+    // Root of its network tries to go around.
+    let around = format!(
+        "ip route add 172.29.213.0/24 dev eth0; ip addr add 172.29.213.77/24 dev eth0; ip link add around type veth; \
+         ip route add default via {BRIDGE}; ip route add {neighbour}/32 dev eth0; {try_all}"
+    );
+    let around = docker.sh("target", &around)?.1;
+    ensure!(!around.contains("reached"), "{around}");
+    assert_eq!(host.reached(), count);
+    ensure!(docker.docker(&["network", "connect", "bridge", "target"]).is_err(), "it can be put on a network");
+    ensure!(world.bottle("web")?.dropped_packets > 0, "nothing was counted");
+
+    assert_eq!(world.egress(&["cut", "web"])?.code, 0);
+    ensure!(ask(&docker, "target")? != "200", "the cut does not hold");
+    assert_eq!(world.egress(&["restore", "web"])?.code, 0);
+    assert_eq!(ask(&docker, "target")?, "200");
+
+    let said = world.egress(&["detach", "web"])?;
+    ensure!(said.code == 0 && said.output.contains("detached"), "{said:?}");
+    ensure!(world.listed("web")?.is_none(), "it is still listed");
+    let networks = docker.docker(&["inspect", "--format", "{{json .NetworkSettings.Networks}}", "target"])?;
+    ensure!(networks.contains("bridge") && networks.contains("other") && !networks.contains("none"), "{networks}");
+    ensure!(networks.contains("known"), "its alias is lost: {networks}");
+    let links = docker.sh("target", "ip link | grep -c eth; cat /etc/ssl/certs/ca-certificates.crt")?.1;
+    ensure!(links.ends_with("none"), "our CA is left: {links}");
+    Ok(())
+}
+
+#[test]
+fn no_restart_opens_a_way_around() -> Result<()> {
+    let Some((mut docker, mut world)) = world("restarts of a container", "")? else { return Ok(()) };
+    let host = Host::listen(&world)?;
+    docker.docker(&["run", "-d", "--restart", "always", "--name", "target", CLIENT, "sh", "-c", PROBER])?;
+    until("the prober reaches the host", PATIENCE, || Ok(host.reached() > 0))?;
+    attach(&world, "target")?;
+    // What was on its way when the container left its networks.
+    sleep(Duration::from_millis(300));
+    let count = host.reached();
+    for _ in 0..17 {
+        docker.docker(&["restart", "--time", "0", "target"])?;
+    }
+    for _ in 0..3 {
+        let pid = docker.docker(&["inspect", "--format", "{{.State.Pid}}", "target"])?;
+        docker.docker(&["kill", "target"]).ok();
+        docker.docker(&["start", "target"]).ok();
+        let is_new = || {
+            let now = docker.docker(&["inspect", "--format", "{{.State.Pid}}", "target"])?;
+            Ok(now != pid && now != "0")
+        };
+        until("it is started again", PATIENCE, is_new)?;
+    }
+    let is_served = |docker: &Docker| Ok(ask(docker, "target").is_ok_and(|status| status == "200"));
+    until("the proxy is reached again", PATIENCE, || is_served(&docker)).with_context(|| world.log_tail())?;
+    assert_eq!(host.reached(), count, "a restart was a way around");
+
+    // A cut holds over a restart.
+    assert_eq!(world.egress(&["cut", "web"])?.code, 0);
+    let pid = world.bottle("web")?.pid;
+    docker.docker(&["restart", "--time", "0", "target"])?;
+    until("it is gated again", PATIENCE, || Ok(world.bottle("web")?.pid != pid))?;
+    ensure!(ask(&docker, "target")? != "200", "the cut did not hold");
+    assert_eq!(world.bottle("web")?.gate, GateView::Cut(CutCause::Operator));
+    assert_eq!(world.egress(&["restore", "web"])?.code, 0);
+    until("restored, it is reached", PATIENCE, || is_served(&docker))?;
+
+    // Without a daemon it has no network; the next one finds it.
+    world.kill_daemon_and_proxy()?;
+    docker.docker(&["restart", "--time", "0", "target"])?;
+    assert_eq!(docker.sh("target", "ip link | grep -c eth")?.1, "0");
+    world.start_daemon()?;
+    until("the next daemon gates it", PATIENCE, || is_served(&docker)).with_context(|| world.log_tail())?;
+
+    docker.stop()?;
+    docker.start_again()?;
+    until("after a restart of the engine", PATIENCE * 2, || is_served(&docker)).with_context(|| world.log_tail())?;
+    assert_eq!(host.reached(), count, "a restart was a way around");
+    docker.docker(&["rm", "--force", "target"])?;
+    until("its bottle ends with it", PATIENCE, || Ok(world.listed("web")?.is_none()))
+}
+
+#[test]
+fn what_cannot_be_gated_is_refused() -> Result<()> {
+    let Some((mut docker, world)) = world("refusals of containers", "")? else { return Ok(()) };
+    for (name, network) in [("hosts", "host"), ("nobodys", "none"), ("plain", "bridge"), ("others", "container:plain")]
+    {
+        docker.docker(&["run", "-d", "--name", name, "--network", network, CLIENT, "sleep", "7001"])?;
+    }
+    docker.docker(&["create", "--name", "idle", CLIENT, "true"])?;
+    let refusals = [
+        ("hosts", "host's network"),
+        ("nobodys", "no network"),
+        ("others", "another container"),
+        ("idle", "does not run"),
+        ("missing", "no such container"),
+    ];
+    for (container, why) in refusals {
+        let said = world.egress(&["attach", "web", "--container", container])?;
+        ensure!(said.code == 1 && said.errors.contains(why), "{container}: {said:?}");
+    }
+    attach(&world, "plain")?;
+    let again = world.egress(&["attach", "else", "--container", "plain"])?;
+    ensure!(again.code == 1 && again.errors.contains("in a bottle already"), "{again:?}");
+    let ended = world.egress(&["run", "new", "--image", "missing", "--", "true"])?;
+    ensure!(ended.code == 1 && ended.errors.contains("docker pull missing"), "{ended:?}");
+    let ended = world.egress(&["run", "new", "--image", CLIENT])?;
+    ensure!(ended.code == 1 && ended.errors.contains("names no command"), "{ended:?}");
+    docker.stop()?;
+    std::fs::remove_file(docker.socket()).ok();
+    let ended = world.egress(&["run", "new", "--image", CLIENT, "--", "true"])?;
+    ensure!(ended.code == 1 && ended.errors.contains("--docker-socket"), "{ended:?}");
+    Ok(())
+}
