@@ -279,12 +279,7 @@ impl Controller {
                 self.tell_proxy();
                 let _ = done.send(());
             }
-            Order::Runs { bottle, process, signaller } => {
-                if let Some(running) = self.running.get_mut(&bottle) {
-                    (running.init_pid, running.signaller) = (process.pid, Some(signaller));
-                    running.container = process.container;
-                }
-            }
+            Order::Runs { bottle, process, signaller } => self.runs(bottle, process, signaller),
             Order::Rewired { rewired, done } => {
                 let _ = self.rewire(*rewired).map(|gated| done.send(gated));
             }
@@ -344,6 +339,12 @@ impl Controller {
                 let _ = done.send(View { running, proxy_pid: self.proxy_pid });
             }
         }
+    }
+
+    fn runs(&mut self, bottle: BottleId, process: Process, signaller: Signaller) {
+        let Some(running) = self.running.get_mut(&bottle) else { return };
+        (running.init_pid, running.signaller) = (process.pid, Some(signaller));
+        running.container = process.container;
     }
 
     /// Budgets are used up: every bottle that one of them binds is on its way to being cut.
