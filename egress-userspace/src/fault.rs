@@ -32,6 +32,12 @@ points! {
     RunBegun,
     /// The ledger knows that a frozen run goes on.
     ResumeBegun,
+    /// The ledger knows that a container is being attached.
+    AttachBegun,
+    /// A container has left its engine's networks.
+    NetworksLeft,
+    /// It has our interface, whose host's end is down.
+    ContainerWired,
     /// A bottle has its directory.
     DirectoryMade,
     /// Its network namespace.

@@ -114,6 +114,15 @@ impl Bottles {
         self.docker.attach(spec, caller, container).await
     }
 
+    /// Takes a container off networks of its engine's that somebody has put it on since; tells whether there was need. Never
+    /// for a native bottle.
+    ///
+    /// # Errors
+    /// When the engine refuses; calling again may help.
+    pub async fn keep_off_networks(&self, bottle: &BottleName) -> Result<bool, BottleError> {
+        if self.docker.has(bottle) { self.docker.keep_off_networks(bottle).await } else { Ok(false) }
+    }
+
     /// Puts the attached container of a bottle that has ended back on its networks; tells whether there was one.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ use tracing::{error, info, warn};
 use crate::bottle::{Caller, RunningCommand};
 use crate::control::{ApiError, AttachReply, AttachRequest, ErrorCode, Peer};
 use crate::domain::{BottleId, BottleName, RuntimeKind, with_causes};
+use crate::fault::{self, Point};
 use crate::kernel::{Gate, IfIndex, KernelError};
 use crate::ledger::{BottleRow, NewRun};
 
@@ -88,6 +89,7 @@ impl Launcher {
         let (runtime, container) = (RuntimeKind::Docker, Some(id.clone()));
         let new = NewRun { name, agent, extends, budget, policy, runtime, container };
         let row = self.ledger.begin_run(new, self.pool).await.map_err(|error| refused(&error))?;
+        fault::point(Point::AttachBegun);
         let (lifeline, exit) = Lifeline::new();
         let (command, address) = match self.attach_to(&row, &caller, &id, lifeline.clone()).await {
             Ok(attached) => attached,
@@ -125,10 +127,13 @@ impl Launcher {
         let (built, command) = attached.map_err(|error| said(&error))?;
         let gate = self.gate(row, spec.address, IfIndex(built.interface));
         self.enforcer.attach(&gate).map_err(|error| said(&error))?;
+        fault::point(Point::GateAttached);
         let lineage = self.ledger.lineage(row.id).await.map_err(|error| refused(&error))?;
         self.controller.started(running(row, lineage, spec.address, &built, lifeline)).await;
+        fault::point(Point::Introduced);
         let container = self.runtime.container(&row.name).await;
         self.runtime.bring_up(&spec, &built).await.map_err(|error| said(&error))?;
+        fault::point(Point::BroughtUp);
         self.controller.runs(row.id, Process::of(container, &command), command.signaller());
         Ok((command, spec.address))
     }

@@ -79,7 +79,7 @@ impl Guard {
     async fn look(&mut self) -> Result<(), LookError> {
         // Nobody changes what is wanted meanwhile.
         let mending = Arc::clone(&self.launcher.mending);
-        let _turn = mending.lock().await;
+        let turn = mending.lock().await;
         let (gates, found) = self.launcher.compare_gates().await?;
         let unplugged = |difference: &&Difference| difference.fault == GateFault::NoInterface;
         let known = std::mem::take(&mut self.unplugged);
@@ -104,7 +104,23 @@ impl Guard {
             }
         }
         self.mend_wiring(&gates).await;
+        drop(turn);
+        self.look_at_networks(&gates).await;
         self.look_at_traffic(&gates).await
+    }
+
+    /// A container that is on a network of its engine's is beside its gate.
+    async fn look_at_networks(&self, gates: &Gates) {
+        for bottle in &gates.running {
+            let Some(name) = gates.names.get(bottle) else { continue };
+            let what = match self.launcher.runtime.keep_off_networks(name).await {
+                Ok(false) => continue,
+                Ok(true) => "its container was put on a network beside the gate, and is off it again".to_owned(),
+                Err(error) => format!("its container is on a network beside the gate ({})", with_causes(&error)),
+            };
+            error!(bottle = %name, what, "a gate was gone around");
+            self.audit(Some(*bottle), AuditKind::GateTampered { what }).await;
+        }
     }
 
     /// Is there traffic that the proxy knows nothing of?

@@ -9,11 +9,11 @@ use egress_common::CutReason;
 use egress_userspace::control::BottlesReply;
 use egress_userspace::domain::{BottleId, GateView};
 use egress_userspace::kernel::{Enforcer, Gate, GateStatus, IfIndex};
-use harness::gate::{PinDirectory, gate};
+use harness::gate::{Backend, PinDirectory, gate};
 use harness::netns::NetNs;
 use harness::world::{World, until};
 
-use super::{BACKENDS, name, percentile};
+use super::{BACKENDS, cost, name, percentile};
 
 const BOTTLES: u32 = 1_000;
 /// How long so many take to start.
@@ -30,6 +30,10 @@ pub(super) fn measure() -> Result<()> {
             let gates = backend.open(pins.path())?;
             let line = gates_alone(gates.as_ref(), &interfaces)?;
             println!("{:<16}{line}", name(Some(backend)));
+            if backend == Backend::Tcx {
+                println!("nanoseconds a packet among so many:");
+                cost::table(gates.as_ref())?;
+            }
             Ok(())
         })?;
     }

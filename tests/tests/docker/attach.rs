@@ -7,7 +7,8 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use egress_userspace::domain::{BottleState, CutCause, GateView, RuntimeKind};
+use egress_userspace::domain::{AuditKind, BottleState, CutCause, GateView, RuntimeKind};
+use egress_userspace::fault::{FAULT_VARIABLE, Point};
 use harness::docker::{BRIDGE, CLIENT, Docker};
 use harness::world::{PATIENCE, World, curl, until};
 
@@ -195,4 +196,65 @@ fn what_cannot_be_gated_is_refused() -> Result<()> {
     let ended = world.egress(&["run", "new", "--image", CLIENT, "--", "true"])?;
     ensure!(ended.code == 1 && ended.errors.contains("--docker-socket"), "{ended:?}");
     Ok(())
+}
+
+/// Whoever controls the engine can put a container on a network again; not for long.
+#[test]
+fn a_container_that_is_put_on_a_network_is_taken_off_it() -> Result<()> {
+    let Some((docker, world)) = world("a container on a network again", "")? else { return Ok(()) };
+    docker.docker(&["run", "-d", "--name", "target", CLIENT, "sleep", "7002"])?;
+    attach(&world, "target")?;
+    docker.docker(&["network", "disconnect", "none", "target"])?;
+    docker.docker(&["network", "connect", "bridge", "target"])?;
+    let told = |kind: &AuditKind| matches!(kind, AuditKind::GateTampered { what } if what.contains("beside the gate"));
+    until("it is told", PATIENCE, || Ok(world.audit(Some("web"))?.iter().any(told)))?;
+    let links = docker.sh("target", "ip link | grep -c eth")?.1;
+    assert_eq!(links, "1");
+    until("the proxy is reached", PATIENCE, || Ok(ask(&docker, "target").is_ok_and(|status| status == "200")))
+}
+
+/// `kill -9` of the daemon after each step of attaching: the container is in its bottle, behind its gate, or as it was.
+#[test]
+fn attaching_that_is_killed_at_any_step_leaves_nothing_half_done() -> Result<()> {
+    for point in [
+        Point::AttachBegun,
+        Point::NetworksLeft,
+        Point::ContainerWired,
+        Point::GateAttached,
+        Point::Introduced,
+        Point::BroughtUp,
+    ] {
+        let Some((docker, mut world)) = world("attaching that is killed", "")? else { return Ok(()) };
+        let played = kill_while_attaching(&docker, &mut world, point);
+        played.with_context(|| format!("killed after {point:?}: {}", world.log_tail()))?;
+    }
+    Ok(())
+}
+
+fn kill_while_attaching(docker: &Docker, world: &mut World, point: Point) -> Result<()> {
+    let host = Host::listen(world)?;
+    docker.docker(&["run", "-d", "--name", "target", CLIENT, "sh", "-c", PROBER])?;
+    until("the prober reaches the host", PATIENCE, || Ok(host.reached() > 0))?;
+    world.stop_daemon()?;
+    world.daemon_starter = vec!["env".to_owned(), format!("{FAULT_VARIABLE}={}", point.as_str())];
+    world.start_daemon()?;
+    world.egress(&["attach", "web", "--container", "target"])?;
+    world.until_daemon_dies().context("it did not come to that point")?;
+    sleep(Duration::from_millis(300));
+    let count = host.reached();
+    sleep(Duration::from_millis(700));
+    let goes_around = host.reached() > count;
+    ensure!(!goes_around || point == Point::AttachBegun, "there is a way around while no daemon runs");
+    world.daemon_starter.clear();
+    world.start_daemon()?;
+    if point == Point::AttachBegun {
+        ensure!(world.listed("web")?.is_none(), "it is in a bottle, and on its networks");
+        return attach(world, "target");
+    }
+    let is_served = || Ok(ask(docker, "target").is_ok_and(|status| status == "200"));
+    until("it is behind its gate", PATIENCE, is_served)?;
+    assert_eq!(host.reached(), count, "there was a way around");
+    until("ledger and kernel agree", PATIENCE, || Ok(world.egress(&["audit", "--verify"])?.code == 0))?;
+    assert_eq!(world.egress(&["detach", "web"])?.code, 0);
+    until("it is given back", PATIENCE, || Ok(host.reached() > count))
 }

@@ -34,6 +34,8 @@ fn deeds(point: Point) -> &'static [Deed] {
     match point {
         Point::RunBegun => &[Deed::Run],
         Point::ResumeBegun => &[Deed::Resume],
+        // Tried with containers, in their suite.
+        Point::AttachBegun | Point::NetworksLeft | Point::ContainerWired => &[],
         Point::DirectoryMade
         | Point::NamespaceMade
         | Point::VethMade
@@ -181,5 +183,6 @@ on_each! {
 
 #[test]
 fn every_point_is_passed_by_something() {
-    assert!(Point::ALL.iter().all(|point| !deeds(*point).is_empty()));
+    let untried: Vec<Point> = Point::ALL.iter().copied().filter(|point| deeds(*point).is_empty()).collect();
+    assert_eq!(untried, [Point::AttachBegun, Point::NetworksLeft, Point::ContainerWired]);
 }

@@ -18,6 +18,7 @@ use crate::bottle::native::namespace::tolerate_absence;
 use crate::bottle::native::on_thread;
 use crate::bottle::{BottleError, BottleSpec, BuiltBottle, Caller, RunningCommand};
 use crate::domain::BottleName;
+use crate::fault::{self, Point};
 
 /// What is done to a container that is attached.
 pub(super) const OFF: &str = "taking it off its networks";
@@ -65,11 +66,25 @@ impl DockerRuntime {
         // Before anything is changed.
         self.remember(&spec.name, caller, &attached).map_err(|source| step(&spec.name, OFF, source))?;
         keep_off_networks(&engine, &seen).await.map_err(|source| step(&spec.name, OFF, source))?;
+        fault::point(Point::NetworksLeft);
         let seen = engine.look(&id).await.map_err(look)?;
         let built = self.wire(&engine, spec, &seen).await?;
+        fault::point(Point::ContainerWired);
         let task = self.task(&spec.name, id, false, true)?;
         let command = self.spawn(&task, None).map_err(|source| step(&spec.name, FRONT, source))?;
         Ok((built, command))
+    }
+
+    /// Takes a bottle's container off networks that somebody has put it on; tells whether there was need. One that is gone, or
+    /// whose engine is away, is for others to see to.
+    pub(in crate::bottle) async fn keep_off_networks(&self, bottle: &BottleName) -> Result<bool, BottleError> {
+        let (Ok(mark), Ok(engine)) = (self.marked(bottle), self.engine().await) else { return Ok(false) };
+        let Ok(Some(seen)) = engine.find(&mark.container).await else { return Ok(false) };
+        if seen.is_without_network() {
+            return Ok(false);
+        }
+        keep_off_networks(&engine, &seen).await.map_err(|source| step(bottle, OFF, source))?;
+        Ok(true)
     }
 
     /// Puts a container back on its networks. Its bottle has ended. Tells whether there was one.
