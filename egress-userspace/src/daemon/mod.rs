@@ -40,6 +40,7 @@ use crate::bottle::{BottleError, Bottles, HostWiring};
 use crate::broker::{Configuration, Snapshot};
 use crate::control;
 use crate::domain::{AuditKind, CrossingMode, EnforcerChoice, with_causes};
+use crate::fault;
 use crate::kernel::{self, KernelError, Opened, TcAttachment};
 use crate::ledger::{AddressPool, Ledger, LedgerError, Terms};
 use crate::policy::Routes;
@@ -144,6 +145,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     let runtime = Arc::new(Bottles::new(wiring(&options, &authority), options.bridge.clone(), docker));
     runtime.prepare_host().await?;
     let not_enforcing = self_check::run(&options, settings.enforcer).await;
+    fault::arm();
     let listeners = listeners::bind(options.gateway)?;
     let socket_path = options.run_directory.join(control::SOCKET_NAME);
     let socket = control::bind(&socket_path).map_err(|source| DaemonError::File {

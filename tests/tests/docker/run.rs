@@ -51,10 +51,14 @@ pub(crate) fn check_spending(docker: &Docker, world: &World) -> Result<()> {
     let mut bottle = world.shell("web", &["--image", CLIENT])?;
     // Its first instruction found the network: nobody waited before it.
     assert_eq!(bottle.ask("claude-test")?.status, 200);
-    let listed = world.bottle("web")?;
-    assert_eq!(listed.runtime, RuntimeKind::Docker);
+    assert_eq!(world.bottle("web")?.runtime, RuntimeKind::Docker);
     let id = docker.docker(&["inspect", "--format", "{{.Id}} {{.State.Pid}}", "egress-web"])?;
-    assert_eq!(id, format!("{} {}", listed.container.unwrap_or_default(), listed.pid.unwrap_or_default()));
+    // Its command may be faster than word of it.
+    let is_told = || {
+        let listed = world.bottle("web")?;
+        Ok(id == format!("{} {}", listed.container.unwrap_or_default(), listed.pid.unwrap_or_default()))
+    };
+    until("it is told which container it is", PATIENCE, is_told)?;
     assert_eq!(world.rows("web")?.len(), 1);
     ensure!(world.rows("web")?[0].usage.output.0 > 0, "{:?}", world.rows("web")?);
     assert_eq!(world.egress(&["cut", "web"])?.code, 0);
