@@ -15,12 +15,14 @@ use crate::world::{PATIENCE, World, until};
 pub const CLIENT: &str = "client";
 /// Has one static program, `/busybox`, and nothing else.
 pub const BARE: &str = "bare";
+/// Podman's bridge, which its containers reach the host by.
+pub const PODMAN_BRIDGE: &str = "10.88.0.1";
 /// The engine's bridge, which containers reach the host by.
 pub const BRIDGE: &str = "172.29.213.1";
 
 /// Limits of its own would be above those that a machine may have.
 const PODMAN_SETTINGS: &str = "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n\
-    [engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n";
+    [engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n[network]\nnetwork_backend = \"netavark\"\n";
 
 const PROGRAMS: [&str; 22] = [
     "cat", "echo", "env", "false", "grep", "hostname", "ip", "kill", "ls", "mkdir", "nc", "ping", "pwd", "rm", "sh",
@@ -94,7 +96,8 @@ impl Docker {
 
     fn podman(&self) -> Result<Command> {
         let at = |name: &str| self.directory.join(name);
-        fs::write(at("containers.conf"), PODMAN_SETTINGS)?;
+        let networks = format!("network_config_dir = \"{}\"\n", at("networks").display());
+        fs::write(at("containers.conf"), format!("{PODMAN_SETTINGS}{networks}"))?;
         let mut command = Command::new("nsenter");
         command
             .arg(format!("--net={}", self.netns))

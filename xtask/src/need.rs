@@ -71,6 +71,8 @@ const NEEDS: &[Need] = &[
     program(&[Test], "npm", "npm"),
     program(&[Test], "docker.io", "dockerd"),
     program(&[Test], "podman", "podman"),
+    // Podman's networks.
+    package(&[Test], "netavark"),
     // What is in the containers that tests run.
     package(&[Test], "busybox-static"),
     package(&[Test, Demo], "ca-certificates"),

@@ -47,7 +47,11 @@ fn ask(docker: &Docker, container: &str) -> Result<String> {
 }
 
 fn attach(world: &World, container: &str) -> Result<()> {
-    let said = world.egress(&["attach", "web", "--container", container])?;
+    attach_as(world, "web", container)
+}
+
+fn attach_as(world: &World, bottle: &str, container: &str) -> Result<()> {
+    let said = world.egress(&["attach", bottle, "--container", container])?;
     ensure!(said.code == 0 && said.output.contains("behind a gate"), "{said:?} {}", world.log_tail());
     Ok(())
 }
@@ -259,5 +263,24 @@ fn kill_while_attaching(docker: &Docker, world: &mut World, point: Point) -> Res
     assert_eq!(host.reached(), count, "there was a way around");
     until("ledger and kernel agree", PATIENCE, || Ok(world.egress(&["audit", "--verify"])?.code == 0))?;
     assert_eq!(world.egress(&["detach", "web"])?.code, 0);
+    until("it is given back", PATIENCE, || Ok(host.reached() > count))
+}
+
+/// What every engine must do: one container attached, started again, and given back.
+pub(crate) fn check_attaching(docker: &Docker, world: &World, bridge: &str) -> Result<()> {
+    let host = Host::listen(world)?;
+    let prober = PROBER.replace(BRIDGE, bridge);
+    docker.docker(&["run", "-d", "--name", "given", CLIENT, "sh", "-c", &prober])?;
+    until("the prober reaches the host", PATIENCE, || Ok(host.reached() > 0))?;
+    attach_as(world, "boxed", "given")?;
+    sleep(Duration::from_millis(300));
+    let count = host.reached();
+    let is_served = || Ok(ask(docker, "given").is_ok_and(|status| status == "200"));
+    until("the proxy is reached", PATIENCE, is_served).with_context(|| world.log_tail())?;
+    docker.docker(&["restart", "--time", "0", "given"])?;
+    until("the proxy is reached again", PATIENCE, is_served).with_context(|| world.log_tail())?;
+    assert_eq!(host.reached(), count, "there was a way around");
+    let said = world.egress(&["detach", "boxed"])?;
+    ensure!(said.code == 0, "{said:?}");
     until("it is given back", PATIENCE, || Ok(host.reached() > count))
 }

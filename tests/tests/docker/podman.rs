@@ -1,9 +1,9 @@
 //! The same over Podman's socket.
 
 use anyhow::{Result, ensure};
-use harness::docker::{CLIENT, Engine};
+use harness::docker::{Engine, PODMAN_BRIDGE};
 
-use crate::{freeze, run, world_of};
+use crate::{attach, freeze, run, world_of};
 
 #[test]
 fn podman_serves_as_docker_does() -> Result<()> {
@@ -13,8 +13,5 @@ fn podman_serves_as_docker_does() -> Result<()> {
     ensure!(world.egress(&["restore", "web"])?.code == 0, "it cannot be restored");
     ensure!(world.egress(&["kill", "web"])?.code == 0, "it cannot be killed");
     freeze::check_freezing(&docker, &mut world)?;
-    docker.docker(&["run", "-d", "--name", "target", "--network", "none", CLIENT, "sleep", "6075"])?;
-    let said = world.egress(&["attach", "web", "--container", "target"])?;
-    ensure!(said.code == 1 && said.errors.contains("Podman cannot"), "{said:?}");
-    Ok(())
+    attach::check_attaching(&docker, &world, PODMAN_BRIDGE)
 }

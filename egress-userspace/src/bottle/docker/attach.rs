@@ -1,7 +1,7 @@
 //! Containers that ran before they were a bottle: taken off their networks, and given back to them.
 //!
-//! A container is on the engine's network `none` as long as it is in a bottle. So the engine gives it no interface when it
-//! starts it again; with no network at all, Docker would put it back on that of its creation.
+//! A container is on Docker's network `none`, or on none of Podman's, as long as it is in a bottle. So the engine gives it no
+//! interface when it starts it again; with no network at all, Docker would put it back on that of its creation.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -40,9 +40,6 @@ impl DockerRuntime {
     pub(in crate::bottle) async fn attachable(&self, caller: &Caller, container: &str) -> Result<String, BottleError> {
         let engine = self.engine_for(caller).await?;
         let refuse = |why: String| BottleError::NotAttachable { container: container.to_owned(), why };
-        if engine.is_podman().await.map_err(|source| refuse(source.to_string()))? {
-            return Err(refuse(format!("Podman cannot take a running container off its networks; {REMEDY}")));
-        }
         let found = engine.find(container).await.map_err(|source| refuse(source.to_string()))?;
         let seen =
             found.ok_or_else(|| refuse("there is no such container; `docker ps` shows those that run".into()))?;
@@ -80,7 +77,8 @@ impl DockerRuntime {
     pub(in crate::bottle) async fn keep_off_networks(&self, bottle: &BottleName) -> Result<bool, BottleError> {
         let (Ok(mark), Ok(engine)) = (self.marked(bottle), self.engine().await) else { return Ok(false) };
         let Ok(Some(seen)) = engine.find(&mark.container).await else { return Ok(false) };
-        if seen.is_without_network() {
+        let is_podman = engine.is_podman().await.map_err(|source| step(bottle, OFF, source))?;
+        if seen.is_without_network(is_podman) {
             return Ok(false);
         }
         keep_off_networks(&engine, &seen).await.map_err(|source| step(bottle, OFF, source))?;
@@ -93,7 +91,9 @@ impl DockerRuntime {
         let Some(attached) = self.attached(bottle).map_err(failed)? else { return Ok(false) };
         let engine = self.engine().await?;
         if let Some(seen) = engine.find(&attached.container).await.map_err(failed)? {
-            engine.disconnect_from(NO_NETWORK, &seen.id).await.map_err(failed)?;
+            if !engine.is_podman().await.map_err(failed)? {
+                engine.disconnect_from(NO_NETWORK, &seen.id).await.map_err(failed)?;
+            }
             for (network, endpoint) in attached.networks {
                 if network != NO_NETWORK && !seen.networks.contains_key(&network) {
                     engine.connect_to(&network, &seen.id, Some(asked(endpoint))).await.map_err(failed)?;
@@ -167,17 +167,18 @@ impl DockerRuntime {
 /// Takes a container off whatever network of the engine's it is on, for this and every later start. Does nothing when it is
 /// on none.
 pub(super) async fn keep_off_networks(engine: &Engine, seen: &Seen) -> io::Result<()> {
-    if seen.is_without_network() {
+    let is_podman = engine.is_podman().await?;
+    if seen.is_without_network(is_podman) {
         return Ok(());
     }
     for network in seen.networks.keys().filter(|network| *network != NO_NETWORK) {
         engine.disconnect_from(network, &seen.id).await?;
     }
-    if !seen.networks.contains_key(NO_NETWORK) {
+    if !is_podman && !seen.networks.contains_key(NO_NETWORK) {
         engine.connect_to(NO_NETWORK, &seen.id, None).await?;
     }
     let after = engine.look(&seen.id).await?;
-    if after.is_without_network() { Ok(()) } else { Err(io::Error::other("it is on a network again")) }
+    if after.is_without_network(is_podman) { Ok(()) } else { Err(io::Error::other("it is on a network again")) }
 }
 
 /// What of an endpoint was asked for, and not given by the engine.

@@ -80,10 +80,12 @@ impl Seen {
         self.config.labels.as_ref()?.get(name).map(String::as_str)
     }
 
-    /// Whether it has no interfaces of the engine's, nor will have when it is started again.
-    pub(super) fn is_without_network(&self) -> bool {
+    /// Whether it has no interfaces of the engine's, nor will have when it is started again. With no network at all Docker puts
+    /// it back on that of its creation; Podman does not.
+    pub(super) fn is_without_network(&self, is_podman: bool) -> bool {
+        let is_made_without = self.host_config.network_mode.as_deref() == Some(NO_NETWORK);
         self.networks.keys().all(|network| network == NO_NETWORK)
-            && (self.host_config.network_mode.as_deref() == Some(NO_NETWORK) || !self.networks.is_empty())
+            && (is_podman || is_made_without || !self.networks.is_empty())
     }
 }
 
