@@ -15,6 +15,8 @@ mod wire;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use egress_common::{Direction, DropEvent, GATE_TCP_PORTS_MAX};
 use nix::errno::Errno;
@@ -31,6 +33,10 @@ pub const TABLE_NAME: &str = "egress";
 
 /// What an interface's alias begins with whose gate is ours; its mark follows.
 const ALIAS_PREFIX: &str = "egress gate ";
+
+/// How often, and after how long, a table that somebody else owned a moment ago is asked for.
+const RELEASE_TRIES: u32 = 10;
+const RELEASE_POLL: Duration = Duration::from_millis(20);
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -292,10 +298,23 @@ impl Sockets {
             .map(|(interface, _)| Element { key: key(*interface), comment: None })
             .collect();
         let fresh: Vec<_> = differing().filter_map(|(interface, status)| cut_element(*interface, *status)).collect();
-        self.table.change(|batch| {
-            batch.delete_elements(CUT_SET, &stale);
-            batch.add_elements(CUT_SET, &fresh);
-        })?;
+        let change = |sockets: &mut Self| {
+            sockets.table.change(|batch| {
+                batch.delete_elements(CUT_SET, &stale);
+                batch.add_elements(CUT_SET, &fresh);
+            })
+        };
+        let mut changed = change(self);
+        // The kernel may take the table from an owner that has gone a moment after its end.
+        for _ in 0..RELEASE_TRIES {
+            if !changed.as_ref().is_err_and(|error| is(error, &[Errno::EPERM])) {
+                break;
+            }
+            thread::sleep(RELEASE_POLL);
+            self.claim()?;
+            changed = change(self);
+        }
+        changed?;
         if self.statuses(wanted)? == *wanted { Ok(()) } else { Err("the kernel does not hold what was written".into()) }
     }
 
