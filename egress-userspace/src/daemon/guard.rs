@@ -18,6 +18,7 @@ use crate::kernel::{Counter, Gate, KernelError};
 use crate::ledger::LedgerError;
 
 use super::controller::{Mended, Running};
+use super::cutting::Stage;
 use super::gate_check::{Difference, Gates, differences};
 use super::launch::Launcher;
 use super::traffic::{Accounts, News, Passed, Unaccounted};
@@ -49,6 +50,10 @@ pub(super) enum LookError {
 
 /// Guards until the future is dropped.
 pub(super) async fn guard(launcher: Launcher, news: UnboundedReceiver<News>) {
+    tokio::join!(guard_gates(launcher.clone(), news), guard_networks(launcher));
+}
+
+async fn guard_gates(launcher: Launcher, news: UnboundedReceiver<News>) {
     let mut guard = Guard { launcher, unplugged: BTreeSet::new(), news, accounts: Accounts::default(), looks: 0 };
     let mut tick = tokio::time::interval(GUARD_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -62,6 +67,29 @@ pub(super) async fn guard(launcher: Launcher, news: UnboundedReceiver<News>) {
                 error!(error = with_causes(&error), "the gates cannot be compared with the ledger; trying again");
             }
             Err(_) => {}
+        }
+    }
+}
+
+/// Keeps containers off networks of their engine's, which are beside their gates. Apart from the gates: an engine may hang,
+/// and they do not wait for it.
+async fn guard_networks(launcher: Launcher) {
+    let mut tick = tokio::time::interval(GUARD_EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        // One that is just being attached, or given back, is none of the controller's.
+        let running = launcher.controller.look().await.map(|view| view.running).unwrap_or_default();
+        for Running { id, name, .. } in running.iter().filter(|running| running.container.is_some()) {
+            let what = match launcher.runtime.keep_off_networks(name).await {
+                Ok(false) => continue,
+                Ok(true) => "its container was put on a network beside the gate, and is off it again".to_owned(),
+                Err(error) => format!("its container is on a network beside the gate ({})", with_causes(&error)),
+            };
+            error!(bottle = %name, what, "a gate was gone around");
+            if let Err(error) = launcher.ledger.audit(Some(*id), AuditKind::GateTampered { what }).await {
+                error!(error = with_causes(&error), "this is not in the audit");
+            }
         }
     }
 }
@@ -105,22 +133,7 @@ impl Guard {
         }
         self.mend_wiring(&gates).await;
         drop(turn);
-        self.look_at_networks(&gates).await;
         self.look_at_traffic(&gates).await
-    }
-
-    /// A container that is on a network of its engine's is beside its gate.
-    async fn look_at_networks(&self, gates: &Gates) {
-        for bottle in &gates.running {
-            let Some(name) = gates.names.get(bottle) else { continue };
-            let what = match self.launcher.runtime.keep_off_networks(name).await {
-                Ok(false) => continue,
-                Ok(true) => "its container was put on a network beside the gate, and is off it again".to_owned(),
-                Err(error) => format!("its container is on a network beside the gate ({})", with_causes(&error)),
-            };
-            error!(bottle = %name, what, "a gate was gone around");
-            self.audit(Some(*bottle), AuditKind::GateTampered { what }).await;
-        }
     }
 
     /// Is there traffic that the proxy knows nothing of?
@@ -181,8 +194,14 @@ impl Guard {
         self.tell(difference, &format!("{fault}; {done}")).await;
     }
 
-    /// Cut by somebody else's hand: it stays cut, and the ledger says so too.
+    /// Cut by somebody else's hand: it stays cut, and the ledger says so too. A cut of the controller's own that could not be
+    /// recorded yet, for want of room on the disk, is none.
     async fn keep_cut(&self, difference: &Difference) {
+        let running = self.launcher.controller.look().await.map(|view| view.running).unwrap_or_default();
+        let is_own = |running: &Running| running.id == difference.bottle && matches!(running.stage, Stage::Cut(_));
+        if running.iter().any(is_own) {
+            return;
+        }
         if let Err(error) = self.launcher.controller.cut(difference.bottle).await {
             error!(
                 bottle = difference.bottle.0,
