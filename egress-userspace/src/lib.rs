@@ -3,6 +3,7 @@
 pub mod domain;
 
 pub mod fault;
+mod signals;
 
 pub mod budget;
 pub mod meter;

@@ -256,18 +256,9 @@ pub struct CheckArguments {
 pub struct RunArguments {
     /// The bottle's name: usage and cuts are kept under it over all its runs.
     pub bottle: BottleName,
-    /// The role the command runs as.
-    #[arg(long)]
-    pub agent: Option<AgentName>,
-    /// The bottle's budget for this run, such as claude=500k or claude=2M/day; may be repeated.
-    #[arg(long, value_name = "PROVIDER=TOKENS")]
-    pub budget: Vec<Amount>,
-    /// The bottle's parent for this run: what it spends counts for the parent and its ancestors too.
-    #[arg(long, value_name = "BOTTLE")]
-    pub extends: Option<BottleName>,
-    /// What is done when a budget is gone: cutoff, freeze or kill [default: as settings.yml says].
-    #[arg(long, value_name = "POLICY")]
-    pub shutdown: Option<CutoffPolicy>,
+    #[command(flatten)]
+    /// As what, and on whose account.
+    pub terms: Terms,
     /// A directory whose files the command shares with the host, as it does those of the current directory; may be repeated.
     /// What it writes anywhere else is kept in the bottle.
     #[arg(long, value_name = "DIR")]
@@ -286,6 +277,23 @@ pub struct RunArguments {
     pub command: Vec<OsString>,
 }
 
+/// As what a bottle runs, and on whose account.
+#[derive(Debug, Args)]
+pub struct Terms {
+    /// The role it runs as.
+    #[arg(long)]
+    pub agent: Option<AgentName>,
+    /// The bottle's budget for this run, such as claude=500k or claude=2M/day; may be repeated.
+    #[arg(long, value_name = "PROVIDER=TOKENS")]
+    pub budget: Vec<Amount>,
+    /// The bottle's parent for this run: what it spends counts for the parent and its ancestors too.
+    #[arg(long, value_name = "BOTTLE")]
+    pub extends: Option<BottleName>,
+    /// What is done when a budget is gone: cutoff, freeze or kill [default: as settings.yml says].
+    #[arg(long, value_name = "POLICY")]
+    pub shutdown: Option<CutoffPolicy>,
+}
+
 /// `egress attach`
 #[derive(Debug, Args)]
 pub struct AttachArguments {
@@ -294,18 +302,9 @@ pub struct AttachArguments {
     /// The container, by its name or number.
     #[arg(long, value_name = "ID")]
     pub container: String,
-    /// The role it runs as.
-    #[arg(long)]
-    pub agent: Option<AgentName>,
-    /// The bottle's budget, such as claude=500k or claude=2M/day; may be repeated.
-    #[arg(long, value_name = "PROVIDER=TOKENS")]
-    pub budget: Vec<Amount>,
-    /// The bottle's parent: what it spends counts for the parent and its ancestors too.
-    #[arg(long, value_name = "BOTTLE")]
-    pub extends: Option<BottleName>,
-    /// What is done when a budget is gone: cutoff, freeze or kill [default: as settings.yml says].
-    #[arg(long, value_name = "POLICY")]
-    pub shutdown: Option<CutoffPolicy>,
+    #[command(flatten)]
+    /// As what, and on whose account.
+    pub terms: Terms,
     #[command(flatten)]
     /// How to print.
     pub output: Output,

@@ -11,10 +11,10 @@ mod run;
 mod show;
 mod terminal;
 
-use arguments::AttachArguments;
 pub use arguments::{
     Arguments, AttachMode, CheckArguments, Command, DaemonArguments, DoctorArguments, MeterArguments, SettingsCommand,
 };
+use arguments::{AttachArguments, Terms};
 pub use audit::{AuditArguments, Since};
 pub use doctor::DoctorTable;
 
@@ -78,8 +78,8 @@ async fn dispatch(client: &Client, command: Command) -> Result<ExitCode> {
     match command {
         Command::Run(run) => return run::run(client, run).await,
         Command::Attach(attach) => {
-            let budget = attach.budget.into_iter().map(|amount| (amount.provider, amount.limit)).collect();
-            let AttachArguments { bottle, container, agent, extends, shutdown, output, .. } = attach;
+            let budget = attach.terms.budget.into_iter().map(|amount| (amount.provider, amount.limit)).collect();
+            let AttachArguments { bottle, container, terms: Terms { agent, extends, shutdown, .. }, output } = attach;
             let request = AttachRequest { container, agent, budget, extends, shutdown };
             let reply: AttachReply = client.post(&format!("bottles/{bottle}/attach"), &request).await?;
             show::attached(&reply, output.json)?;

@@ -7,11 +7,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
 
 use crate::control::{Client, ClientError, ErrorCode, ResumeRequest, RunEvent, RunEvents, RunRequest, SignalRequest};
 use crate::domain::RuntimeKind;
+use crate::signals;
 
 use super::arguments::{ResumeArguments, RunArguments};
 use super::show;
@@ -24,11 +23,6 @@ const RECONNECT_FOR: Duration = Duration::from_secs(60);
 
 /// What every bottle has of its own.
 const OWN_TREES: [&str; 4] = ["/dev", "/proc", "/run", "/sys"];
-
-/// Signals passed on to the command, by number.
-const FORWARDED: [i32; 6] = [1, 2, 3, 10, 12, 15];
-/// `SIGWINCH`
-const WINDOW_CHANGED: i32 = 28;
 
 pub(super) async fn run(client: &Client, arguments: RunArguments) -> Result<ExitCode> {
     let mut streams = Streams::open()?;
@@ -50,7 +44,7 @@ pub(super) async fn resume(client: &Client, arguments: ResumeArguments) -> Resul
 
 /// Carries streams and signals until the run is over.
 async fn attend(client: &Client, path: &str, streams: &mut Streams, mut events: RunEvents) -> Result<ExitCode> {
-    let mut signals = signals()?;
+    let mut signals = signals::forwarded()?;
     loop {
         tokio::select! {
             event = events.next() => match event {
@@ -69,7 +63,7 @@ async fn attend(client: &Client, path: &str, streams: &mut Streams, mut events: 
                 Ok(None) | Err(_) => events = reconnect(client, path).await?,
             },
             Some(number) = signals.recv() => match number {
-                WINDOW_CHANGED => streams.resize(),
+                signals::WINDOW_CHANGED => streams.resize(),
                 signal => {
                     let _: Result<(), ClientError> = client.post(&format!("{path}/signal"), &SignalRequest { signal }).await;
                 }
@@ -93,10 +87,10 @@ fn request(arguments: RunArguments, streams: &Streams) -> Result<RunRequest> {
         variables: arguments.env.iter().map(|variable| variable_of(variable)).collect::<Result<_>>()?,
         image: arguments.image,
         shared: shared.collect::<Result<_>>()?,
-        agent: arguments.agent,
-        shutdown: arguments.shutdown,
-        budget: arguments.budget.into_iter().map(|amount| (amount.provider, amount.limit)).collect(),
-        extends: arguments.extends,
+        agent: arguments.terms.agent,
+        shutdown: arguments.terms.shutdown,
+        budget: arguments.terms.budget.into_iter().map(|amount| (amount.provider, amount.limit)).collect(),
+        extends: arguments.terms.extends,
         command: arguments.command.into_iter().map(bytes).collect(),
         environment: std::env::vars_os().map(|(name, value)| (bytes(name), bytes(value))).collect(),
         directory: directory.as_os_str().as_bytes().to_vec(),
@@ -125,17 +119,6 @@ fn shared(directory: &Path) -> Result<PathBuf> {
     let own = OWN_TREES.into_iter().find(|tree| real.starts_with(tree));
     ensure!(own.is_none(), "--share {}: a bottle has its own {}", directory.display(), own.unwrap_or_default());
     Ok(real)
-}
-
-/// The signals of this process as numbers.
-fn signals() -> Result<mpsc::Receiver<i32>> {
-    let (sender, receiver) = mpsc::channel(16);
-    for number in FORWARDED.into_iter().chain([WINDOW_CHANGED]) {
-        let mut stream = signal(SignalKind::from_raw(number))?;
-        let sender = sender.clone();
-        tokio::spawn(async move { while stream.recv().await.is_some() && sender.send(number).await.is_ok() {} });
-    }
-    Ok(receiver)
 }
 
 /// The daemon went away; the bottle goes on without it (and without network). Waits for it to be back.

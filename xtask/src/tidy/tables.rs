@@ -12,19 +12,20 @@ pub(super) enum May {
 pub(super) const IMPORTS: &[(&str, May)] = &[
     ("domain", May::Import(&[])),
     ("fault", May::Import(&[])),
+    ("signals", May::Import(&[])),
     ("meter", May::Import(&["domain"])),
     ("budget", May::Import(&["domain"])),
     ("policy", May::Import(&["domain"])),
     ("settings", May::Import(&["domain"])),
     ("ledger", May::Import(&["domain", "budget"])),
     ("kernel", May::Import(&["domain", "fault"])),
-    ("bottle", May::Import(&["domain", "fault"])),
+    ("bottle", May::Import(&["domain", "fault", "signals"])),
     ("broker", May::Import(&["domain", "policy"])),
     ("proxy", May::Import(&["domain", "meter", "policy", "broker"])),
     ("control", May::Import(&["domain"])),
     ("doctor", May::Import(&["domain", "kernel", "bottle", "control", "ledger"])),
     ("daemon", May::ImportAll),
-    ("cli", May::Import(&["domain", "control", "meter", "doctor"])),
+    ("cli", May::Import(&["domain", "signals", "control", "meter", "doctor"])),
     ("tui", May::Import(&["domain", "control"])),
 ];
 

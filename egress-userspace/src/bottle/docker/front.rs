@@ -17,13 +17,12 @@ use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::setsid;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::engine::{AttachContainerResults, Engine, LogOutput, Seen};
 use crate::bottle::native::{cgroup, raw, record::Record};
+use crate::signals;
 
 /// The hidden subcommand.
 pub(super) const SUBCOMMAND: &str = "container-front";
@@ -31,10 +30,6 @@ pub(super) const SUBCOMMAND: &str = "container-front";
 const NOT_STARTED: i32 = 125;
 /// What a container that was removed is taken to have ended with: 128 + SIGKILL.
 const REMOVED: i32 = 137;
-/// Signals passed on, by number.
-const FORWARDED: [i32; 6] = [1, 2, 3, 10, 12, 15];
-/// `SIGWINCH`
-const WINDOW_CHANGED: i32 = 28;
 /// How long a container that somebody stopped may take to be started again: `docker restart` does both.
 const RESTART_MAX: Duration = Duration::from_secs(3);
 /// How long the engine may be away before a command is given up.
@@ -92,7 +87,7 @@ fn stand_for(task: &Task) -> io::Result<i32> {
 
 async fn attend(task: &Task) -> io::Result<i32> {
     // Before there is a container, so that no signal comes too early to be passed on.
-    let mut signals = signals()?;
+    let mut signals = signals::forwarded()?;
     let engine = Engine::connect(&task.socket).await?;
     let is_ours = Arc::new(AtomicBool::new(false));
     let mut end: JoinHandle<io::Result<i32>> = if task.is_attached {
@@ -113,7 +108,7 @@ async fn attend(task: &Task) -> io::Result<i32> {
         tokio::select! {
             ended = &mut end => return ended.map_err(io::Error::other)?,
             Some(number) = signals.recv() => {
-                if number == WINDOW_CHANGED {
+                if number == signals::WINDOW_CHANGED {
                     resize(&engine, &task.container).await;
                     continue;
                 }
@@ -273,14 +268,4 @@ async fn resize(engine: &Engine, container: &str) {
         // A size that cannot be set is no reason to end the command.
         let _ = engine.resize(container, (size.ws_col, size.ws_row)).await;
     }
-}
-
-fn signals() -> io::Result<mpsc::Receiver<i32>> {
-    let (sender, receiver) = mpsc::channel(16);
-    for number in FORWARDED.into_iter().chain([WINDOW_CHANGED]) {
-        let mut stream = signal(SignalKind::from_raw(number))?;
-        let sender = sender.clone();
-        tokio::spawn(async move { while stream.recv().await.is_some() && sender.send(number).await.is_ok() {} });
-    }
-    Ok(receiver)
 }
