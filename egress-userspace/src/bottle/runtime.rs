@@ -167,6 +167,12 @@ impl Bottles {
         }
     }
 
+    /// See [`NativeRuntime::exit_code`]. Containers are followed by such a process as well.
+    #[must_use]
+    pub fn exit_code(&self, bottle: &BottleName) -> Option<i32> {
+        self.native.exit_code(bottle)
+    }
+
     /// Ends everything in a bottle and removes it, waiting until it is gone. Fine when there is no such bottle. An attached
     /// container is left, without network.
     ///

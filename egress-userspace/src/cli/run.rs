@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::control::{Client, ClientError, ErrorCode, ResumeRequest, RunEvent, RunEvents, RunRequest, SignalRequest};
+use crate::control::{
+    Client, ClientError, ErrorCode, ResumeRequest, RunEvent, RunEvents, RunRequest, SignalRequest, WaitRequest,
+};
 use crate::domain::RuntimeKind;
 use crate::signals;
 
@@ -45,10 +47,14 @@ pub(super) async fn resume(client: &Client, arguments: ResumeArguments) -> Resul
 /// Carries streams and signals until the run is over.
 async fn attend(client: &Client, path: &str, streams: &mut Streams, mut events: RunEvents) -> Result<ExitCode> {
     let mut signals = signals::forwarded()?;
+    let mut wanted = WaitRequest { run: None };
     loop {
         tokio::select! {
             event = events.next() => match event {
-                Ok(Some(RunEvent::Started { .. })) => streams.start()?,
+                Ok(Some(RunEvent::Started { run, .. })) => {
+                    wanted.run = Some(run);
+                    streams.start()?;
+                }
                 Ok(Some(RunEvent::Exited { exit_code })) => {
                     // The last output is still being carried; the terminal ends when the bottle is taken down.
                     streams.finish();
@@ -60,7 +66,7 @@ async fn attend(client: &Client, path: &str, streams: &mut Streams, mut events: 
                     return Ok(exit(exit_code));
                 }
                 Ok(Some(RunEvent::Failed { error })) => return Err(ClientError::Refused(error).into()),
-                Ok(None) | Err(_) => events = reconnect(client, path).await?,
+                Ok(None) | Err(_) => events = reconnect(client, path, wanted).await?,
             },
             Some(number) = signals.recv() => match number {
                 signals::WINDOW_CHANGED => streams.resize(),
@@ -122,12 +128,12 @@ fn shared(directory: &Path) -> Result<PathBuf> {
 }
 
 /// The daemon went away; the bottle goes on without it (and without network). Waits for it to be back.
-async fn reconnect(client: &Client, path: &str) -> Result<RunEvents> {
+async fn reconnect(client: &Client, path: &str, wanted: WaitRequest) -> Result<RunEvents> {
     show::note("the egress daemon went away; the bottle has no network until it is back");
     let deadline = tokio::time::Instant::now() + RECONNECT_FOR;
     while tokio::time::Instant::now() < deadline {
         tokio::time::sleep(RECONNECT_EVERY).await;
-        match client.follow(&format!("{path}/wait"), &()).await {
+        match client.follow(&format!("{path}/wait"), &wanted).await {
             Ok(events) => return Ok(events),
             Err(ClientError::Refused(error)) if error.code == ErrorCode::NotFound => {
                 bail!("the bottle ended while the egress daemon was away: its exit code is not known")

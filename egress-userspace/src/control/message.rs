@@ -227,6 +227,13 @@ pub struct ResumeRequest {
     pub has_terminal: bool,
 }
 
+/// `POST /v1/bottles/{name}/wait`: answered as a run is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitRequest {
+    /// As its start said; without it, whichever runs.
+    pub run: Option<UnixMillis>,
+}
+
 /// What a run says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -235,6 +242,8 @@ pub enum RunEvent {
     Started {
         /// The bottle's address.
         address: Ipv4Addr,
+        /// Which of the bottle's runs this is, told by its time.
+        run: UnixMillis,
     },
     /// The command ended.
     Exited {

@@ -13,7 +13,7 @@ pub use kernel::{GateCounter, GateProgram, GateTerms, KernelGate, KernelReply};
 pub use message::{
     AUDIT_ROWS_MAX, ApiError, AttachReply, AttachRequest, AuditReply, BottleInfo, BottlesReply, BudgetChangeRequest,
     BudgetsReply, CutAllReply, ErrorCode, ExplainReply, GateDifference, GateFault, GateReply, ResumeRequest, RunEvent,
-    RunRequest, SignalRequest, StatusReply, StopReply, UsageReply, VerifyReply,
+    RunRequest, SignalRequest, StatusReply, StopReply, UsageReply, VerifyReply, WaitRequest,
 };
 pub use peer::Peer;
 pub use request::{ApiRequest, AuditQuery, RowFilter};

@@ -7,7 +7,7 @@ use crate::domain::{AuditHash, BottleName, Stop, UnixMillis};
 
 use super::PROTOCOL;
 use super::message::{
-    ApiError, AttachRequest, BudgetChangeRequest, ErrorCode, ResumeRequest, RunRequest, SignalRequest,
+    ApiError, AttachRequest, BudgetChangeRequest, ErrorCode, ResumeRequest, RunRequest, SignalRequest, WaitRequest,
 };
 
 /// Everything a front-end can ask.
@@ -28,7 +28,7 @@ pub enum ApiRequest {
     /// `POST bottles/{name}/detach`
     Detach(BottleName),
     /// `POST bottles/{name}/wait`: the events of a run that another connection started.
-    Wait(BottleName),
+    Wait(BottleName, WaitRequest),
     /// `POST bottles/{name}/signal`
     Signal(BottleName, SignalRequest),
     /// `POST bottles/{name}/cut`
@@ -108,7 +108,7 @@ impl ApiRequest {
                     "resume" => Ok(Self::Resume(name, json(body)?)),
                     "freeze" => Ok(Self::Stop(name, Stop::Freeze)),
                     "kill" => Ok(Self::Stop(name, Stop::Kill)),
-                    "wait" => Ok(Self::Wait(name)),
+                    "wait" => Ok(Self::Wait(name, json(body)?)),
                     "signal" => Ok(Self::Signal(name, json(body)?)),
                     "cut" => Ok(Self::Cut(name)),
                     "restore" => Ok(Self::Restore(name)),

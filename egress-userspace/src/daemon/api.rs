@@ -9,7 +9,7 @@ use tracing::warn;
 use crate::budget;
 use crate::control::{
     ApiError, ApiReply, ApiRequest, BottleInfo, BottlesReply, BudgetChangeRequest, BudgetsReply, CutAllReply,
-    ErrorCode, ExplainReply, GateReply, Peer, RowFilter, RunEvent, StatusReply, StopReply, UsageReply,
+    ErrorCode, ExplainReply, GateReply, Peer, RowFilter, RunEvent, StatusReply, StopReply, UsageReply, WaitRequest,
 };
 use crate::domain::{
     BottleId, BottleName, BottleState, CutCause, GateView, ProviderName, Scope, Stop, UnixMillis, with_causes,
@@ -51,7 +51,7 @@ impl Desk {
             }
             ApiRequest::Detach(name) => ApiReply::json(&self.detach(&peer, name).await?),
             ApiRequest::Stop(name, stop) => ApiReply::json(&self.stop(name, stop).await?),
-            ApiRequest::Wait(name) => Ok(ApiReply::Events(self.wait(&name).await?)),
+            ApiRequest::Wait(name, request) => Ok(ApiReply::Events(self.wait(&name, request).await?)),
             ApiRequest::Signal(name, request) => {
                 let signaller = self.running(&name).await?.signaller;
                 let sent = signaller.map_or(Ok(()), |signaller| signaller.send(request.signal));
@@ -279,13 +279,16 @@ impl Desk {
 
     /// The end of a run that another controller started. As with the connection that started it, closing this one ends the
     /// run: whoever wanted it has gone.
-    async fn wait(&self, name: &BottleName) -> Result<mpsc::Receiver<RunEvent>, ApiError> {
+    async fn wait(&self, name: &BottleName, wanted: WaitRequest) -> Result<mpsc::Receiver<RunEvent>, ApiError> {
         let row = self.launcher.ledger.bottle(name).await.map_err(|error| refused(&error))?;
+        if wanted.run.is_some_and(|run| run != row.started) {
+            return Err(not_running(name));
+        }
+        if let (Some(_), Some(exit_code)) = (wanted.run, row.exit_code) {
+            return Ok(one(RunEvent::Exited { exit_code }));
+        }
         if let Some(cause) = row.frozen {
-            let (events, receiver) = mpsc::channel(1);
-            // There is room for one.
-            drop(events.try_send(self.launcher.frozen(&row, cause).await.into()));
-            return Ok(receiver);
+            return Ok(one(self.launcher.frozen(&row, cause).await.into()));
         }
         let Running { lifeline, signaller, .. } = self.running(name).await?;
         let Lifeline { end, followed, mut exit, .. } = lifeline;
@@ -310,6 +313,14 @@ impl Desk {
 fn after(seconds: u64) -> UnixMillis {
     let millis = i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1000);
     UnixMillis(now().0.saturating_add(millis))
+}
+
+/// Events of which there is one.
+fn one(event: RunEvent) -> mpsc::Receiver<RunEvent> {
+    let (events, receiver) = mpsc::channel(1);
+    // There is room for it.
+    drop(events.try_send(event));
+    receiver
 }
 
 pub(super) fn not_running(name: &BottleName) -> ApiError {

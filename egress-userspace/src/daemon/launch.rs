@@ -104,7 +104,7 @@ impl Launcher {
             }
         };
         info!(bottle = %row.name, %address, interface = interface.0, "started");
-        let _ = events.send(RunEvent::Started { address }).await;
+        let _ = events.send(RunEvent::Started { address, run: row.started }).await;
         let end = match self.follow(&row, &mut command, &lifeline, events.closed()).await {
             // The bottle could not be furnished, which it has said itself.
             Over::Ended(exit_code) if matches!(otherwise, Over::Stopped(..)) && self.is_saved(&row) => {

@@ -110,7 +110,7 @@ async fn take_down(launcher: &Launcher, row: &BottleRow, is_held: bool) -> Resul
         launcher.finish(row, Over::Stopped(Stop::Freeze, cause)).await;
         return Ok(());
     }
-    launcher.finish(row, Over::Ended(UNSEEN)).await;
+    launcher.finish(row, Over::Ended(launcher.runtime.exit_code(&row.name).unwrap_or(UNSEEN))).await;
     audit(launcher, row, "a run whose processes had ended was taken down").await
 }
 

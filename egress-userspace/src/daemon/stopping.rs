@@ -287,6 +287,7 @@ mod tests {
             policy,
             stopping,
             frozen: None,
+            exit_code: None,
             runtime: RuntimeKind::Native,
             container: None,
         };

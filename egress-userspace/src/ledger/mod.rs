@@ -92,6 +92,8 @@ pub struct BottleRow {
     pub started: UnixMillis,
     /// When it ended; `None` while it runs.
     pub ended: Option<UnixMillis>,
+    /// With which exit code, if it ended by itself.
+    pub exit_code: Option<i32>,
     /// What is done with its last run when a budget is gone.
     pub policy: CutoffPolicy,
     /// Begun and not finished.

@@ -14,7 +14,7 @@ use crate::domain::{
 };
 
 const BOTTLE: &str =
-    "SELECT id, name, agent, address, cut, started, ended, policy, stopping, frozen, extends, runtime, container
+    "SELECT id, name, agent, address, cut, started, ended, policy, stopping, frozen, extends, runtime, container, exit_code
      FROM bottle";
 
 /// All bottles, by name.
@@ -179,6 +179,7 @@ fn bottle_row(row: &Row<'_>) -> rusqlite::Result<BottleRow> {
         extends: word_or_null(row, 10)?,
         runtime: word(row, 11)?,
         container: row.get(12)?,
+        exit_code: row.get(13)?,
     })
 }
 

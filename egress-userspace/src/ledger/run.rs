@@ -35,7 +35,7 @@ impl Desk {
                  ON CONFLICT (name) DO UPDATE SET
                     agent = excluded.agent, address = excluded.address, cut = NULL, started = excluded.started, ended = NULL,
                     extends = excluded.extends, policy = excluded.policy, stopping = NULL,
-                    runtime = excluded.runtime, container = excluded.container
+                    runtime = excluded.runtime, container = excluded.container, exit_code = NULL
                  RETURNING id",
             )?
             .query_row(
@@ -71,8 +71,10 @@ impl Desk {
             return Ok(());
         }
         self.connection
-            .prepare_cached("UPDATE bottle SET address = NULL, ended = ?2, stopping = NULL WHERE id = ?1")?
-            .execute(params![id.0, self.now.0])?;
+            .prepare_cached(
+                "UPDATE bottle SET address = NULL, ended = ?2, stopping = NULL, exit_code = ?3 WHERE id = ?1",
+            )?
+            .execute(params![id.0, self.now.0, exit_code])?;
         self.book.forget_bottles();
         self.audit(Some(id), &AuditKind::BottleEnded { exit_code })
     }

@@ -68,7 +68,7 @@ impl Desk {
         self.connection
             .prepare_cached(
                 "UPDATE bottle SET address = ?2, started = ?3, ended = NULL, frozen = NULL, stopping = NULL, cut = NULL,
-                    container = NULL
+                    container = NULL, exit_code = NULL
                  WHERE id = ?1",
             )?
             .execute(params![bottle.id.0, address.to_bits(), self.now.0])?;

@@ -155,17 +155,22 @@ fn mac(text: &str) -> Result<[u8; 6]> {
 fn a_run_that_ended_while_the_daemon_was_away_is_taken_down() -> Result<()> {
     let Some(mut world) = world("a run that ended meanwhile", "")? else { return Ok(()) };
     let mut bottle = world.shell("web", &[])?;
+    let mut other = world.shell("other", &[])?;
     let pid = world.bottle("web")?.pid.context("no process")?;
+    let other_pid = world.bottle("other")?.pid.context("no process")?;
     world.kill_daemon_and_proxy()?;
     kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGKILL)?;
+    other.begin("exit 7")?;
+    until("it has ended", PATIENCE, || Ok(!fs::exists(format!("/proc/{other_pid}"))?))?;
     world.start_daemon()?;
-    ensure!(world.listed("web")?.is_none(), "it is still listed");
+    ensure!(world.listed("web")?.is_none() && world.listed("other")?.is_none(), "they are still listed");
     assert_nothing_left(&world)?;
     let audit = world.audit(Some("web"))?;
     ensure!(audit.iter().any(|kind| matches!(kind, AuditKind::Repaired { .. })), "{audit:?}");
     ensure!(audit.contains(&AuditKind::BottleEnded { exit_code: 137 }), "{audit:?}");
     let ended = bottle.end()?;
-    ensure!(ended.code == 1 && ended.errors.contains("ended while the egress daemon was away"), "{ended:?}");
+    ensure!(ended.code == 137 && ended.errors.contains("went away"), "nobody saw how it ended: {ended:?}");
+    assert_eq!(other.end()?.code, 7, "its own code is on record");
     assert_eq!(world.run("web", &[], "exit 3")?.end()?.code, 3);
     Ok(())
 }

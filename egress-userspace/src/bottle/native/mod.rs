@@ -206,6 +206,12 @@ impl NativeRuntime {
         adopt().map_err(|source| step_error(bottle, Failure { step: "finding what runs in it", source }))
     }
 
+    /// How a command that nobody waited for has ended; its bottle is still to be taken down.
+    #[must_use]
+    pub fn exit_code(&self, bottle: &BottleName) -> Option<i32> {
+        record::read(&self.layout(bottle).record).ok().flatten().and_then(|(_, exit_code)| exit_code)
+    }
+
     /// Kills everything in a bottle and removes it, waiting until it is gone. Fine when there is no such bottle.
     ///
     /// # Errors

@@ -32,7 +32,7 @@ async fn a_name_keeps_its_number_and_addresses_are_used_again() {
     world.ledger().end_run(web.id, 3).await.unwrap();
     world.ledger().end_run(web.id, 4).await.unwrap();
     let ended = world.ledger().bottle(&web.name).await.unwrap();
-    assert_eq!((ended.address, ended.ended), (None, Some(clock())));
+    assert_eq!((ended.address, ended.ended, ended.exit_code), (None, Some(clock()), Some(3)));
     assert_eq!(world.run("third", &[]).await.address, web.address);
     world.reopen();
     let again = world.run("web", &[("codex", 7)]).await;
