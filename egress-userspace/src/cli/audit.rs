@@ -11,7 +11,9 @@ use clap::Args;
 use jiff::Timestamp;
 
 use crate::control::{AUDIT_ROWS_MAX, AuditReply, Client, ClientError, Events, GateDifference, GateFault, VerifyReply};
-use crate::domain::{AuditHash, AuditKind, AuditRow, BottleName, ChainFault, GateView, UnixMillis};
+use crate::domain::{
+    AuditHash, AuditKind, AuditRow, BottleName, ChainFault, GateView, Host, RefusalReason, UnixMillis,
+};
 
 use super::arguments::{Output, TimeToLive};
 use super::{Exit, kernel, show};
@@ -289,6 +291,18 @@ fn happened(kind: &AuditKind) -> String {
             format!("{tokens} tokens added to the {provider} budget of {scope} for a time are gone")
         }
         AuditKind::SettingsReloaded => "settings read anew".to_owned(),
+        AuditKind::RoutesReloaded => "routes read anew".to_owned(),
+        AuditKind::DataRedacted { detector, host, target, is_outbound, count } => {
+            let sent = if *is_outbound {
+                format!("{target} to {host}")
+            } else {
+                format!("the response of {host} to {target}")
+            };
+            format!("{sent} went without what {detector} found in it, {count} times")
+        }
+        AuditKind::RequestRefused { reason, host, target, rule, count } => {
+            refused(*reason, host.as_ref(), target, rule.as_deref(), *count)
+        }
         AuditKind::CutLifted => "open again: the budget it was cut for allows more".to_owned(),
         AuditKind::GateCut { cause } => show::gate_text(GateView::Cut(*cause)),
         AuditKind::GateRestored => "restored".to_owned(),
@@ -312,6 +326,13 @@ fn happened(kind: &AuditKind) -> String {
             format!("proxy restarted, {permits_settled} open permits settled conservatively")
         }
     }
+}
+
+fn refused(reason: RefusalReason, host: Option<&Host>, target: &str, rule: Option<&str>, count: u64) -> String {
+    let at = host.map(|host| format!(" at {host}")).unwrap_or_default();
+    let by = rule.map(|rule| format!(" by {rule}")).unwrap_or_default();
+    let more = if count > 1 { format!(", {count} times, with others like it") } else { String::new() };
+    format!("{target}{at} refused{by}: {}{more}", reason.as_str())
 }
 
 #[cfg(test)]

@@ -181,6 +181,18 @@ pub enum RefusalReason {
     BottleCut,
     /// No route allows this host.
     HostNotAllowed,
+    /// Routes allow the host, but not this port, path or method.
+    RouteForbids,
+    /// The name leads to an address of this network.
+    AddressNotPublic,
+    /// A push or fetch that no route allows.
+    GitForbidden,
+    /// A detector found something that may not leave, or come in.
+    SensitiveData,
+    /// The secret that a route presents is not to be had.
+    CredentialMissing,
+    /// The agent brought a credential of its own.
+    CredentialNotAllowed,
     /// The ledger cannot record what would be used.
     LedgerUnavailable,
     /// The controller does not answer.
@@ -189,6 +201,28 @@ pub enum RefusalReason {
     Misdirected,
     /// What was asked for cannot be metered.
     NotMeterable,
+}
+
+impl RefusalReason {
+    /// As machines read it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::BudgetExhausted => "budget_exhausted",
+            Self::BottleCut => "bottle_cut",
+            Self::HostNotAllowed => "host_not_allowed",
+            Self::RouteForbids => "route_forbids",
+            Self::AddressNotPublic => "address_not_public",
+            Self::GitForbidden => "git_forbidden",
+            Self::SensitiveData => "sensitive_data",
+            Self::CredentialMissing => "credential_missing",
+            Self::CredentialNotAllowed => "credential_not_allowed",
+            Self::LedgerUnavailable => "ledger_unavailable",
+            Self::ControllerUnavailable => "controller_unavailable",
+            Self::Misdirected => "misdirected",
+            Self::NotMeterable => "not_meterable",
+        }
+    }
 }
 
 /// A refused request: everything its answer says.
@@ -324,6 +358,34 @@ pub enum AuditKind {
     },
     /// The settings were read anew and are in force.
     SettingsReloaded,
+    /// Routes files were read anew and are in force.
+    RoutesReloaded,
+    /// Something went without what a detector found in it.
+    DataRedacted {
+        /// Which detector.
+        detector: String,
+        /// To or from which host.
+        host: Host,
+        /// Method and path, without query.
+        target: String,
+        /// The bottle sent it; else it was sent to the bottle.
+        is_outbound: bool,
+        /// How often it was found.
+        count: u64,
+    },
+    /// A request was refused by what routes say.
+    RequestRefused {
+        /// Why.
+        reason: RefusalReason,
+        /// Where to, as far as it was said.
+        host: Option<Host>,
+        /// Method and path, without query.
+        target: String,
+        /// The route or detector that decided, if one did.
+        rule: Option<String>,
+        /// How many like it this stands for, when there were too many for a row each.
+        count: u64,
+    },
     /// The budget that a gate was cut for is no longer used up, and the gate open again.
     CutLifted,
     /// A gate was cut.
@@ -434,6 +496,23 @@ mod tests {
                 assert_eq!(stop.as_str(), policy.as_str());
                 assert_eq!(serde_json::to_value(stop).unwrap(), stop.as_str());
             }
+        }
+        for reason in [
+            RefusalReason::BudgetExhausted,
+            RefusalReason::BottleCut,
+            RefusalReason::HostNotAllowed,
+            RefusalReason::RouteForbids,
+            RefusalReason::AddressNotPublic,
+            RefusalReason::GitForbidden,
+            RefusalReason::SensitiveData,
+            RefusalReason::CredentialMissing,
+            RefusalReason::CredentialNotAllowed,
+            RefusalReason::LedgerUnavailable,
+            RefusalReason::ControllerUnavailable,
+            RefusalReason::Misdirected,
+            RefusalReason::NotMeterable,
+        ] {
+            assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
         }
         assert_eq!(CutoffPolicy::default().stop(), None);
         assert!("Freeze".parse::<CutoffPolicy>().is_err());

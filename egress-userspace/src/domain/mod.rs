@@ -16,7 +16,9 @@ mod preflight;
 mod provider;
 mod rate_limits;
 mod report;
+mod route;
 mod rules;
+mod secret;
 mod usage;
 mod zone;
 
@@ -37,7 +39,12 @@ pub use preflight::{Preflight, Preflights};
 pub use provider::Provider;
 pub use rate_limits::{PlanWindow, RateLimits};
 pub use report::{Allowance, AuditRow, BudgetView, Crossing, LimitSource, ScopeState, ScopeView, UsageRow, UsageSum};
+pub use route::{
+    Auth, AuthScheme, DetectorRule, InboundOnMatch, LooksFor, MethodName, OutboundOnMatch, PathPattern, RefPattern,
+    RequestLog, Route, RouteError, RouteFile, RouteHost, SecretSource,
+};
 pub use rules::{BottleRules, CacheReads, CrossingMode, Durability, Precedence, Rules, Thresholds};
+pub use secret::Secret;
 pub use usage::{Known, Usage, UsageDetails};
 pub use zone::{Zone, ZoneError};
 

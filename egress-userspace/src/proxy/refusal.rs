@@ -237,7 +237,15 @@ fn status(answer: &Answer, audience: Audience) -> StatusCode {
             StatusCode::BAD_REQUEST
         }
         RefusalReason::BudgetExhausted => StatusCode::PAYMENT_REQUIRED,
-        RefusalReason::BottleCut | RefusalReason::HostNotAllowed | RefusalReason::NotMeterable => StatusCode::FORBIDDEN,
+        RefusalReason::BottleCut
+        | RefusalReason::HostNotAllowed
+        | RefusalReason::RouteForbids
+        | RefusalReason::AddressNotPublic
+        | RefusalReason::GitForbidden
+        | RefusalReason::SensitiveData
+        | RefusalReason::CredentialMissing
+        | RefusalReason::CredentialNotAllowed
+        | RefusalReason::NotMeterable => StatusCode::FORBIDDEN,
         RefusalReason::LedgerUnavailable | RefusalReason::ControllerUnavailable => StatusCode::SERVICE_UNAVAILABLE,
         RefusalReason::Misdirected => StatusCode::MISDIRECTED_REQUEST,
     }

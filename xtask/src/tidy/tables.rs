@@ -141,6 +141,7 @@ pub(super) const OWNERS: &[(&str, &[&str])] = &[
     ("tracing", ANYONE),
     ("tracing_subscriber", &[TOP, "cli", "daemon"]),
     ("webpki_roots", &["proxy"]),
+    ("zeroize", ANYONE),
     ("zstd", &["meter"]),
 ];
 
