@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::{
     AgentName, Allowance, BottleId, BottleName, BudgetView, CacheReads, CrossingMode, Host, PermitId, Preflight,
-    Preflights, Refusal, Settlement, SpendRequest,
+    Preflights, Refusal, RefusalReason, Settlement, SpendRequest,
 };
-use crate::policy::Routes;
+use crate::policy::{MeteredTable, RouteFiles};
 
 /// Pairs a question with its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -20,8 +20,10 @@ pub struct RequestNumber(pub u64);
 pub struct Snapshot {
     /// Who is behind which address.
     pub bottles: Vec<BottleView>,
+    /// Whose tokens are counted.
+    pub metered: MeteredTable,
     /// Where bottles may go.
-    pub routes: Routes,
+    pub routes: RouteFiles,
     /// What is looked at before a request is sent.
     pub preflight: Preflights,
     /// What becomes of the response that uses a budget up.
@@ -41,6 +43,8 @@ pub struct BottleView {
     pub id: BottleId,
     /// Its name.
     pub name: BottleName,
+    /// Itself, then its parents, nearest first.
+    pub lineage: Vec<BottleName>,
     /// The role that runs in it.
     pub agent: Option<AgentName>,
     /// Its address: what the proxy knows it by.
@@ -102,6 +106,21 @@ pub enum FromProxy {
         /// Method and path, without what tells requests of its kind apart.
         target: String,
     },
+    /// A request was refused by what routes say.
+    Refused {
+        /// Whose.
+        bottle: BottleId,
+        /// Why.
+        reason: RefusalReason,
+        /// Where to, as far as it was said.
+        host: Option<Host>,
+        /// Method and path, without query.
+        target: String,
+        /// The route or detector that decided, if one did.
+        rule: Option<String>,
+        /// How many of the bottle's this stands for.
+        count: u64,
+    },
     /// What are a bottle's budgets?
     Budgets {
         /// Answered by [`FromController::Budgets`].
@@ -124,7 +143,7 @@ pub enum FromProxy {
     MintLeaf {
         /// Answered by [`FromController::Leaf`].
         number: RequestNumber,
-        /// Checked against the routes.
+        /// Whose.
         host: Host,
     },
 }
@@ -210,6 +229,6 @@ pub enum LeafReply {
         /// After this, ask again.
         expires_unix_ms: i64,
     },
-    /// No route allows this name.
+    /// There is none for this name.
     Refused(String),
 }

@@ -92,6 +92,7 @@ fn refuse(state: &ScopeState, limit: Tokens, want: Want) -> Option<Refusal> {
         scope: Some(state.scope.clone()),
         budget: Some(limit),
         used: Some(state.used),
+        rule: None,
     })
 }
 

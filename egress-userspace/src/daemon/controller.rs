@@ -493,6 +493,7 @@ fn view(running: &Running, rules: &Rules) -> BottleView {
         name: running.name.clone(),
         agent: running.agent.clone(),
         address: running.address,
+        lineage: running.lineage.clone(),
         preflight: rules.preflight_of(&running.lineage),
         phase,
     }
@@ -517,5 +518,6 @@ pub(super) fn refusal(crossing: &Crossing, provider: &ProviderName) -> Refusal {
         scope: Some(scope.clone()),
         budget: Some(*budget),
         used: Some(*used),
+        rule: None,
     }
 }

@@ -22,13 +22,11 @@ use crate::broker::{
 };
 use crate::domain::{AuditKind, BottleId, Host, Refusal, RefusalReason, Settlement, with_causes};
 use crate::ledger::{Admitted, Command, Done, Ledger, LedgerError, Passed, Settled};
-use crate::policy::OWN_NAME;
 
 use super::authority::Authority;
 use super::clock::now;
 use super::controller::{ControllerHandle, with_advice};
 use super::proxy_link::{SETTLE_RETRY_EVERY, announce};
-use super::reload::InForce;
 use super::traffic::{Exchanged, News};
 
 /// Longest method and path of an unknown kind that is noted, in characters.
@@ -42,7 +40,6 @@ pub(super) struct Conversation {
     pub(super) outgoing: UnboundedSender<FromController>,
     pub(super) ledger: Ledger,
     pub(super) controller: ControllerHandle,
-    pub(super) in_force: InForce,
     pub(super) authority: Arc<Mutex<Authority>>,
     pub(super) exchanged: UnboundedSender<News>,
     pub(super) runtime: Handle,
@@ -109,6 +106,9 @@ impl Conversation {
                 FromProxy::Delivered { bottle } => self.controller.delivered(bottle),
                 FromProxy::RefusalDelivered { bottle } => self.controller.refusal_delivered(bottle),
                 FromProxy::PathUnknown { bottle, host, target } => self.note_unknown_path(bottle, host, &target),
+                FromProxy::Refused { bottle, reason, host, target, rule, count } => {
+                    self.note(bottle, AuditKind::RequestRefused { reason, host, target, rule, count });
+                }
                 FromProxy::Budgets { number, bottle } => self.tell_budgets(number, bottle),
                 FromProxy::Exchanged { bottle, from_bottle, to_bottle, connections } => {
                     let exchanged = Exchanged { bottle, from_bottle, to_bottle, connections };
@@ -198,10 +198,14 @@ impl Conversation {
 
     fn note_unknown_path(&mut self, bottle: BottleId, host: Host, target: &str) {
         let target = target.chars().take(UNKNOWN_TARGET_CHARACTERS_MAX).collect();
-        let (ledger, kind) = (self.ledger.clone(), AuditKind::PathUnknown { host, target });
+        self.note(bottle, AuditKind::PathUnknown { host, target });
+    }
+
+    fn note(&mut self, bottle: BottleId, kind: AuditKind) {
+        let ledger = self.ledger.clone();
         self.later(async move {
             if let Err(error) = ledger.audit(Some(bottle), kind).await {
-                warn!(error = with_causes(&error), "an unknown path is not in the audit");
+                warn!(error = with_causes(&error), "what the proxy has seen is not in the audit");
             }
         });
     }
@@ -222,9 +226,6 @@ impl Conversation {
     }
 
     fn mint(&self, host: &Host) -> LeafReply {
-        if host.as_str() != OWN_NAME && self.in_force.routes().find(host).is_none() {
-            return LeafReply::Refused(format!("no route allows {host}"));
-        }
         self.authority.lock().unwrap_or_else(PoisonError::into_inner).mint(host, now())
     }
 }

@@ -125,6 +125,7 @@ mod tests {
             scope: None,
             budget: None,
             used: None,
+            rule: None,
         }
     }
 

@@ -22,6 +22,7 @@ mod proxy_link;
 mod reconcile;
 mod reload;
 mod review;
+mod routes;
 mod self_check;
 mod stopping;
 mod traffic;
@@ -43,7 +44,7 @@ use crate::domain::{AuditKind, CrossingMode, EnforcerChoice, with_causes};
 use crate::fault;
 use crate::kernel::{self, KernelError, Opened, TcAttachment};
 use crate::ledger::{AddressPool, Ledger, LedgerError, Terms};
-use crate::policy::Routes;
+use crate::policy::{MeteredTable, RouteFiles};
 use crate::settings::{Settings, SettingsError};
 
 use api::Desk;
@@ -133,8 +134,9 @@ pub enum DaemonError {
 pub async fn run(options: Options) -> Result<(), DaemonError> {
     files::check_privilege()?;
     files::make_directories(&options)?;
-    let seen = reload::stamp(&options.home);
+    let seen = (reload::stamp(&options.home), routes::stamps(&options.home));
     let settings = files::read_settings(&options.home)?;
+    let routes = routes::read(&options.home, &reload::providers(&settings))?;
     let ledger = open_ledger(&options, &settings)?;
     let authority = Authority::open(&options.home.join("ca"))?;
     let Opened { enforcer, earlier, place, not_ebpf } =
@@ -155,7 +157,8 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     })?;
 
     let in_force = InForce::new(&settings);
-    let controller = controller::spawn(ledger.clone(), Arc::clone(&enforcer), policy(&settings), bounds(&settings));
+    let controller =
+        controller::spawn(ledger.clone(), Arc::clone(&enforcer), policy(&settings, &routes), bounds(&settings));
     let drops = drops::log_drops(Arc::clone(&enforcer));
     let pool = AddressPool { gateway: options.gateway, prefix: options.prefix };
     let launcher = Launcher {
@@ -168,8 +171,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
         mending: Arc::default(),
         not_enforcing,
     };
-    let version = env!("CARGO_PKG_VERSION").to_owned();
-    ledger.audit(None, AuditKind::DaemonStarted { version }).await?;
+    ledger.audit(None, AuditKind::DaemonStarted { version: env!("CARGO_PKG_VERSION").to_owned() }).await?;
     reconcile::reconcile(&launcher, earlier.as_deref()).await?;
     drop(earlier);
     settle_what_is_open(&ledger, &controller).await?;
@@ -177,12 +179,11 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     let configuration =
         Configuration { gateway: options.gateway, extra_roots_pem: files::read_roots(&options.home, &settings)? };
     let authority = Arc::new(Mutex::new(authority));
-    let reload = Reload { home: options.home.clone(), settings, launcher: launcher.clone() };
+    let reload = Reload { home: options.home.clone(), settings, routes, launcher: launcher.clone() };
     let (exchanged, news) = mpsc::unbounded_channel();
     let guard = guard::guard(launcher.clone(), news);
     let stale = proxy_link::settle_stale(ledger.clone(), controller.clone());
-    let link =
-        ProxyLink { listeners, configuration, in_force: in_force.clone(), authority, ledger, controller, exchanged };
+    let link = ProxyLink { listeners, configuration, authority, ledger, controller, exchanged };
     let desk = Desk { launcher, pins: place };
     let hang_up = stop_signal(SignalKind::hangup())?;
     let mut terminated = stop_signal(SignalKind::terminate())?;
@@ -252,11 +253,12 @@ pub fn check_settings(home: &Path, file: Option<PathBuf>) -> Result<PathBuf, Dae
 }
 
 /// What the proxy may know while no bottle runs.
-fn policy(settings: &Settings) -> Snapshot {
+fn policy(settings: &Settings, routes: &RouteFiles) -> Snapshot {
     let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     Snapshot {
         bottles: Vec::new(),
-        routes: Routes::new(&settings.providers, &settings.upstream_resolve),
+        metered: MeteredTable::new(&settings.providers, &settings.upstream_resolve),
+        routes: routes.clone(),
         preflight: settings.rules.preflight.clone(),
         crossing: settings.rules.crossing,
         cache_reads: settings.rules.cache_reads,

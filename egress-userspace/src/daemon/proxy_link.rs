@@ -22,7 +22,6 @@ use crate::ledger::{Ledger, LedgerError, Settled};
 use super::authority::Authority;
 use super::controller::ControllerHandle;
 use super::conversation::Conversation;
-use super::reload::InForce;
 use super::traffic::News;
 
 /// A proxy that lived shorter than this is replaced a little later, so that one that cannot start does not eat the machine.
@@ -39,7 +38,6 @@ const STALE_EVERY: Duration = Duration::from_secs(60);
 pub(super) struct ProxyLink {
     pub(super) listeners: Listeners,
     pub(super) configuration: Configuration,
-    pub(super) in_force: InForce,
     pub(super) authority: Arc<Mutex<Authority>>,
     pub(super) ledger: Ledger,
     pub(super) controller: ControllerHandle,
@@ -93,7 +91,6 @@ impl ProxyLink {
             outgoing,
             ledger: self.ledger.clone(),
             controller: self.controller.clone(),
-            in_force: self.in_force.clone(),
             authority: Arc::clone(&self.authority),
             exchanged: self.exchanged.clone(),
             runtime: Handle::current(),

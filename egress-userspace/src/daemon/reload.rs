@@ -1,5 +1,5 @@
-//! Settings that change while the daemon runs: read anew when the file changes and on SIGHUP. A file that is wrong, or gone,
-//! changes nothing and is complained about until it is mended.
+//! Settings and routes that change while the daemon runs: read anew when a file changes and on SIGHUP. A file that is wrong
+//! changes nothing and is complained about until it is mended; so does a settings file that is gone.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
@@ -12,11 +12,11 @@ use tokio::time::MissedTickBehavior;
 use tracing::{error, info, warn};
 
 use crate::domain::{AuditKind, CutMode, ProviderName, with_causes};
-use crate::policy::{Routes, metered_hosts};
+use crate::policy::{RouteFiles, metered_hosts};
 use crate::settings::Settings;
 
 use super::launch::Launcher;
-use super::{bounds, files, policy};
+use super::{bounds, files, policy, routes};
 
 /// How late a changed file is noticed, at most.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -26,20 +26,15 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub(super) struct InForce(Arc<RwLock<Said>>);
 
 struct Said {
-    routes: Routes,
     providers: BTreeSet<ProviderName>,
     cut_mode: CutMode,
     problem: Option<String>,
+    routes_problem: Option<String>,
 }
 
 impl InForce {
     pub(super) fn new(settings: &Settings) -> Self {
         Self(Arc::new(RwLock::new(Said::of(settings))))
-    }
-
-    /// Where requests may go.
-    pub(super) fn routes(&self) -> Routes {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).routes.clone()
     }
 
     /// Is there a provider of that name, for a budget to be about?
@@ -57,13 +52,22 @@ impl InForce {
         self.0.read().unwrap_or_else(PoisonError::into_inner).cut_mode
     }
 
-    /// Why the settings file is not what is in force.
+    /// Why the settings file, or a routes file, is not what is in force.
     pub(super) fn problem(&self) -> Option<String> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).problem.clone()
+        let said = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let problems: Vec<&str> =
+            [&said.problem, &said.routes_problem].into_iter().flatten().map(String::as_str).collect();
+        (!problems.is_empty()).then(|| problems.join("; "))
     }
 
     fn replace(&self, settings: &Settings) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Said::of(settings);
+        let mut said = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let routes_problem = said.routes_problem.take();
+        *said = Said { routes_problem, ..Said::of(settings) };
+    }
+
+    fn complain_of_routes(&self, problem: Option<String>) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).routes_problem = problem;
     }
 
     fn complain(&self, problem: Option<String>) {
@@ -73,33 +77,29 @@ impl InForce {
 
 impl Said {
     fn of(settings: &Settings) -> Self {
-        let (routes, providers) = (routes(settings), providers(settings));
-        Self { routes, providers, cut_mode: settings.cut_mode, problem: None }
+        Self { providers: providers(settings), cut_mode: settings.cut_mode, problem: None, routes_problem: None }
     }
 }
 
-fn routes(settings: &Settings) -> Routes {
-    Routes::new(&settings.providers, &settings.upstream_resolve)
-}
-
-fn providers(settings: &Settings) -> BTreeSet<ProviderName> {
+pub(super) fn providers(settings: &Settings) -> BTreeSet<ProviderName> {
     let own = settings.providers.iter().map(|provider| provider.name.clone());
     metered_hosts().into_iter().map(|row| row.provider).chain(own).collect()
 }
 
-/// Who watches the file and whom it is for.
+/// Who watches the files and whom they are for.
 pub(super) struct Reload {
     pub(super) home: PathBuf,
     pub(super) settings: Settings,
+    pub(super) routes: RouteFiles,
     pub(super) launcher: Launcher,
 }
 
 /// What tells one state of a file from the next: modified (seconds, nanoseconds), length, number. `None` when it is gone.
-type Stamp = Option<(i64, i64, u64, u64)>;
+pub(super) type Stamp = Option<(i64, i64, u64, u64)>;
 
 impl Reload {
-    /// Watches until the future is dropped. `seen` is the file as it was read at start.
-    pub(super) async fn watch(mut self, mut hang_up: Signal, mut seen: Stamp) {
+    /// Watches until the future is dropped. `seen` are the files as they were read at start.
+    pub(super) async fn watch(mut self, mut hang_up: Signal, (mut seen, mut seen_routes): Seen) {
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
@@ -112,6 +112,30 @@ impl Reload {
                 seen = found;
                 self.reload(found).await;
             }
+            let found = routes::stamps(&self.home);
+            if is_asked || found != seen_routes {
+                seen_routes = found;
+                self.reload_routes().await;
+            }
+        }
+    }
+
+    /// Connections that are open go on; what they ask next is decided by what is in force then.
+    async fn reload_routes(&mut self) {
+        let (routes, problems) = routes::read_anew(&self.home, &providers(&self.settings), &self.routes);
+        let complaint = routes::complaint(&problems);
+        if let Some(problem) = &complaint {
+            error!(problem, "a routes file is not in force: it is as it was before, until it is mended");
+        }
+        self.launcher.in_force.complain_of_routes(complaint);
+        if routes == self.routes {
+            return;
+        }
+        self.routes = routes;
+        self.launcher.controller.policy(policy(&self.settings, &self.routes), bounds(&self.settings)).await;
+        info!("routes were read anew and are in force");
+        if let Err(error) = self.launcher.ledger.audit(None, AuditKind::RoutesReloaded).await {
+            error!(error = with_causes(&error), "that routes were read anew is not in the audit");
         }
     }
 
@@ -141,7 +165,7 @@ impl Reload {
             warn!("enforcer is read when the daemon starts: restart it for the change");
         }
         self.replace(&settings).await;
-        self.launcher.controller.policy(policy(&settings), bounds(&settings)).await;
+        self.launcher.controller.policy(policy(&settings, &self.routes), bounds(&settings)).await;
         self.settings = settings;
         if let Err(error) = self.launcher.ledger.audit(None, AuditKind::SettingsReloaded).await {
             error!(error = with_causes(&error), "that settings were read anew is not in the audit");
@@ -161,6 +185,9 @@ impl Reload {
         }
     }
 }
+
+/// The settings file and the routes files.
+pub(super) type Seen = (Stamp, routes::Stamps);
 
 /// The settings file as it is.
 pub(super) fn stamp(home: &Path) -> Stamp {

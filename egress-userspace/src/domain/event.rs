@@ -238,13 +238,16 @@ pub struct Refusal {
     pub budget: Option<Tokens>,
     /// What it has used.
     pub used: Option<Tokens>,
+    /// The route or detector that decided, for the operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
 }
 
 impl Refusal {
     /// A refusal that no budget is the reason of.
     #[must_use]
     pub fn of(reason: RefusalReason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), scope: None, budget: None, used: None }
+        Self { reason, message: message.into(), scope: None, budget: None, used: None, rule: None }
     }
 
     /// A budget is used up, not just too small for this one request, and not one that forbids a provider by allowing nothing.

@@ -243,7 +243,7 @@ fn closed(entry: &BottleEntry) -> Option<Refusal> {
         None if !entry.is_running => format!("bottle {name} is not running"),
         None => return None,
     };
-    Some(Refusal { reason: RefusalReason::BottleCut, message, scope: None, budget: None, used: None })
+    Some(Refusal { reason: RefusalReason::BottleCut, message, scope: None, budget: None, used: None, rule: None })
 }
 
 fn held(row: &Row<'_>) -> rusqlite::Result<Held> {

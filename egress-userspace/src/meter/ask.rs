@@ -76,6 +76,22 @@ impl Ask {
         !self.is_metered || self.dialect.is_some()
     }
 
+    /// A request that spends no tokens.
+    #[must_use]
+    pub fn nothing() -> Self {
+        Self {
+            is_metered: false,
+            is_unknown: false,
+            dialect: None,
+            model: None,
+            family: Family::Unknown,
+            input_estimate: Tokens::ZERO,
+            output_cap: Tokens::ZERO,
+            is_streaming: false,
+            usage_asked: UsageAsked::default(),
+        }
+    }
+
     /// A request that left no trace but its response, in this dialect: for one that was saved.
     #[must_use]
     pub fn unseen(dialect: Dialect) -> Self {

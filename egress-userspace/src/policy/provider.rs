@@ -2,10 +2,12 @@
 
 use std::cmp::Reverse;
 
+use serde::{Deserialize, Serialize};
+
 use crate::domain::{Api, HostPattern, Provider, ProviderName, StreamUsage};
 
 /// Hosts whose responses carry token usage.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MeteredHost {
     /// Their names.
     pub host: HostPattern,

@@ -47,11 +47,18 @@ pub(super) struct Taken {
 impl Account {
     /// For a request that has been admitted and not yet sent.
     pub(super) fn new(permit: LivePermit, ask: Ask, passage: Arc<Passage>) -> Self {
+        let mut account = Self::of_nobody(passage);
+        (account.remaining, account.permit, account.ask) = (permit.remaining(), Some(permit), ask);
+        account
+    }
+
+    /// For a request to a host that spends no tokens.
+    pub(super) fn of_nobody(passage: Arc<Passage>) -> Self {
         Self {
-            remaining: permit.remaining(),
-            permit: Some(permit),
+            remaining: None,
+            permit: None,
             passage,
-            ask,
+            ask: Ask::nothing(),
             is_sent: false,
             meter: None,
             early_end: None,

@@ -10,13 +10,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::time::{sleep, timeout};
 
-use crate::domain::Host;
-use crate::policy::Routes;
+use crate::domain::{Host, RefusalReason};
 
 use super::limits::{ACCEPT_PAUSE, DNS_IDLE_TIME_MAX, DNS_QUERY_BYTES_MAX};
 use super::link::Link;
 use super::own;
+use super::request_log::Line;
 
+/// What a question is called that is no request.
+const DNS: &str = "DNS";
 /// How long an answer may be kept, seconds: short, as routes change.
 const ANSWER_SECONDS: u32 = 30;
 
@@ -87,16 +89,30 @@ impl Resolver {
     fn answer(&self, peer: IpAddr, query: &[u8]) -> Option<Vec<u8>> {
         let IpAddr::V4(address) = peer.to_canonical() else { return None };
         let policy = self.link.policy();
-        let traffic = &policy.bottle(address)?.passage.traffic;
+        let bottle = policy.bottle(address)?;
+        let traffic = &bottle.passage.traffic;
         traffic.received(query.len());
-        let answer = answer(query, &policy.routes, self.gateway)?;
+        let mut refused = None;
+        let answer = answer(query, self.gateway, |host| {
+            let is_allowed = own::is_own(host) || policy.names(bottle, host);
+            if !is_allowed {
+                refused = Some(host.clone());
+            }
+            is_allowed
+        })?;
         traffic.sent(answer.len());
+        if let Some(host) = refused {
+            let reason = RefusalReason::HostNotAllowed;
+            let log = policy.routes.log(&bottle.view.lineage);
+            Line::new(&bottle.view.name, DNS, "", Some(reason)).at(Some(&host)).write(log);
+            self.link.tell_refused(bottle, reason, Some(&host), DNS, None);
+        }
         Some(answer)
     }
 }
 
 /// The answer to a query; `None` for what is none.
-fn answer(query: &[u8], routes: &Routes, gateway: Ipv4Addr) -> Option<Vec<u8>> {
+fn answer(query: &[u8], gateway: Ipv4Addr, mut is_allowed: impl FnMut(&Host) -> bool) -> Option<Vec<u8>> {
     let query = Message::from_vec(query).ok()?;
     if query.metadata.message_type != MessageType::Query {
         return None;
@@ -108,8 +124,7 @@ fn answer(query: &[u8], routes: &Routes, gateway: Ipv4Addr) -> Option<Vec<u8>> {
     if let ([question], OpCode::Query) = (query.queries.as_slice(), query.metadata.op_code) {
         answer.add_query(question.clone());
         let host: Option<Host> = question.name.to_ascii().parse().ok();
-        let is_allowed = host.is_some_and(|host| own::is_own(&host) || routes.find(&host).is_some());
-        if is_allowed && question.query_class == DNSClass::IN {
+        if host.is_some_and(|host| is_allowed(&host)) && question.query_class == DNSClass::IN {
             // No record but the address: no IPv6 path, no keys for a hidden SNI, no hints at HTTP/3.
             answer.metadata.response_code = ResponseCode::NoError;
             if question.query_type == RecordType::A {
@@ -129,6 +144,10 @@ mod tests {
 
     const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 213, 0, 1);
 
+    fn is_allowed(host: &Host) -> bool {
+        own::is_own(host) || host.as_str() == "api.anthropic.com"
+    }
+
     fn query(name: &str, kind: RecordType) -> Vec<u8> {
         let mut message = Message::query();
         message.add_query(Query::query(name.parse().unwrap(), kind));
@@ -137,7 +156,7 @@ mod tests {
 
     fn check(name: &str, kind: RecordType, code: ResponseCode, addresses: &[Ipv4Addr]) {
         let sent = query(name, kind);
-        let answer = Message::from_vec(&answer(&sent, &Routes::built_in(&[]), GATEWAY).unwrap()).unwrap();
+        let answer = Message::from_vec(&answer(&sent, GATEWAY, is_allowed).unwrap()).unwrap();
         assert_eq!(answer.metadata.response_code, code, "{name} {kind}");
         let found: Vec<_> = answer
             .answers
@@ -174,13 +193,13 @@ mod tests {
     fn an_answer_is_not_answered() {
         let mut message = Message::response(1, OpCode::Query);
         message.add_query(Query::query("api.anthropic.com.".parse().unwrap(), RecordType::A));
-        assert_eq!(answer(&message.to_vec().unwrap(), &Routes::built_in(&[]), GATEWAY), None);
+        assert_eq!(answer(&message.to_vec().unwrap(), GATEWAY, is_allowed), None);
     }
 
     proptest! {
         #[test]
         fn no_bytes_make_the_resolver_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
-            answer(&bytes, &Routes::built_in(&[]), GATEWAY);
+            answer(&bytes, GATEWAY, is_allowed);
         }
 
         #[test]
@@ -188,7 +207,7 @@ mod tests {
             let mut bytes = query("api.anthropic.com.", RecordType::A);
             let at = at % bytes.len();
             bytes[at] = byte;
-            answer(&bytes, &Routes::built_in(&[]), GATEWAY);
+            answer(&bytes, GATEWAY, is_allowed);
         }
     }
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, HeaderValue};
 use hyper::http::request::Parts;
-use hyper::http::uri::PathAndQuery;
+use hyper::http::uri::{PathAndQuery, Scheme};
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper_util::client::legacy::ResponseFuture;
 use thiserror::Error;
@@ -17,9 +17,10 @@ use tokio::time::timeout;
 
 use crate::broker::{FromProxy, Phase};
 use crate::domain::{
-    Api, BottleId, Ending, Host, Preflight, ProviderName, RefusalReason, SpendRequest, StreamUsage, Tokens, with_causes,
+    Api, Auth, BottleId, Ending, Host, Preflight, RefusalReason, RequestLog, SpendRequest, Tokens, with_causes,
 };
 use crate::meter;
+use crate::policy::{Decision, Destination, Forbidden, MeteredHost, Way};
 
 use super::account::Account;
 use super::count::{self, Asked, Endpoint};
@@ -30,12 +31,13 @@ use super::link::{Link, LivePermit};
 use super::own;
 use super::refusal::{self, Answer, Audience};
 use super::request_body::{BodyBroken, RequestBody, discard};
+use super::request_log::Line;
 use super::socket::ClientSocket;
 use super::stream_usage;
-use super::target::{TargetError, agree};
+use super::target::{Leads, PLAIN_PORT, TLS_PORT, Target, TargetError, agree};
 use super::tee::{Tee, TeeError, Terms};
 use super::unknown_paths::UnknownPaths;
-use super::upstream::Upstream;
+use super::upstream::{DialError, Reach, Upstream};
 use super::view::{Bottle, Passage, PolicyView};
 use super::websocket::Relay;
 
@@ -54,14 +56,16 @@ pub(super) struct Origin {
     pub(super) passage: Arc<Passage>,
     /// Names that the connection has been given: CONNECT target, SNI.
     pub(super) expected: Vec<Host>,
+    /// Where it leads, unless each request says so.
+    pub(super) leads: Option<Leads>,
     /// What the connection has become, if its last request turned it into a WebSocket.
     relay: Mutex<Option<Relay>>,
 }
 
 impl Origin {
     /// A connection that has named no host.
-    pub(super) fn new(socket: Arc<ClientSocket>, passage: Arc<Passage>) -> Self {
-        Self { socket, passage, expected: Vec::new(), relay: Mutex::default() }
+    pub(super) fn new(socket: Arc<ClientSocket>, passage: Arc<Passage>, leads: Option<Leads>) -> Self {
+        Self { socket, passage, expected: Vec::new(), leads, relay: Mutex::default() }
     }
 
     /// The connection becomes a WebSocket when its answer has been sent.
@@ -89,19 +93,40 @@ pub(super) struct Run<'a> {
     policy: &'a PolicyView,
     pub(super) bottle: &'a Bottle,
     version: Version,
-    /// What the host speaks, if there is a route to it.
+    /// Where it is to go, as far as that is said.
+    target: Option<Target>,
+    /// What the host speaks, if it is metered.
     api: Option<Api>,
     method: Method,
     uri: Uri,
 }
 
-/// A request that a route allows.
+/// A request that routes allow.
 #[derive(Clone, Debug)]
 pub(super) struct Allowed {
-    pub(super) host: Host,
-    pub(super) provider: ProviderName,
-    pub(super) api: Api,
-    stream_usage: StreamUsage,
+    /// Where it goes.
+    pub(super) target: Target,
+    pub(super) way: Way,
+}
+
+impl Allowed {
+    /// To a provider, and with a secret, only over TLS.
+    fn new(target: Target, way: Way) -> Self {
+        let is_plain_allowed = way.metered.is_none() && !matches!(way.auth, Auth::Inject(..));
+        let target = match target.is_tls || is_plain_allowed {
+            true => target,
+            false => {
+                let port = if target.port == PLAIN_PORT { TLS_PORT } else { target.port };
+                Target { is_tls: true, port, ..target }
+            }
+        };
+        Self { target, way }
+    }
+
+    /// Which addresses its name may lead to.
+    pub(super) fn reach(&self) -> Reach {
+        if self.way.private { Reach::Private } else { Reach::Public }
+    }
 }
 
 impl Exchange {
@@ -115,44 +140,96 @@ impl Exchange {
         let bottle = policy.bottle(origin.socket.peer());
         let bottle = bottle.filter(|bottle| Arc::ptr_eq(&bottle.passage, &origin.passage)).ok_or(Severed)?;
         let (head, body) = request.into_parts();
-        let host = agree(&head, &origin.expected);
-        if host.as_ref().is_ok_and(own::is_own) {
+        let target = agree(&head, &origin.expected, origin.leads);
+        if target.as_ref().is_ok_and(|target| own::is_own(&target.host)) {
             discard(body).await;
-            let answer = own::answer(&self.link, bottle, &head).await;
+            let answer = own::answer(&self.link, &policy, bottle, &head).await;
             return Ok(answer.map(|bytes| ResponseBody::Answer { bytes: Some(bytes), delivery: None }));
         }
-        let api = host.as_ref().ok().and_then(|host| policy.routes.find(host)).map(|route| route.api);
         let (version, method, uri) = (head.version, head.method.clone(), head.uri.clone());
-        let run = Run { exchange: self, origin, policy: &policy, bottle, version, api, method, uri };
-        match run.allow(&head, host) {
-            Ok(allowed) if headers::asks_for_websocket(&head.headers) => run.upgrade(allowed, head, body).await,
-            Ok(allowed) => run.carry(allowed, head, body).await,
+        let api = target.as_ref().ok().and_then(|target| policy.metered.find(&target.host)).map(|row| row.api);
+        let said = target.as_ref().ok().cloned();
+        let run = Run { exchange: self, origin, policy: &policy, bottle, version, target: said, api, method, uri };
+        match run.allow(&head, target) {
+            Ok(allowed) => {
+                run.log(None, allowed.way.rule.as_deref(), allowed.way.log);
+                if headers::asks_for_websocket(&head.headers) {
+                    run.upgrade(allowed, head, body).await
+                } else {
+                    run.carry(allowed, head, body).await
+                }
+            }
             Err(answer) => {
                 discard(body).await;
                 Ok(run.answer(&answer))
             }
         }
     }
+
+    /// Why no tunnel leads there, if none does.
+    pub(super) fn refuses_tunnel(&self, origin: &Origin, host: &Host, port: u16) -> Result<Option<Answer>, Severed> {
+        if matches!(port, PLAIN_PORT | TLS_PORT) {
+            return Ok(None);
+        }
+        let policy = self.link.policy();
+        let bottle = policy.bottle(origin.socket.peer()).ok_or(Severed)?;
+        if policy.routes.opens(&bottle.view.lineage, host, port) {
+            return Ok(None);
+        }
+        let (method, path) = (Method::CONNECT, "");
+        let to = Destination { host, port, method: method.as_str(), path };
+        let why = if policy.names(bottle, host) { Forbidden::Request } else { Forbidden::Host };
+        let reason = if why == Forbidden::Host { RefusalReason::HostNotAllowed } else { RefusalReason::RouteForbids };
+        let log = policy.routes.log(&bottle.view.lineage);
+        Line::new(&bottle.view.name, method.as_str(), path, Some(reason)).at(Some(host)).write(log);
+        self.link.tell_refused(bottle, reason, Some(host), &format!("{method} port {port}"), None);
+        Ok(Some(refusal::forbidden(why, &bottle.view.name, to)))
+    }
 }
 
 impl Run<'_> {
     /// What is decided without asking anyone.
-    fn allow(&self, head: &Parts, host: Result<Host, TargetError>) -> Result<Allowed, Answer> {
+    fn allow(&self, head: &Parts, target: Result<Target, TargetError>) -> Result<Allowed, Answer> {
         let is_upgrade = headers::asks_for_websocket(&head.headers);
         if let Phase::LastWord(refusal) = &self.bottle.view.phase {
             let refusal = refusal.clone();
             // Codex hides what answers an upgrade, falls back to HTTP, and shows what it hears there.
             return Err(if is_upgrade { Answer::UpgradeRefused(Some(refusal)) } else { Answer::Refused(refusal) });
         }
-        let host = host.map_err(|error| refusal::plain(RefusalReason::Misdirected, error.to_string()))?;
-        let route = self.policy.routes.find(&host).ok_or_else(|| refusal::no_route(&host))?;
-        let is_carried = head.version == Version::HTTP_11
-            && head.method == Method::GET
-            && meter::has_responses_socket(route.api, head.uri.path());
+        let target = target.map_err(|error| refusal::plain(error.reason(), error.to_string()))?;
+        let (method, path) = (head.method.as_str(), head.uri.path());
+        let to = Destination { host: &target.host, port: target.port, method, path };
+        let way = match self.policy.decide(self.bottle, to) {
+            Decision::Allowed(way) => *way,
+            Decision::Refused(why) => return Err(refusal::forbidden(why, &self.bottle.view.name, to)),
+        };
+        let has_socket = way.metered.as_ref().is_some_and(|row| meter::has_responses_socket(row.api, path));
+        let is_carried = head.version == Version::HTTP_11 && head.method == Method::GET && has_socket;
         if head.method == Method::CONNECT || (is_upgrade && !is_carried) {
             return Err(Answer::UpgradeRefused(None));
         }
-        Ok(Allowed { host, provider: route.provider.clone(), api: route.api, stream_usage: route.stream_usage })
+        Ok(Allowed::new(target, way))
+    }
+
+    /// What operators read of it.
+    fn log(&self, reason: Option<RefusalReason>, rule: Option<&str>, wanted: RequestLog) {
+        let host = self.target.as_ref().map(|target| &target.host);
+        let name = &self.bottle.view.name;
+        Line::new(name, self.method.as_str(), self.uri.path(), reason).at(host).by(rule).write(wanted);
+    }
+
+    /// What operators hear of a request that routes, detectors or a name in two versions refuse; of budgets they hear
+    /// otherwise.
+    fn tell(&self, answer: &Answer) {
+        let (Answer::Refused(refusal) | Answer::UpgradeRefused(Some(refusal))) = answer else { return };
+        let reason = refusal.reason;
+        if !is_of_routes(reason) {
+            return;
+        }
+        self.log(Some(reason), refusal.rule.as_deref(), self.policy.routes.log(&self.bottle.view.lineage));
+        let host = self.target.as_ref().map(|target| &target.host);
+        let target = format!("{} {}", self.method, self.uri.path());
+        self.exchange.link.tell_refused(self.bottle, reason, host, &shortened(&target), refusal.rule.clone());
     }
 
     /// Admit, forward, respond.
@@ -162,7 +239,8 @@ impl Run<'_> {
         mut head: Parts,
         body: Incoming,
     ) -> Result<Response<ResponseBody>, Severed> {
-        let (mut ask, mut body) = match read_ask(allowed.api, &head, body).await {
+        let Some(metered) = &allowed.way.metered else { return self.pass(&allowed, head, body).await };
+        let (mut ask, mut body) = match read_ask(metered.api, &head, body).await {
             Ok(asked) => asked,
             Err(error) => {
                 tracing::debug!(%error, bottle = %self.bottle.view.name, "request not read");
@@ -173,38 +251,54 @@ impl Run<'_> {
         if !ask.is_meterable() {
             return Ok(self.refuse_unsent(refusal::not_meterable(&target), body).await);
         }
-        let preflight = self.policy.preflight.of(self.bottle.view.preflight, &allowed.provider);
+        let preflight = self.policy.preflight.of(self.bottle.view.preflight, &metered.provider);
         if ask.is_metered && preflight == Preflight::Exact {
-            ask.input_estimate = self.count(&allowed, &head, &body, &ask).await;
+            ask.input_estimate = self.count(&allowed, metered, &head, &body, &ask).await;
         }
-        let permit = match self.admit(&allowed, &target, &ask).await {
+        let permit = match self.admit(metered, &allowed.target.host, &target, &ask).await {
             Ok(permit) => permit,
             Err(answer) => return Ok(self.refuse_unsent(answer, body).await),
         };
         if ask.is_unknown {
-            self.tell_unknown(&allowed.host, &head);
+            self.tell_unknown(&allowed.target.host, &head);
         }
         if permit.ends_with_budget() && !stream_usage::is_sealed(&head.headers) {
             // What is compressed cannot be ended but by breaking it off.
             head.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
-        let withholds_usage = stream_usage::ask_for(allowed.stream_usage, &ask, &mut head.headers, &mut body);
+        let withholds_usage = stream_usage::ask_for(metered.stream_usage, &ask, &mut head.headers, &mut body);
         let mut account = Account::new(permit, ask, Arc::clone(&self.origin.passage));
-        Ok(match self.forward(&allowed.host, head, body, &mut account).await? {
+        Ok(match self.forward(&allowed, head, body, &mut account).await? {
             Ok(response) => self.respond(response, account, withholds_usage).await,
             Err(answer) => self.answer(&answer),
         })
     }
 
+    /// A request to a host that spends no tokens: forward, respond.
+    async fn pass(&self, allowed: &Allowed, head: Parts, body: Incoming) -> Result<Response<ResponseBody>, Severed> {
+        let mut account = Account::of_nobody(Arc::clone(&self.origin.passage));
+        Ok(match self.forward(allowed, head, RequestBody::unread(body), &mut account).await? {
+            Ok(response) => self.respond(response, account, false).await,
+            Err(answer) => self.answer(&answer),
+        })
+    }
+
     /// How many tokens of input the request is, by whoever says it best.
-    async fn count(&self, allowed: &Allowed, head: &Parts, body: &RequestBody, ask: &meter::Ask) -> Tokens {
-        let endpoint = Asked::about(allowed.api, head, body).map(|asked| Endpoint {
+    async fn count(
+        &self,
+        allowed: &Allowed,
+        metered: &MeteredHost,
+        head: &Parts,
+        body: &RequestBody,
+        ask: &meter::Ask,
+    ) -> Tokens {
+        let endpoint = Asked::about(metered.api, head, body).map(|asked| Endpoint {
             exchange: self.exchange,
             passage: &self.origin.passage,
             bottle: self.bottle.view.id,
-            provider: &allowed.provider,
-            host: &allowed.host,
-            api: allowed.api,
+            provider: &metered.provider,
+            api: metered.api,
+            allowed,
             version: self.version,
             model: ask.model.as_deref(),
             asked,
@@ -235,21 +329,28 @@ impl Run<'_> {
         self.answer(&answer)
     }
 
-    pub(super) async fn admit(&self, allowed: &Allowed, target: &str, ask: &meter::Ask) -> Result<LivePermit, Answer> {
-        admit(&self.exchange.link, self.bottle.view.id, allowed, target, ask).await
+    pub(super) async fn admit(
+        &self,
+        metered: &MeteredHost,
+        host: &Host,
+        target: &str,
+        ask: &meter::Ask,
+    ) -> Result<LivePermit, Answer> {
+        admit(&self.exchange.link, self.bottle.view.id, (metered, host), target, ask).await
     }
 
     async fn forward(
         &self,
-        host: &Host,
+        allowed: &Allowed,
         head: Parts,
         body: RequestBody,
         account: &mut Account,
     ) -> Result<Result<Response<Incoming>, Answer>, Severed> {
-        let Ok(request) = outgoing(host, head, body) else {
+        let host = &allowed.target.host;
+        let Ok(request) = outgoing(&allowed.target, head, body) else {
             return Ok(Err(refusal::plain(RefusalReason::Misdirected, "the path is malformed".to_owned())));
         };
-        let response = self.send(host, request, account).await?;
+        let response = self.send(allowed, request, account).await?;
         if response.as_ref().is_ok_and(|response| response.status() == StatusCode::SWITCHING_PROTOCOLS) {
             tracing::warn!(%host, "the provider switches protocols unasked");
             drop(account.settle(Ending::Error));
@@ -261,12 +362,13 @@ impl Run<'_> {
     /// Sends what has been admitted.
     pub(super) async fn send(
         &self,
-        host: &Host,
+        allowed: &Allowed,
         request: Request<RequestBody>,
         account: &mut Account,
     ) -> Result<Result<Response<Incoming>, Answer>, Severed> {
+        let host = &allowed.target.host;
         account.set_sent(true);
-        let sending: ResponseFuture = self.exchange.upstream.request(request, self.version);
+        let sending: ResponseFuture = self.exchange.upstream.request(request, self.version, allowed.reach());
         let response = tokio::select! {
             biased;
             () = self.origin.passage.severed() => return Err(Severed),
@@ -276,6 +378,10 @@ impl Run<'_> {
             Ok(Ok(response)) => return Ok(Ok(response)),
             Ok(Err(error)) => {
                 account.set_sent(!error.is_connect());
+                if DialError::of(&error).is_some_and(|dialled| matches!(dialled, DialError::NotPublic)) {
+                    drop(account.settle(Ending::Error));
+                    return Ok(Err(refusal::not_public(host, allowed.way.rule.clone())));
+                }
                 tracing::warn!(%host, error = with_causes(&error), "the provider did not answer");
                 if error.is_connect() { Ending::Error } else { Ending::HungUp }
             }
@@ -320,6 +426,7 @@ impl Run<'_> {
 
     /// An answer of the proxy's own. Word that a bottle is at its end is followed until it has arrived.
     pub(super) fn answer(&self, answer: &Answer) -> Response<ResponseBody> {
+        self.tell(answer);
         let is_last_word = matches!(self.bottle.view.phase, Phase::LastWord(_));
         let is_final = refusal::is_final(answer, is_last_word) && self.is_heard();
         // HTTP/2 has no such header; its streams end one by one.
@@ -348,15 +455,15 @@ impl Run<'_> {
 pub(super) async fn admit(
     link: &Arc<Link>,
     bottle: BottleId,
-    allowed: &Allowed,
+    (metered, host): (&MeteredHost, &Host),
     target: &str,
     ask: &meter::Ask,
 ) -> Result<LivePermit, Answer> {
     let request = SpendRequest {
         bottle,
-        provider: allowed.provider.clone(),
-        host: allowed.host.clone(),
-        target: target.chars().take(TARGET_CHARACTERS_MAX).collect(),
+        provider: metered.provider.clone(),
+        host: host.clone(),
+        target: shortened(target),
         is_metered: ask.is_metered,
         model: ask.model.clone(),
         input_estimate: ask.input_estimate,
@@ -366,6 +473,29 @@ pub(super) async fn admit(
         Ok(Ok(permit)) => Ok(permit),
         Ok(Err(refusal)) => Err(Answer::Refused(refusal)),
         Err(error) => Err(refusal::plain(RefusalReason::ControllerUnavailable, error.to_string())),
+    }
+}
+
+fn shortened(target: &str) -> String {
+    target.chars().take(TARGET_CHARACTERS_MAX).collect()
+}
+
+/// Is it what routes say, or what follows from them?
+fn is_of_routes(reason: RefusalReason) -> bool {
+    match reason {
+        RefusalReason::HostNotAllowed
+        | RefusalReason::RouteForbids
+        | RefusalReason::AddressNotPublic
+        | RefusalReason::GitForbidden
+        | RefusalReason::SensitiveData
+        | RefusalReason::CredentialMissing
+        | RefusalReason::CredentialNotAllowed
+        | RefusalReason::Misdirected
+        | RefusalReason::NotMeterable => true,
+        RefusalReason::BudgetExhausted
+        | RefusalReason::BottleCut
+        | RefusalReason::LedgerUnavailable
+        | RefusalReason::ControllerUnavailable => false,
     }
 }
 
@@ -383,12 +513,15 @@ async fn read_ask(api: Api, head: &Parts, body: Incoming) -> Result<(meter::Ask,
 
 /// The request as the provider gets it: the same, but for what belongs to the connection.
 pub(super) fn outgoing(
-    host: &Host,
+    target: &Target,
     mut head: Parts,
     body: RequestBody,
 ) -> Result<Request<RequestBody>, hyper::http::Error> {
     let path = head.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
-    head.uri = Uri::builder().scheme("https").authority(host.as_str()).path_and_query(path).build()?;
+    let (scheme, usual_port) = if target.is_tls { (Scheme::HTTPS, TLS_PORT) } else { (Scheme::HTTP, PLAIN_PORT) };
+    let port = if target.port == usual_port { String::new() } else { format!(":{}", target.port) };
+    let authority = format!("{}{port}", target.host);
+    head.uri = Uri::builder().scheme(scheme).authority(authority).path_and_query(path).build()?;
     headers::strip_request(&mut head.headers);
     head.version = Version::HTTP_11;
     head.extensions.remove::<hyper::upgrade::OnUpgrade>();

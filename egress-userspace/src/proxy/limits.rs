@@ -95,6 +95,15 @@ pub(super) const STRANGERS_MAX: usize = 256;
 /// A rest after `accept` failed for want of descriptors.
 pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Refused requests of one bottle that the controller hears of one by one, if they come at once.
+pub(super) const REFUSALS_TOLD_MAX: u32 = 64;
+/// After so long there is room for one more; what comes between is told with it, as a number.
+pub(super) const REFUSAL_TOLD_EVERY: Duration = Duration::from_millis(100);
+/// Certificates at once for names that no route has, for one bottle.
+pub(super) const STRANGE_NAMES_MAX: u32 = 64;
+/// After so long there is one more; without one the handshake fails.
+pub(super) const STRANGE_NAME_EVERY: Duration = Duration::from_millis(250);
+
 /// How often the controller hears what bottles have exchanged.
 pub(super) const TRAFFIC_TOLD_EVERY: Duration = Duration::from_secs(1);
 

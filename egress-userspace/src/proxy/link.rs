@@ -8,7 +8,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::broker::{
     Admission, BrokerError, FrameReader, FrameWriter, FromController, FromProxy, LeafReply, Permit, RequestNumber,
@@ -20,7 +20,7 @@ use crate::domain::{
 
 use super::in_flight::InFlight;
 use super::limits::{CONTROLLER_TIME_MAX, SETTLED_TIME_MAX};
-use super::view::PolicyView;
+use super::view::{Bottle, PolicyView};
 
 /// The controller did not answer: it is gone, or too slow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -126,6 +126,20 @@ impl Link {
     pub(super) fn say(&self, message: FromProxy) {
         // The receiver gone means the controller is gone, and the process with it.
         let _ = self.sender.send(message);
+    }
+
+    /// A request of a bottle's was refused by what routes say.
+    pub(super) fn tell_refused(
+        &self,
+        bottle: &Bottle,
+        reason: RefusalReason,
+        host: Option<&Host>,
+        target: &str,
+        rule: Option<String>,
+    ) {
+        let Some(count) = bottle.passage.refusals.take(Instant::now()) else { return };
+        let (bottle, host, target) = (bottle.view.id, host.cloned(), target.to_owned());
+        self.say(FromProxy::Refused { bottle, reason, host, target, rule, count });
     }
 
     /// May this request go?

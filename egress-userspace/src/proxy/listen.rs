@@ -1,10 +1,11 @@
 //! From a bottle's connection to requests: who is there, how it speaks, whom it has named so far. What a request may do is
 //! decided in `exchange`, the same for all of them.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -12,25 +13,33 @@ use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::broker::Phase;
 use crate::domain::{Host, RefusalReason, with_causes};
 
-use super::exchange::{Exchange, Origin, ResponseBody};
+use super::exchange::{Exchange, Origin, ResponseBody, Severed};
 use super::limits::{
     ACCEPT_PAUSE, CLIENT_WINDOW_BYTES, CONNECTION_BUFFER_BYTES_MAX, HANDSHAKE_TIME_MAX, HEAD_BYTES_MAX, HEAD_TIME_MAX,
     STRANGER_POLL, STRANGER_TIME_MAX, STREAM_SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES, STREAMS_PER_CONNECTION_MAX,
 };
+use super::own;
 use super::refusal::{self, Audience};
 use super::request_body::discard;
 use super::socket::{ClientSocket, ClientStream};
-use super::target::{TLS_PORT, connect_target};
-use super::tls::{ALPN_H2, HandshakeError, TlsEnd};
+use super::splice::{SpliceError, Spliced};
+use super::target::{Leads, PLAIN_PORT, TLS_PORT, connect_target};
+use super::tls::{ALPN_H2, Accepted, HandshakeError, TlsEnd, Wanted};
 use super::view::Bottle;
 use super::websocket::Broken;
+
+/// The first byte of a TLS connection.
+const TLS_HANDSHAKE: u8 = 22;
+/// What is read to tell TLS from HTTP, in bytes.
+const FIRST_READ_BYTES: usize = 4 << 10;
 
 /// How a listener's clients begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +71,13 @@ enum ConnectionError {
     TimedOut,
     #[error("the WebSocket ended")]
     WebSocket(#[from] Broken),
+    #[error("what was passed on ended")]
+    Splice(#[from] SpliceError),
+    #[error("the client said nothing")]
+    Silent(#[source] io::Error),
+    /// Between accepting and serving.
+    #[error("the bottle is cut")]
+    Cut,
     /// What a tunnel was upgraded from is not what was served.
     #[error("the tunnel has no socket")]
     Tunnel,
@@ -117,7 +133,12 @@ impl Server {
             return;
         };
         let Ok(socket) = ClientSocket::new(stream, address, Arc::clone(&bottle.passage.traffic)) else { return };
-        let origin = Origin::new(socket, Arc::clone(&bottle.passage));
+        let leads = match entrance {
+            Entrance::Explicit => None,
+            Entrance::Tls => Some(Leads::TLS),
+            Entrance::Plain => Some(Leads::PLAIN),
+        };
+        let origin = Origin::new(socket, Arc::clone(&bottle.passage), leads);
         let server = Arc::clone(self);
         tokio::spawn(async move {
             let (severed, socket) = (origin.passage.severed(), Arc::clone(&origin.socket));
@@ -150,7 +171,7 @@ impl Server {
                 if request.method() != Method::CONNECT {
                     return server.exchange.handle(origin, request).await;
                 }
-                Ok(connect(request, tunnel).await)
+                server.connect(origin, request, tunnel).await
             }
         });
         http1_builder().serve_connection(TokioIo::new(stream), service).with_upgrades().await?;
@@ -159,15 +180,77 @@ impl Server {
         let parts = upgrade.await?.downcast::<TokioIo<ClientStream>>().map_err(|_| ConnectionError::Tunnel)?;
         let stream = ClientStream::new(Arc::clone(&origin.socket), parts.read_buf);
         origin.expected = vec![host];
-        if port == TLS_PORT { self.serve_tls(stream, origin).await } else { self.serve_http1(stream, origin).await }
+        let (stream, is_tls) = match port {
+            TLS_PORT => (stream, true),
+            PLAIN_PORT => (stream, false),
+            _ => {
+                let begun = timeout(HANDSHAKE_TIME_MAX, begins_tls(stream, &origin.socket));
+                begun.await.map_err(|_| ConnectionError::TimedOut)?.map_err(ConnectionError::Silent)?
+            }
+        };
+        origin.leads = Some(Leads { port, is_tls });
+        if is_tls { self.serve_tls(stream, origin).await } else { self.serve_http1(stream, origin).await }
     }
 
     async fn serve_tls(self: Arc<Self>, stream: ClientStream, mut origin: Origin) -> Result<(), ConnectionError> {
-        let handshake = timeout(HANDSHAKE_TIME_MAX, self.tls.accept(stream, origin.expected.first()));
-        let (stream, name) = handshake.await.map_err(|_| ConnectionError::TimedOut)??;
-        let is_h2 = stream.get_ref().1.alpn_protocol() == Some(ALPN_H2);
-        origin.expected.push(name);
-        if is_h2 { self.serve_http2(stream, origin).await } else { self.serve_http1(stream, origin).await }
+        let port = origin.leads.unwrap_or(Leads::TLS).port;
+        let wanted = |host: &Host| self.wanted(&origin, host, port);
+        let handshake = timeout(HANDSHAKE_TIME_MAX, self.tls.accept(stream, origin.expected.first(), wanted));
+        match handshake.await.map_err(|_| ConnectionError::TimedOut)?? {
+            Accepted::Ended { stream, host } => {
+                let is_h2 = stream.get_ref().1.alpn_protocol() == Some(ALPN_H2);
+                origin.expected.push(host);
+                if is_h2 { self.serve_http2(stream, origin).await } else { self.serve_http1(stream, origin).await }
+            }
+            Accepted::Spliced { stream, hello, host, way } => {
+                let policy = self.exchange.link.policy();
+                let bottle = policy.bottle(origin.socket.peer()).ok_or(ConnectionError::Cut)?;
+                let (private, rule, log) = (way.private, way.rule, way.log);
+                let spliced = Spliced { stream, hello, host, port, private, rule, log };
+                Ok(self.exchange.splice(&origin, bottle, spliced).await?)
+            }
+        }
+    }
+
+    /// Is TLS with this host ended here? A CONNECT to one name and a handshake with another is refused inside.
+    fn wanted(&self, origin: &Origin, host: &Host, port: u16) -> Wanted {
+        let policy = self.exchange.link.policy();
+        let Some(bottle) = policy.bottle(origin.socket.peer()) else { return Wanted::Nothing };
+        let is_one_name = origin.expected.iter().all(|expected| expected == host);
+        if let Some(way) = policy.splice(bottle, host, port).filter(|_| is_one_name && bottle.view.phase == Phase::Open)
+        {
+            return Wanted::Spliced(Box::new(way));
+        }
+        let is_known = own::is_own(host) || policy.names(bottle, host);
+        if is_known || bottle.passage.strange_names.take(Instant::now()).is_some() {
+            return Wanted::Ended;
+        }
+        self.exchange.link.tell_refused(bottle, RefusalReason::HostNotAllowed, Some(host), "TLS", None);
+        Wanted::Nothing
+    }
+
+    /// Answers a CONNECT. A host that is not allowed is refused inside, where clients show the reason instead of trying
+    /// again; a port where nobody need speak HTTP, at once.
+    async fn connect(
+        &self,
+        origin: &Origin,
+        mut request: Request<Incoming>,
+        tunnel: &Mutex<Option<Tunnel>>,
+    ) -> Result<Response<ResponseBody>, Severed> {
+        let refused = match connect_target(request.uri()) {
+            Ok((host, port)) => match self.exchange.refuses_tunnel(origin, &host, port)? {
+                None => {
+                    let upgrade = hyper::upgrade::on(&mut request);
+                    *tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(Tunnel { upgrade, host, port });
+                    return Ok(Response::new(ResponseBody::Empty));
+                }
+                Some(refused) => refused,
+            },
+            Err(error) => refusal::plain(error.reason(), error.to_string()),
+        };
+        discard(request.into_body()).await;
+        let refused = refusal::respond(&refused, Audience::default(), true);
+        Ok(refused.map(|bytes| ResponseBody::Answer { bytes: Some(bytes), delivery: None }))
     }
 
     async fn serve_http1<S>(self: Arc<Self>, stream: S, origin: Origin) -> Result<(), ConnectionError>
@@ -200,21 +283,14 @@ async fn relay(origin: Origin) -> Result<(), ConnectionError> {
     }
 }
 
-/// Answers a CONNECT. A host that is not allowed is refused inside, where clients show the reason instead of trying again.
-async fn connect(mut request: Request<Incoming>, tunnel: &Mutex<Option<Tunnel>>) -> Response<ResponseBody> {
-    match connect_target(request.uri()) {
-        Ok((host, port)) => {
-            let upgrade = hyper::upgrade::on(&mut request);
-            *tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(Tunnel { upgrade, host, port });
-            Response::new(ResponseBody::Empty)
-        }
-        Err(error) => {
-            discard(request.into_body()).await;
-            let answer = refusal::plain(RefusalReason::HostNotAllowed, error.to_string());
-            refusal::respond(&answer, Audience::default(), true)
-                .map(|bytes| ResponseBody::Answer { bytes: Some(bytes), delivery: None })
-        }
+/// Does the client begin with a TLS handshake (RFC 8446 §5.1)?
+async fn begins_tls(mut stream: ClientStream, socket: &Arc<ClientSocket>) -> io::Result<(ClientStream, bool)> {
+    let mut early = BytesMut::with_capacity(FIRST_READ_BYTES);
+    if stream.read_buf(&mut early).await? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
     }
+    let is_tls = early.first() == Some(&TLS_HANDSHAKE);
+    Ok((ClientStream::new(Arc::clone(socket), early.freeze()), is_tls))
 }
 
 fn http1_builder() -> http1::Builder {

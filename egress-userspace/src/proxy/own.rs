@@ -1,5 +1,5 @@
-//! What the proxy itself serves to bottles, under a name of its own, with and without TLS: what is left of their budgets,
-//! and that it is there.
+//! What the proxy itself serves to bottles, under a name of its own, with and without TLS: where they
+//! may go, what is left of their budgets, and that it is there.
 //!
 //! Nothing of it goes upstream or needs a permit, so it works while a budget is used up, too. A bottle reads of the scopes on
 //! its own chain and of no other bottle.
@@ -16,8 +16,10 @@ use crate::domain::{BottleName, BudgetView, Host, ProviderName, ScopeState, Toke
 use crate::policy::OWN_NAME;
 
 use super::link::Link;
-use super::view::Bottle;
+use super::view::{Bottle, PolicyView};
 
+/// Where a bottle may go.
+const ALLOWLIST: &str = "/allowlist";
 /// What a bottle may use.
 const BUDGET: &str = "/budget";
 /// Says that whoever asks has come here.
@@ -56,11 +58,11 @@ struct Allowed {
 }
 
 /// Answers a request to the proxy itself.
-pub(super) async fn answer(link: &Link, bottle: &Bottle, head: &Parts) -> Response<Bytes> {
+pub(super) async fn answer(link: &Link, policy: &PolicyView, bottle: &Bottle, head: &Parts) -> Response<Bytes> {
     let path = head.uri.path();
-    if path != BUDGET && path != HEALTH {
+    if ![ALLOWLIST, BUDGET, HEALTH].contains(&path) {
         let error = format!("there is nothing at {path}");
-        return json_response(StatusCode::NOT_FOUND, &json!({ "error": error, "paths": [BUDGET, HEALTH] }));
+        return json_response(StatusCode::NOT_FOUND, &json!({ "error": error, "paths": [ALLOWLIST, BUDGET, HEALTH] }));
     }
     if head.method != Method::GET {
         let error = format!("{path} answers to GET only");
@@ -72,6 +74,10 @@ pub(super) async fn answer(link: &Link, bottle: &Bottle, head: &Parts) -> Respon
         let mut response = respond(StatusCode::OK, Bytes::from_static(b"ok"));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         return response;
+    }
+    if path == ALLOWLIST {
+        let allowlist = policy.routes.allowlist(&bottle.view.lineage, &policy.metered);
+        return json_response(StatusCode::OK, &json!({ "bottle": bottle.view.name, "allowlist": allowlist }));
     }
     let ask = async || {
         let budgets = link.budgets(bottle.view.id).await.ok().flatten()?;

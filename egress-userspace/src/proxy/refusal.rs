@@ -10,8 +10,9 @@ use hyper::http::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 
-use crate::domain::{Api, Host, Refusal, RefusalReason, Scope, Tokens};
+use crate::domain::{Api, BottleName, Host, Refusal, RefusalReason, Scope, Tokens};
 use crate::meter::{self, Dialect};
+use crate::policy::{Destination, Forbidden};
 
 /// Tells the SDKs not to try again, whatever the status.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
@@ -143,9 +144,34 @@ pub(super) fn plain(reason: RefusalReason, message: String) -> Answer {
     Answer::Refused(Refusal::of(reason, message))
 }
 
-/// A host that is not in the table.
-pub(super) fn no_route(host: &Host) -> Answer {
-    plain(RefusalReason::HostNotAllowed, format!("no route allows {host}; an operator can add one"))
+/// Routes say no.
+pub(super) fn forbidden(why: Forbidden, bottle: &BottleName, to: Destination<'_>) -> Answer {
+    let Destination { host, port, method, path } = to;
+    match why {
+        Forbidden::Host => plain(
+            RefusalReason::HostNotAllowed,
+            format!(
+                "{host} is not on the allowlist of bottle {bottle}: an operator can add a route to it, `- host: {host}` under \
+                 `routes:` in routes.yaml or routes/{bottle}.yaml"
+            ),
+        ),
+        Forbidden::Request => plain(
+            RefusalReason::RouteForbids,
+            format!(
+                "the allowlist of bottle {bottle} has routes to {host}, but none for {method} {path} at port {port}: \
+                 `egress routes check` says what they allow"
+            ),
+        ),
+    }
+}
+
+/// A name that leads into this host or its network.
+pub(super) fn not_public(host: &Host, rule: Option<String>) -> Answer {
+    let message = format!(
+        "{host} leads to no public address: an operator can allow it with `private: true` on a route, or name its address \
+         under upstream.resolve in settings.yml"
+    );
+    Answer::Refused(Refusal { rule, ..Refusal::of(RefusalReason::AddressNotPublic, message) })
 }
 
 /// Work that would go on unseen.
@@ -363,6 +389,7 @@ mod tests {
             scope: Some(Scope::Bottle("web".parse().unwrap())),
             budget: Some(Tokens(5000)),
             used: Some(Tokens(5012)),
+            rule: None,
         }
     }
 

@@ -1,11 +1,13 @@
 //! TLS towards bottles: the name is read first, the certificate for it comes from the controller, who holds the CA key.
 //!
-//! A name that no route allows gets no certificate, and its handshake ends with the alert `access_denied`: without a
-//! certificate there is no TLS to say more in.
+//! A name that no route allows gets one, too, to hear inside why it is refused. Where a bottle asks for too many such names
+//! the handshake ends with the alert `access_denied`: without a certificate there is no TLS to say more in.
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use rustls::crypto::CryptoProvider;
@@ -13,13 +15,14 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::{Acceptor, NoServerSessionStorage, ResolvesServerCertUsingSni};
 use rustls::{ConfigBuilder, ServerConfig, WantsVerifier, server::WantsServerCert};
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::OnceCell;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::broker::LeafReply;
 use crate::domain::Host;
+use crate::policy::Way;
 
 use super::limits::LEAVES_MAX;
 use super::link::{Link, NoAnswer};
@@ -35,6 +38,9 @@ pub(super) enum HandshakeError {
     /// The client left or does not speak TLS as we do.
     #[error("the client's TLS handshake failed")]
     Client(#[from] io::Error),
+    /// The bottle has asked for too many names that no route allows.
+    #[error("no certificate for {0}: too many names that no route allows")]
+    TooStrange(Host),
     /// Neither SNI nor CONNECT names a host.
     #[error("the client names no host")]
     NoName,
@@ -86,26 +92,37 @@ impl TlsEnd {
         Ok(Self { link, crypto, refusing, leaves: Mutex::default() })
     }
 
-    /// Ends TLS on `stream` with a certificate for the SNI, or for `connect` when there is none. Returns that name.
+    /// Ends TLS on `stream` with a certificate for the SNI, or for `connect` when there is none, if `wanted` says so of that
+    /// name.
     pub(super) async fn accept<S>(
         &self,
         stream: S,
         connect: Option<&Host>,
-    ) -> Result<(TlsStream<S>, Host), HandshakeError>
+        wanted: impl FnOnce(&Host) -> Wanted,
+    ) -> Result<Accepted<S>, HandshakeError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+        let start = LazyConfigAcceptor::new(Acceptor::default(), Recorder::new(stream)).await?;
         let named = match start.client_hello().server_name() {
             Some(name) => name.parse().ok(),
             None => connect.cloned(),
         };
-        let leaf = match named {
-            Some(host) => self.leaf(&host).await.map(|config| (config, host)),
+        let leaf = match named.map(|host: Host| (wanted(&host), host)) {
+            Some((Wanted::Ended, host)) => self.leaf(&host).await.map(|config| (config, host)),
+            Some((Wanted::Spliced(way), host)) => {
+                let Recorder { stream, hello } = start.io;
+                return Ok(Accepted::Spliced { stream, hello: hello.unwrap_or_default(), host, way });
+            }
+            Some((Wanted::Nothing, host)) => Err(HandshakeError::TooStrange(host)),
             None => Err(HandshakeError::NoName),
         };
         match leaf {
-            Ok((config, host)) => Ok((start.into_stream(config).await?, host)),
+            Ok((config, host)) => {
+                let mut start = start;
+                start.io.hello = None;
+                Ok(Accepted::Ended { stream: Box::new(start.into_stream(config).await?), host })
+            }
             Err(error) => {
                 // Sends the alert; how that ends changes nothing.
                 let _ = start.into_stream(Arc::clone(&self.refusing)).await;
@@ -151,6 +168,74 @@ impl TlsEnd {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         let expires = Duration::from_millis(u64::try_from(expires_unix_ms).unwrap_or(0));
         Ok(Leaf { config: Arc::new(config), expires: SystemTime::UNIX_EPOCH + expires })
+    }
+}
+
+/// What becomes of a handshake.
+pub(super) enum Wanted {
+    /// TLS is ended here.
+    Ended,
+    /// It goes on with somebody else.
+    Spliced(Box<Way>),
+    /// Nothing.
+    Nothing,
+}
+
+/// A client that has named its host.
+pub(super) enum Accepted<S> {
+    /// Inside TLS.
+    Ended { stream: Box<TlsStream<Recorder<S>>>, host: Host },
+    /// All that it has said is still to be passed on.
+    Spliced { stream: S, hello: Vec<u8>, host: Host, way: Box<Way> },
+}
+
+/// A stream, and what has been read from it as long as somebody may want to pass that on.
+pub(super) struct Recorder<S> {
+    stream: S,
+    hello: Option<Vec<u8>>,
+}
+
+impl<S> Recorder<S> {
+    fn new(stream: S) -> Self {
+        Self { stream, hello: Some(Vec::new()) }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Recorder<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Self { stream, hello } = &mut *self;
+        let before = into.filled().len();
+        let read = Pin::new(stream).poll_read(cx, into);
+        if let Some(hello) = hello {
+            hello.extend_from_slice(into.filled().get(before..).unwrap_or_default());
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Recorder<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use hickory_resolver::TokioResolver;
+use hyper::http::uri::Scheme;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::{Request, Uri, Version};
 use hyper_util::client::legacy::connect::{Connected, Connection};
@@ -16,6 +17,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -23,7 +25,7 @@ use tokio_rustls::client::TlsStream;
 use tower_service::Service;
 
 use crate::domain::{Host, HostError};
-use crate::policy::{Resolve, is_public};
+use crate::policy::is_public;
 
 use super::limits::{
     ADDRESSES_TRIED_MAX, CONNECT_TIME_MAX, CONNECTION_BUFFER_BYTES_MAX, HEAD_BYTES_MAX, POOL_IDLE_CONNECTIONS_MAX,
@@ -32,7 +34,7 @@ use super::limits::{
 };
 use super::link::Link;
 use super::request_body::RequestBody;
-use super::target::TLS_PORT;
+use super::target::{PLAIN_PORT, TLS_PORT};
 use super::tls::{ALPN_H2, ALPN_HTTP1};
 
 /// Sends requests to providers: over HTTP/2 what came over HTTP/2, over HTTP/1 the rest.
@@ -40,17 +42,33 @@ use super::tls::{ALPN_H2, ALPN_HTTP1};
 /// Not all over HTTP/2, because that is one connection for all bottles: it carries as many streams as the provider allows
 /// (100 or so, further requests would wait for one to end), and each frame of each stream passes one task.
 pub(super) struct Upstream {
+    public: Pools,
+    private: Pools,
+    connector: Connector,
+}
+
+/// Connections of one reach: one that leads into this network is used by no request that may not go there.
+struct Pools {
     http1: Client<Connector, RequestBody>,
     /// Falls back to HTTP/1 where the provider does not speak it.
     http2: Client<Connector, RequestBody>,
 }
 
+/// Which addresses a name may lead to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Those of the public internet.
+    Public,
+    /// Any.
+    Private,
+}
+
 /// Why a provider was not reached.
 #[derive(Debug, Error)]
 pub(super) enum DialError {
-    /// Not a host of the table. Checked before as well: a connection may outlive its route.
-    #[error("no route leads to this host")]
-    NoRoute,
+    /// TLS knows no such name.
+    #[error("no certificate can be for this name")]
+    NoServerName,
     /// The name is none.
     #[error(transparent)]
     Name(#[from] HostError),
@@ -59,7 +77,8 @@ pub(super) enum DialError {
     Resolve(#[source] Option<hickory_resolver::net::NetError>),
     /// Every address the name has leads into this host or its network.
     #[error(
-        "the name leads to no public address: a server of your own needs its address under upstream.resolve in settings.yml"
+        "the name leads to no public address: a server of your own needs `private: true` on its route, or its address under \
+         upstream.resolve in settings.yml"
     )]
     NotPublic,
     /// Nothing listens there.
@@ -73,30 +92,58 @@ pub(super) enum DialError {
     TimedOut,
 }
 
+impl DialError {
+    /// Why a request came to nothing, if it was that no connection could be opened.
+    pub(super) fn of<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Self> {
+        let mut error = Some(error);
+        while let Some(one) = error {
+            if let Some(dialled) = one.downcast_ref() {
+                return Some(dialled);
+            }
+            error = one.source();
+        }
+        None
+    }
+}
+
 /// Opens connections to providers.
 #[derive(Clone)]
 pub(super) struct Connector {
     link: Arc<Link>,
     resolver: Option<TokioResolver>,
     tls: TlsConnector,
+    reach: Reach,
 }
 
 impl Upstream {
     /// Pools of connections to providers; `resolver` is absent on hosts that have none.
     pub(super) fn new(link: &Arc<Link>, resolver: Option<&TokioResolver>, tls: &ClientConfig) -> Self {
-        let pool = |alpn: &[&[u8]]| {
+        let connector = |alpn: &[&[u8]], reach| {
             let mut tls = tls.clone();
             tls.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
             let tls = TlsConnector::from(Arc::new(tls));
-            builder().build(Connector { link: Arc::clone(link), resolver: resolver.cloned(), tls })
+            Connector { link: Arc::clone(link), resolver: resolver.cloned(), tls, reach }
         };
-        Self { http1: pool(&[ALPN_HTTP1]), http2: pool(&[ALPN_H2, ALPN_HTTP1]) }
+        let pools = |reach| Pools {
+            http1: builder().build(connector(&[ALPN_HTTP1], reach)),
+            http2: builder().build(connector(&[ALPN_H2, ALPN_HTTP1], reach)),
+        };
+        let (public, private) = (pools(Reach::Public), pools(Reach::Private));
+        Self { public, private, connector: connector(&[], Reach::Public) }
     }
 
     /// Sends a request whose client speaks `version`.
-    pub(super) fn request(&self, request: Request<RequestBody>, version: Version) -> ResponseFuture {
-        let pool = if version == Version::HTTP_2 { &self.http2 } else { &self.http1 };
-        pool.request(request)
+    pub(super) fn request(&self, request: Request<RequestBody>, version: Version, reach: Reach) -> ResponseFuture {
+        let pools = match reach {
+            Reach::Public => &self.public,
+            Reach::Private => &self.private,
+        };
+        if version == Version::HTTP_2 { pools.http2.request(request) } else { pools.http1.request(request) }
+    }
+
+    /// Opens a connection for what is passed on as it is.
+    pub(super) async fn connect(&self, host: &Host, port: u16, reach: Reach) -> Result<TcpStream, DialError> {
+        Connector { reach, ..self.connector.clone() }.connect(host, port).await
     }
 }
 
@@ -127,38 +174,50 @@ impl Service<Uri> for Connector {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         let connector = self.clone();
-        Box::pin(async move { connector.dial(uri.host().unwrap_or_default().parse()?).await })
+        Box::pin(async move {
+            let is_tls = uri.scheme() != Some(&Scheme::HTTP);
+            let port = uri.port_u16().unwrap_or(if is_tls { TLS_PORT } else { PLAIN_PORT });
+            connector.dial(uri.host().unwrap_or_default().parse()?, port, is_tls).await
+        })
     }
 }
 
 impl Connector {
-    async fn dial(&self, host: Host) -> Result<UpstreamStream, DialError> {
-        let policy = self.link.policy();
-        let addresses = match policy.routes.find(&host).ok_or(DialError::NoRoute)?.resolve {
-            Resolve::Fixed(address) => vec![address],
-            Resolve::Public => self.public_addresses(&host).await?,
+    async fn dial(&self, host: Host, port: u16, is_tls: bool) -> Result<UpstreamStream, DialError> {
+        let tcp = self.connect(&host, port).await?;
+        if !is_tls {
+            return Ok(UpstreamStream { io: TokioIo::new(Box::new(tcp)), is_h2: false });
+        }
+        let name = ServerName::try_from(host.as_str().to_owned()).map_err(|_| DialError::NoServerName)?;
+        let tls = timeout(UPSTREAM_HANDSHAKE_TIME_MAX, self.tls.connect(name, tcp));
+        let tls = tls.await.map_err(|_| DialError::TimedOut)?.map_err(DialError::Tls)?;
+        let is_h2 = tls.get_ref().1.alpn_protocol() == Some(ALPN_H2);
+        Ok(UpstreamStream { io: TokioIo::new(Box::new(tls)), is_h2 })
+    }
+
+    async fn connect(&self, host: &Host, port: u16) -> Result<TcpStream, DialError> {
+        let addresses = match self.link.policy().metered.address(host) {
+            Some(fixed) => vec![fixed],
+            None => self.addresses(host, port).await?,
         };
         let tcp = connect_first(&addresses).await?;
         tcp.set_nodelay(true).map_err(DialError::Connect)?;
-        let name = ServerName::try_from(host.as_str().to_owned()).map_err(|_| DialError::NoRoute)?;
-        let tls = timeout(UPSTREAM_HANDSHAKE_TIME_MAX, self.tls.connect(name, tcp));
-        let tls = tls.await.map_err(|_| DialError::TimedOut)?.map_err(DialError::Tls)?;
-        Ok(UpstreamStream(TokioIo::new(tls)))
+        Ok(tcp)
     }
 
     /// The addresses that may be dialled. What is checked here is what is connected to: the name is not asked for again.
-    async fn public_addresses(&self, host: &Host) -> Result<Vec<SocketAddr>, DialError> {
+    async fn addresses(&self, host: &Host, port: u16) -> Result<Vec<SocketAddr>, DialError> {
         let resolver = self.resolver.as_ref().ok_or(DialError::Resolve(None))?;
         // With its final dot, so that no search domain is tried.
         let lookup = timeout(RESOLVE_TIME_MAX, resolver.lookup_ip(format!("{host}.")));
         let found = lookup.await.map_err(|_| DialError::TimedOut)?.map_err(|error| DialError::Resolve(Some(error)))?;
-        let public: Vec<_> = found
+        let allowed: Vec<_> = found
             .iter()
-            .filter(|address| is_public(*address))
-            .map(|address| SocketAddr::new(address, TLS_PORT))
+            .filter(|address| self.reach == Reach::Private || is_public(*address))
+            .map(|address| SocketAddr::new(address, port))
             .take(ADDRESSES_TRIED_MAX)
             .collect();
-        if public.is_empty() { Err(DialError::NotPublic) } else { Ok(public) }
+        if allowed.is_empty() { Err(DialError::NotPublic) } else { Ok(allowed) }
     }
 }
 
@@ -176,37 +235,46 @@ async fn connect_first(addresses: &[SocketAddr]) -> Result<TcpStream, DialError>
 }
 
 /// A connection to a provider.
-pub(super) struct UpstreamStream(TokioIo<TlsStream<TcpStream>>);
+pub(super) struct UpstreamStream {
+    io: TokioIo<Box<dyn Duplex>>,
+    is_h2: bool,
+}
+
+/// TLS or plain TCP.
+trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl Duplex for TcpStream {}
+
+impl Duplex for TlsStream<TcpStream> {}
 
 impl Connection for UpstreamStream {
     fn connected(&self) -> Connected {
         let connected = Connected::new();
-        let (_, session) = self.0.inner().get_ref();
-        if session.alpn_protocol() == Some(ALPN_H2) { connected.negotiated_h2() } else { connected }
+        if self.is_h2 { connected.negotiated_h2() } else { connected }
     }
 }
 
 impl Read for UpstreamStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, into)
+        Pin::new(&mut self.io).poll_read(cx, into)
     }
 }
 
 impl Write for UpstreamStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
+        Pin::new(&mut self.io).poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.io).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.io.is_write_vectored()
     }
 
     fn poll_write_vectored(
@@ -214,6 +282,6 @@ impl Write for UpstreamStream {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, parts)
+        Pin::new(&mut self.io).poll_write_vectored(cx, parts)
     }
 }

@@ -12,16 +12,21 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::broker::{BottleView, FromProxy, Phase, Snapshot};
-use crate::domain::{CacheReads, CrossingMode, Preflights};
-use crate::policy::Routes;
+use crate::domain::{CacheReads, CrossingMode, Host, Preflights};
+use crate::policy::{Decision, Destination, MeteredTable, RouteFiles, Way};
 
-use super::limits::{BUDGETS_AGE_MAX, CONNECTIONS_PER_BOTTLE_MAX, WEBSOCKETS_PER_BOTTLE_MAX};
+use super::limits::{
+    BUDGETS_AGE_MAX, CONNECTIONS_PER_BOTTLE_MAX, REFUSAL_TOLD_EVERY, REFUSALS_TOLD_MAX, STRANGE_NAME_EVERY,
+    STRANGE_NAMES_MAX, WEBSOCKETS_PER_BOTTLE_MAX,
+};
+use super::reports::Allowance;
 use super::traffic::Traffic;
 
 /// The last snapshot, ready to be asked.
 #[derive(Debug, Default)]
 pub(super) struct PolicyView {
-    pub(super) routes: Routes,
+    pub(super) metered: MeteredTable,
+    pub(super) routes: RouteFiles,
     pub(super) preflight: Preflights,
     pub(super) crossing: CrossingMode,
     pub(super) cache_reads: CacheReads,
@@ -48,6 +53,10 @@ pub(super) struct Passage {
     told: Mutex<Option<(Instant, Bytes)>>,
     /// One question at a time.
     telling: Semaphore,
+    /// Refused requests that are told of one by one.
+    pub(super) refusals: Allowance,
+    /// Certificates for names that no route has, to say in TLS that they are refused.
+    pub(super) strange_names: Allowance,
     /// Bytes, for the controller.
     pub(super) traffic: Arc<Traffic>,
 }
@@ -58,7 +67,10 @@ impl Passage {
         let websockets = Arc::new(Semaphore::new(WEBSOCKETS_PER_BOTTLE_MAX));
         let (told, telling) = (Mutex::default(), Semaphore::new(1));
         let traffic = Arc::new(traffic);
-        Self { severed: watch::Sender::new(false), connections, websockets, told, telling, traffic }
+        let refusals = Allowance::new(REFUSALS_TOLD_MAX, REFUSAL_TOLD_EVERY);
+        let strange_names = Allowance::new(STRANGE_NAMES_MAX, STRANGE_NAME_EVERY);
+        let severed = watch::Sender::new(false);
+        Self { severed, connections, websockets, told, telling, refusals, strange_names, traffic }
     }
 
     /// Has the bottle been cut, or is it gone?
@@ -109,10 +121,25 @@ impl PolicyView {
         self.bottles.values()
     }
 
+    /// May this request of a bottle's go?
+    pub(super) fn decide(&self, bottle: &Bottle, to: Destination<'_>) -> Decision {
+        self.routes.decide(&bottle.view.lineage, &self.metered, to)
+    }
+
+    /// May the bottle reach this host at all?
+    pub(super) fn names(&self, bottle: &Bottle, host: &Host) -> bool {
+        self.routes.names(&bottle.view.lineage, &self.metered, host)
+    }
+
+    /// How a connection of a bottle's passes whose TLS is not ended here, if it is one.
+    pub(super) fn splice(&self, bottle: &Bottle, host: &Host, port: u16) -> Option<Way> {
+        self.routes.splice(&bottle.view.lineage, &self.metered, host, port)
+    }
+
     /// The view after `snapshot`: bottles that go on keep their passage; those that are cut, gone or replaced by another
     /// at the same address are severed. What is exchanged from then on is said to `controller`.
     pub(super) fn succeed(&self, snapshot: Snapshot, controller: &UnboundedSender<FromProxy>) -> Self {
-        let Snapshot { bottles, routes, preflight, crossing, cache_reads, drain_ms, idle_ms } = snapshot;
+        let Snapshot { bottles, metered, routes, preflight, crossing, cache_reads, drain_ms, idle_ms } = snapshot;
         let bottles: HashMap<_, _> = bottles
             .into_iter()
             .filter(|view| view.phase != Phase::Cut)
@@ -130,7 +157,7 @@ impl PolicyView {
             }
         }
         let [drain, idle] = [drain_ms, idle_ms].map(Duration::from_millis);
-        Self { routes, preflight, crossing, cache_reads, drain, idle, bottles }
+        Self { metered, routes, preflight, crossing, cache_reads, drain, idle, bottles }
     }
 
     /// Severs everyone: the controller is gone.
@@ -154,6 +181,7 @@ mod tests {
         let view = |(id, phase): &(u32, Phase)| BottleView {
             id: BottleId(*id),
             name: "web".parse().unwrap(),
+            lineage: Vec::new(),
             agent: None,
             address: ADDRESS,
             preflight: None,

@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use super::parse::nearest;
 use crate::domain::{
-    Api, CutoffPolicyError, Host, HostError, HostPatternError, LimitError, NameError, ProviderName, ZoneError,
+    Api, CutoffPolicyError, HostError, HostPatternError, LimitError, NameError, ProviderName, RouteError, ZoneError,
 };
 
 /// Something in a settings file that is not understood.
@@ -30,7 +30,7 @@ pub enum Problem {
     #[error("this is not YAML: {0}")]
     Syntax(String),
     /// It is YAML, but more of it than settings are written in.
-    #[error("{0} are not supported: write block mappings of `key: value` lines")]
+    #[error("{0} are not supported here: write block mappings of `key: value` lines")]
     NotPlain(&'static str),
     /// A key that means nothing here.
     #[error("unknown key {key:?}: {}", hint(*.suggestion, .known))]
@@ -124,9 +124,6 @@ pub enum Problem {
     /// A provider without hosts, built in or named.
     #[error("provider {0} has no hosts: name them under `hosts:`, each with its API, such as openai_compatible")]
     NoHosts(ProviderName),
-    /// An address for a host that no provider has.
-    #[error("{0} is no provider's host: name it under `providers:` too, with its API, or no request is sent there")]
-    NobodysHost(Host),
     /// No address to connect to.
     #[error("{0:?} is not an address with a port: write 127.0.0.1:9443 or \"[::1]:9443\"")]
     Address(String),
@@ -147,6 +144,36 @@ pub enum Problem {
     /// No way to look ahead.
     #[error("{0:?} is not a way to look at a request before it is sent: write estimate, exact, strict or off")]
     Preflight(String),
+    /// A word of a route that is none.
+    #[error(transparent)]
+    Route(#[from] RouteError),
+    /// None of a few words.
+    #[error("{text:?} is not a value of {key:?}: write {}", .known.join(" or "))]
+    NotOneOf {
+        /// Whose value it is.
+        key: &'static str,
+        /// What it says.
+        text: String,
+        /// What would mean something.
+        known: Vec<&'static str>,
+    },
+    /// No port.
+    #[error("{0:?} is not a port: write a number from 1 to 65535")]
+    Port(String),
+    /// A key that must be there.
+    #[error("{what} needs {key:?}")]
+    Missing {
+        /// What lacks it.
+        what: &'static str,
+        /// The key.
+        key: &'static str,
+    },
+    /// Keys that do not go together.
+    #[error("{0}")]
+    Contradiction(&'static str),
+    /// Something other than a list.
+    #[error("{0:?} needs a list: lines that begin with '-'")]
+    NotAList(String),
     /// No cutoff policy.
     #[error(transparent)]
     Shutdown(#[from] CutoffPolicyError),

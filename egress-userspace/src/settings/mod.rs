@@ -1,10 +1,11 @@
-//! settings.yml → typed values, with errors that name file, line and column.
+//! settings.yml and routes.yaml → typed values, with errors that name file, line and column.
 //!
 //! Pure: text in, values out; the daemon reads the file. Consumed at start, not carried around.
 
 mod error;
 mod parse;
 mod providers;
+mod routes;
 mod spending;
 mod yaml;
 
@@ -19,6 +20,7 @@ use crate::domain::{CutMode, Durability, EnforcerChoice, Host, HostPattern, Prov
 
 pub use error::{Problem, SettingsError};
 pub use parse::parse;
+pub use routes::parse_routes;
 
 /// The hosts and providers that need no settings.
 pub type BuiltIn = [(HostPattern, ProviderName)];

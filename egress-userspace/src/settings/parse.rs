@@ -81,14 +81,6 @@ fn settings(text: &str, built_in: &BuiltIn) -> Result<Settings, Misplaced> {
             _ => return Err(unknown(key, KEYS)),
         }
     }
-    // Only here are all hosts known, wherever `providers` stands.
-    let named = settings.providers.iter().flat_map(|provider| &provider.hosts).map(|(host, _)| host);
-    let known: Vec<_> = built_in.iter().map(|(host, _)| host).chain(named).collect();
-    for Resolved { host, place, .. } in &resolved {
-        if !known.iter().any(|pattern| pattern.matches(host)) {
-            return Err((*place, Problem::NobodysHost(host.clone())));
-        }
-    }
     let own = settings.providers.iter().map(|provider| &provider.name);
     let mut providers: Vec<_> = built_in.iter().map(|(_, name)| name).chain(own).collect();
     providers.sort();
@@ -199,7 +191,7 @@ pub(super) fn shutdown(text: &str) -> Result<CutoffPolicy, Problem> {
     Ok(text.parse()?)
 }
 
-fn duration(text: &str) -> Result<Duration, Problem> {
+pub(super) fn duration(text: &str) -> Result<Duration, Problem> {
     let shape = || Problem::Duration(text.to_owned());
     if text == "0" {
         return Ok(Duration::ZERO);
@@ -242,6 +234,7 @@ pub(super) fn entries(node: Node) -> Result<Vec<(Text, Node)>, Misplaced> {
         Node::Nothing(_) => Ok(Vec::new()),
         Node::Mapping(entries, _) => Ok(entries),
         Node::Scalar(text) => Err((text.place, Problem::NotAMapping)),
+        Node::List(_, place) => Err((place, Problem::NotPlain("lists"))),
     }
 }
 
@@ -253,6 +246,7 @@ pub(super) fn read<T>(
 ) -> Result<T, Misplaced> {
     match value {
         Node::Scalar(text) => value_of(&text.text).map_err(|problem| (text.place, problem)),
+        Node::List(_, place) => Err((place, Problem::NotPlain("lists"))),
         Node::Nothing(_) | Node::Mapping(..) => Err((value.place(), Problem::NotAValue(key.text.clone()))),
     }
 }

@@ -1,6 +1,7 @@
-//! The YAML that settings are written in: block mappings and one-line scalars, each with its place. All else is refused.
+//! The YAML that settings and routes are written in: block mappings, lists and one-line scalars, each with its place. All else
+//! is refused.
 //!
-//! Knows no key of settings.yml.
+//! Knows no key of either.
 
 use std::borrow::Cow;
 
@@ -8,7 +9,7 @@ use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Span, StrInpu
 
 use super::error::Problem;
 
-/// Deepest nesting of mappings; settings need four.
+/// Deepest nesting of mappings and lists; settings need four.
 const DEPTH_MAX: usize = 16;
 
 /// Where something stands, both from 1.
@@ -37,12 +38,14 @@ pub(super) enum Node {
     Scalar(Text),
     /// More keys.
     Mapping(Vec<(Text, Node)>, Place),
+    /// Several of these.
+    List(Vec<Node>, Place),
 }
 
 impl Node {
     pub(super) fn place(&self) -> Place {
         match self {
-            Self::Nothing(place) | Self::Mapping(_, place) => *place,
+            Self::Nothing(place) | Self::Mapping(_, place) | Self::List(_, place) => *place,
             Self::Scalar(text) => text.place,
         }
     }
@@ -98,12 +101,14 @@ impl<'text> Reader<'text> {
                 if self.text.chars().nth(span.start.index()) == Some('{') {
                     return Err(not_plain(span, "flow mappings `{…}`"));
                 }
-                if depth == DEPTH_MAX {
-                    return Err(not_plain(span, "mappings this deep"));
-                }
+                check_depth(span, depth)?;
                 self.mapping(place(span.start), depth)
             }
-            Event::SequenceStart(..) => Err(not_plain(span, "lists")),
+            Event::SequenceStart(anchor, tag) => {
+                plain(anchor, tag.is_some(), span)?;
+                check_depth(span, depth)?;
+                self.list(place(span.start), depth)
+            }
             Event::Alias(_) => Err(not_plain(span, "aliases")),
             Event::Nothing
             | Event::StreamStart
@@ -133,11 +138,26 @@ impl<'text> Reader<'text> {
             let value = match self.node(event, span, depth + 1)? {
                 // The parser says that nothing is wherever it went on looking for it.
                 Node::Nothing(_) => Node::Nothing(key.place),
-                value @ (Node::Scalar(_) | Node::Mapping(..)) => value,
+                value @ (Node::Scalar(_) | Node::Mapping(..) | Node::List(..)) => value,
             };
             entries.push((key, value));
         }
     }
+
+    fn list(&mut self, at: Place, depth: usize) -> Result<Node, Misplaced> {
+        let mut items = Vec::new();
+        loop {
+            let (event, span) = self.next()?;
+            if event == Event::SequenceEnd {
+                return Ok(Node::List(items, at));
+            }
+            items.push(self.node(event, span, depth + 1)?);
+        }
+    }
+}
+
+fn check_depth(span: Span, depth: usize) -> Result<(), Misplaced> {
+    if depth == DEPTH_MAX { Err(not_plain(span, "mappings this deep")) } else { Ok(()) }
 }
 
 fn scalar(text: Cow<'_, str>, style: ScalarStyle, span: Span) -> Result<Node, Misplaced> {

@@ -68,7 +68,7 @@ async fn a_bottle_reads_its_budgets_by_every_plain_way_and_in_every_phase() {
 async fn there_is_nothing_else() {
     let world = world().await;
     let (status, body) = get(&world, Way::Plain, Method::GET, "/").await;
-    assert_eq!((status, &body["paths"]), (404, &json!(["/budget", "/healthz"])));
+    assert_eq!((status, &body["paths"]), (404, &json!(["/allowlist", "/budget", "/healthz"])));
     assert_eq!(get(&world, Way::Plain, Method::GET, "/budget/x").await.0, 404);
     for method in [Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS] {
         assert_eq!(get(&world, Way::Plain, method.clone(), "/budget").await.0, 405, "{method}");

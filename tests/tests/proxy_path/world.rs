@@ -11,9 +11,9 @@ use egress_userspace::broker::{
 };
 use egress_userspace::domain::{
     self, Allowance, Api, BottleId, BudgetView, CacheReads, CrossingMode, Host, PermitId, Preflight, Preflights,
-    Refusal, Scope, Settlement, SpendRequest, Tokens,
+    Refusal, RefusalReason, RouteFile, Scope, Settlement, SpendRequest, Tokens,
 };
-use egress_userspace::policy::Routes;
+use egress_userspace::policy::{MeteredTable, RouteFiles};
 use egress_userspace::proxy::{Prepared, ProxyError};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -82,6 +82,17 @@ pub(crate) struct Heard {
     pub(crate) refusals_delivered: usize,
     pub(crate) unknown_paths: Vec<String>,
     pub(crate) budget_questions: usize,
+    pub(crate) refused: Vec<Refused>,
+}
+
+/// A refused request, as it would be audited.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refused {
+    pub(crate) reason: RefusalReason,
+    pub(crate) host: Option<String>,
+    pub(crate) target: String,
+    pub(crate) rule: Option<String>,
+    pub(crate) count: u64,
 }
 
 /// What the controller will answer.
@@ -118,7 +129,8 @@ pub(crate) struct World {
     pub(crate) holds_admissions: watch::Sender<bool>,
     to_proxy: mpsc::UnboundedSender<FromController>,
     controller: JoinHandle<()>,
-    routes: Routes,
+    metered: MeteredTable,
+    routes: Mutex<RouteFiles>,
 }
 
 /// The controller's side of a fresh pair, listeners and configuration already sent.
@@ -167,7 +179,7 @@ impl World {
     pub(crate) async fn control(socket: UnixStream, doors: Doors, roots: &Authority, provider: Provider) -> Self {
         let authority = Authority::new();
         let bottle_roots = authority.der.clone();
-        let routes = routes_to(provider.address);
+        let metered = metered_at(provider.address);
         let (to_proxy, outgoing) = mpsc::unbounded_channel();
         let (heard_sender, heard) = watch::channel(Heard::default());
         let (holds_settlements, holds_admissions) = (watch::Sender::new(false), watch::Sender::new(false));
@@ -176,7 +188,6 @@ impl World {
         to_proxy.send(FromController::Configure(configuration)).unwrap();
         let controller = Controller {
             authority,
-            routes: routes.clone(),
             heard: heard_sender,
             script: Arc::clone(&script),
             holds_settlements: holds_settlements.subscribe(),
@@ -200,7 +211,8 @@ impl World {
             holds_admissions,
             to_proxy,
             controller,
-            routes,
+            metered,
+            routes: Mutex::default(),
         };
         world.phase(Phase::Open);
         world
@@ -208,7 +220,13 @@ impl World {
 
     /// Publishes a snapshot with the bottle in this phase.
     pub(crate) fn phase(&self, phase: Phase) {
-        self.publish(phase, self.routes.clone());
+        self.publish(phase, self.metered.clone());
+    }
+
+    /// Publishes a snapshot with these routes; later ones keep them.
+    pub(crate) fn route(&self, file: RouteFile) {
+        *self.routes.lock().unwrap() = RouteFiles { host: file, ..RouteFiles::default() };
+        self.phase(Phase::Open);
     }
 
     /// Publishes a snapshot with this way to look at requests before they are sent; later ones keep it.
@@ -226,13 +244,14 @@ impl World {
 
     /// Publishes a snapshot in which the provider's name leads to `address`.
     pub(crate) fn reach_provider_at(&self, address: SocketAddr) {
-        self.publish(Phase::Open, routes_to(address));
+        self.publish(Phase::Open, metered_at(address));
     }
 
-    fn publish(&self, phase: Phase, routes: Routes) {
+    fn publish(&self, phase: Phase, metered: MeteredTable) {
         let bottle = BottleView {
             id: BOTTLE,
             name: "web".parse().unwrap(),
+            lineage: vec!["web".parse().unwrap()],
             agent: None,
             address: Ipv4Addr::LOCALHOST,
             preflight: None,
@@ -242,7 +261,8 @@ impl World {
         let preflight = Preflights { usual: preflight, ..Preflights::default() };
         let snapshot = Snapshot {
             bottles: vec![bottle],
-            routes,
+            metered,
+            routes: self.routes.lock().unwrap().clone(),
             preflight,
             crossing: *self.crossing.lock().unwrap(),
             cache_reads: CacheReads::Count,
@@ -278,7 +298,6 @@ impl World {
 
 struct Controller {
     authority: Authority,
-    routes: Routes,
     heard: watch::Sender<Heard>,
     script: Arc<Mutex<Script>>,
     holds_settlements: watch::Receiver<bool>,
@@ -340,6 +359,11 @@ impl Controller {
                 });
             }
             FromProxy::Exchanged { .. } => {}
+            FromProxy::Refused { bottle, reason, host, target, rule, count } => {
+                assert_eq!(bottle, BOTTLE);
+                let refused = Refused { reason, host: host.map(|host| host.to_string()), target, rule, count };
+                self.heard.send_modify(|heard| heard.refused.push(refused));
+            }
             FromProxy::Delivered { bottle } => {
                 assert_eq!(bottle, BOTTLE);
                 self.heard.send_modify(|heard| heard.delivered += 1);
@@ -367,11 +391,6 @@ impl Controller {
     }
 
     fn mint(&self, host: &Host) -> LeafReply {
-        // The first is the proxy's own, the second is there for requests that go astray under a valid certificate.
-        let others = ["_egress.local", "other.example.com"];
-        if self.routes.find(host).is_none() && !others.contains(&host.as_str()) {
-            return LeafReply::Refused("no route".to_owned());
-        }
         let (chain, key) = self.authority.leaf(&[host.as_str()]);
         LeafReply::Leaf {
             chain_der: chain.into_iter().map(|certificate| certificate.to_vec()).collect(),
@@ -386,10 +405,10 @@ impl Controller {
 }
 
 /// The provider is reached at this address, by all of its names.
-fn routes_to(address: SocketAddr) -> Routes {
+fn metered_at(address: SocketAddr) -> MeteredTable {
     let hosts = vec![(OLLAMA.parse().unwrap(), Api::Ollama)];
     let own = domain::Provider { name: "local".parse().unwrap(), hosts, stream_usage: None };
-    Routes::new(&[own], &HOSTS.map(|name| (name.parse().unwrap(), address)))
+    MeteredTable::new(&[own], &HOSTS.map(|name| (name.parse().unwrap(), address)))
 }
 
 /// An address that is no bottle's.

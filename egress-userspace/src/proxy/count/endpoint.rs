@@ -11,10 +11,10 @@ use hyper::{HeaderMap, Method, Request, StatusCode, Version};
 use tokio::time::timeout;
 
 use super::{NotCounted, Provider};
-use crate::domain::{Api, BottleId, Ending, Host, ProviderName, SpendRequest, Tokens};
+use crate::domain::{Api, BottleId, Ending, ProviderName, SpendRequest, Tokens};
 use crate::meter::{self, Ask, CountQuestion, Counter};
 use crate::proxy::account::Account;
-use crate::proxy::exchange::{Exchange, outgoing};
+use crate::proxy::exchange::{Allowed, Exchange, outgoing};
 use crate::proxy::headers::text;
 use crate::proxy::limits::{COUNT_ANSWER_BYTES_MAX, COUNT_TIME_MAX};
 use crate::proxy::request_body::RequestBody;
@@ -31,7 +31,7 @@ pub(in crate::proxy) struct Endpoint<'a> {
     pub(in crate::proxy) passage: &'a Arc<Passage>,
     pub(in crate::proxy) bottle: BottleId,
     pub(in crate::proxy) provider: &'a ProviderName,
-    pub(in crate::proxy) host: &'a Host,
+    pub(in crate::proxy) allowed: &'a Allowed,
     pub(in crate::proxy) api: Api,
     pub(in crate::proxy) version: Version,
     pub(in crate::proxy) model: Option<&'a str>,
@@ -77,7 +77,7 @@ impl Endpoint<'_> {
         SpendRequest {
             bottle: self.bottle,
             provider: self.provider.clone(),
-            host: self.host.clone(),
+            host: self.allowed.target.host.clone(),
             target: format!("{} {path}", Method::POST),
             is_metered: ask.is_metered,
             model: self.model.map(str::to_owned),
@@ -92,7 +92,8 @@ impl Endpoint<'_> {
         head.headers = self.asked.headers.clone();
         let body = RequestBody::of(Bytes::from(self.asked.question.body.clone()));
         account.set_sent(true);
-        let response = self.exchange.upstream.request(outgoing(self.host, head, body)?, self.version).await?;
+        let request = outgoing(&self.allowed.target, head, body)?;
+        let response = self.exchange.upstream.request(request, self.version, self.allowed.reach()).await?;
         let (head, body) = response.into_parts();
         account.take_head(&head);
         if head.status != StatusCode::OK {

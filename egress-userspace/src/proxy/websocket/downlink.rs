@@ -54,7 +54,7 @@ impl Downlink {
     pub(super) async fn run(mut self) -> Result<(), Broken> {
         let ended = self.pass().await;
         if let Err(broken @ (Broken::Provider(_) | Broken::Silent | Broken::Exceeded | Broken::Unasked)) = &ended {
-            tracing::warn!(host = %self.talk.allowed.host, error = with_causes(broken), "a WebSocket is ended");
+            tracing::warn!(host = %self.talk.target.host, error = with_causes(broken), "a WebSocket is ended");
             settled(self.talk.settle_unfinished(broken.ending())).await?;
             // How the farewell ends changes nothing.
             let farewell = Frame::close(INTERNAL_ERROR, "egress ends this WebSocket");

@@ -31,31 +31,34 @@ impl Run<'_> {
             discard(body).await;
             return Ok(self.answer(&Answer::UpgradeRefused(None)));
         };
+        let Some(metered) = allowed.way.metered.clone() else {
+            return Ok(self.answer(&Answer::UpgradeRefused(None)));
+        };
         let path = head.uri.path().to_owned();
-        let ask = meter::ask(allowed.api, head.method.as_str(), &path, &[], None);
+        let ask = meter::ask(metered.api, head.method.as_str(), &path, &[], None);
         let target = format!("{} {path}", head.method);
-        let permit = match self.admit(&allowed, &target, &ask).await {
+        let permit = match self.admit(&metered, &allowed.target.host, &target, &ask).await {
             Ok(permit) => permit,
             Err(answer) => return Ok(self.answer(&for_later(answer))),
         };
         let mut account = Account::new(permit, ask, Arc::clone(&self.origin.passage));
-        let Ok(mut request) = outgoing(&allowed.host, head, RequestBody::unread(body)) else {
+        let Ok(mut request) = outgoing(&allowed.target, head, RequestBody::unread(body)) else {
             return Ok(self.answer(&refusal::plain(RefusalReason::Misdirected, "the path is malformed".to_owned())));
         };
         headers::open_websocket(request.headers_mut());
-        let response = match self.send(&allowed.host, request, &mut account).await? {
+        let response = match self.send(&allowed, request, &mut account).await? {
             Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => response,
             Ok(response) => return Ok(self.respond(response, account, false).await),
             Err(answer) => return Ok(self.answer(&answer)),
         };
         if !headers::opens_plain_websocket(response.headers()) {
-            tracing::warn!(host = %allowed.host, "the provider speaks a WebSocket that it was not asked for");
+            tracing::warn!(host = %allowed.target.host, "the provider speaks a WebSocket that it was not asked for");
             drop(account.settle(Ending::Error));
             return Ok(self.answer(&Answer::UpstreamFailed));
         }
         let (link, bottle) = (Arc::clone(&self.exchange.link), self.bottle.view.id);
         let (socket, passage) = (Arc::clone(&self.origin.socket), Arc::clone(&self.origin.passage));
-        let talk = Arc::new(Talk::new(link, socket, passage, bottle, allowed, path));
+        let talk = Arc::new(Talk::new(link, socket, passage, bottle, (allowed.target, metered), path));
         Ok(self.switch(response, account, |provider| Relay { client, provider, talk, _place: place }))
     }
 

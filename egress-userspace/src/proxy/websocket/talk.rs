@@ -6,20 +6,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use hyper::Method;
 use tokio::time::Instant;
 
 use crate::broker::{FromProxy, Phase};
 use crate::domain::{BottleId, Ending, RefusalReason, Tokens};
 use crate::meter::websocket::Frame;
 use crate::meter::{Ask, Dialect, EventKind, Lanes, Route, ServerEvent, Work};
+use crate::policy::{Decision, Destination, Forbidden, MeteredHost};
 
 use super::super::account::Account;
 use super::super::delivery::Delivery;
-use super::super::exchange::{Allowed, admit};
+use super::super::exchange::admit;
 use super::super::limits::REFUSAL_DELIVERY_TIME_MAX;
 use super::super::link::{Committed, Link, NoAnswer};
 use super::super::refusal::{self, Answer, Unborn, failed_response};
 use super::super::socket::ClientSocket;
+use super::super::target::Target;
 use super::super::view::Passage;
 use super::wire::random;
 
@@ -30,7 +33,8 @@ pub(super) struct Talk {
     pub(super) socket: Arc<ClientSocket>,
     pub(super) passage: Arc<Passage>,
     pub(super) bottle: BottleId,
-    pub(super) allowed: Allowed,
+    pub(super) target: Target,
+    pub(super) metered: MeteredHost,
     pub(super) path: String,
     flights: Mutex<Flights>,
     client_leaves: AtomicBool,
@@ -83,18 +87,18 @@ pub(super) struct Stranger;
 pub(super) type Settling = Pin<Box<dyn Future<Output = Result<Committed, NoAnswer>> + Send>>;
 
 impl Talk {
-    /// Whoever `socket` belongs to talks to what it is `allowed` to.
+    /// Whoever `socket` belongs to talks to this host.
     pub(super) fn new(
         link: Arc<Link>,
         socket: Arc<ClientSocket>,
         passage: Arc<Passage>,
         bottle: BottleId,
-        allowed: Allowed,
+        (target, metered): (Target, MeteredHost),
         path: String,
     ) -> Self {
         let flights = Mutex::new(Flights { lanes: Lanes::default(), asked: Instant::now() });
         let client_leaves = AtomicBool::new(false);
-        Self { link, socket, passage, bottle, allowed, path, flights, client_leaves }
+        Self { link, socket, passage, bottle, target, metered, path, flights, client_leaves }
     }
 
     /// May this work be sent? Everything is looked up anew: a reload, a cut or a spent budget binds the next request.
@@ -106,10 +110,14 @@ impl Talk {
         if let Phase::LastWord(refusal) = &bottle.view.phase {
             return Err(refuse(&Answer::Refused(refusal.clone()), true));
         }
-        let Allowed { host, provider, api, .. } = &self.allowed;
-        let route = policy.routes.find(host).filter(|route| route.provider == *provider && route.api == *api);
-        if route.is_none() {
-            return Err(refuse(&refusal::no_route(host), false));
+        let Target { host, port, .. } = &self.target;
+        let to = Destination { host, port: *port, method: Method::GET.as_str(), path: &self.path };
+        match policy.decide(bottle, to) {
+            Decision::Allowed(way) if way.metered.as_ref() == Some(&self.metered) => {}
+            Decision::Allowed(_) => {
+                return Err(refuse(&refusal::forbidden(Forbidden::Host, &bottle.view.name, to), false));
+            }
+            Decision::Refused(why) => return Err(refuse(&refusal::forbidden(why, &bottle.view.name, to), false)),
         }
         let target = format!("WS {}", self.path);
         if !work.ask.is_meterable() {
@@ -120,7 +128,7 @@ impl Talk {
             return Err(refuse(&refusal::plain(RefusalReason::NotMeterable, message), false));
         }
         work.ask.input_estimate = work.ask.input_estimate + self.context(&work);
-        match admit(&self.link, self.bottle, &self.allowed, &target, &work.ask).await {
+        match admit(&self.link, self.bottle, (&self.metered, host), &target, &work.ask).await {
             Ok(permit) => {
                 let account = Account::of_events(permit, work.ask.clone(), Arc::clone(&self.passage));
                 Ok((work, account))

@@ -83,7 +83,7 @@ impl Uplink {
     }
 
     async fn message(&mut self, frame: Frame) -> Result<(), Broken> {
-        let Some(work) = meter::work(self.talk.allowed.api, &self.talk.path, &frame.payload) else {
+        let Some(work) = meter::work(self.talk.metered.api, &self.talk.path, &frame.payload) else {
             return self.send(&frame).await;
         };
         match self.admit(work).await? {

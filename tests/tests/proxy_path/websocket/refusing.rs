@@ -17,6 +17,7 @@ fn exhausted() -> Refusal {
         scope: Some(Scope::Bottle("web".parse().unwrap())),
         budget: Some(Tokens(10)),
         used: Some(Tokens(12)),
+        rule: None,
     }
 }
 

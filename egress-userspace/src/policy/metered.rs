@@ -1,65 +1,28 @@
-//! The table of allowed destinations.
+//! The table of metered hosts, as it is in force on this host.
 
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{Api, Host, HostPattern, Provider, ProviderName, StreamUsage};
+use crate::domain::{Host, Provider};
 
 use super::provider::{MeteredHost, table};
 
-/// Where a host's name leads.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Resolve {
-    /// Ask the system's resolver; public addresses only.
-    Public,
-    /// Always this address, private or not.
-    Fixed(SocketAddr),
-}
-
-/// Allowed destinations of one kind.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Route {
-    /// Their names.
-    pub host: HostPattern,
-    /// Whose budget their responses count for.
-    pub provider: ProviderName,
-    /// What they speak.
-    pub api: Api,
-    /// Whether their streamed chat completions tell what they used, or must be asked to.
-    pub stream_usage: StreamUsage,
-    /// Where their names lead.
-    pub resolve: Resolve,
-}
-
-/// Every allowed destination. What is not here is refused.
+/// Hosts whose responses carry token usage, and the addresses that an operator says names have.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Routes {
+pub struct MeteredTable {
     /// Of two that name the same host, the first decides.
-    routes: Vec<Route>,
+    rows: Vec<MeteredHost>,
+    fixed: Vec<(Host, SocketAddr)>,
 }
 
-impl Routes {
-    /// The hosts that an operator names (`providers:`) and the built-in ones; `fixed` (`upstream.resolve`) says which of
-    /// them are reached at an address of the operator's choice. Hosts that anyone can rent are routes only where one of the
-    /// two names them. An address for a host that is nobody's leads nowhere.
+impl MeteredTable {
+    /// The hosts that an operator names (`providers:`) and the built-in ones; `fixed` (`upstream.resolve`) says which hosts,
+    /// metered or not, are reached at an address of the operator's choice. Hosts that anyone can rent are metered hosts only
+    /// where one of the two names them.
     #[must_use]
     pub fn new(named: &[Provider], fixed: &[(Host, SocketAddr)]) -> Self {
-        let rows = table(named);
-        let route = |row: &MeteredHost, host, resolve| Route {
-            host,
-            provider: row.provider.clone(),
-            api: row.api,
-            stream_usage: row.stream_usage,
-            resolve,
-        };
-        let at_addresses = fixed.iter().filter_map(|(host, address)| {
-            let row = rows.iter().find(|row| row.host.matches(host))?;
-            Some(route(row, host.clone().into(), Resolve::Fixed(*address)))
-        });
-        let public = rows.iter().filter(|row| !row.is_rented).map(|row| route(row, row.host.clone(), Resolve::Public));
-        Self { routes: at_addresses.chain(public).collect() }
+        Self { rows: table(named), fixed: fixed.to_vec() }
     }
 
     /// The same for an operator who names no provider.
@@ -68,16 +31,30 @@ impl Routes {
         Self::new(&[], fixed)
     }
 
-    /// The route for a host, or `None` when it is not allowed.
+    /// The row of a host, or `None` when it is not metered.
     #[must_use]
-    pub fn find(&self, host: &Host) -> Option<&Route> {
-        self.routes.iter().find(|route| route.host.matches(host))
+    pub fn find(&self, host: &Host) -> Option<&MeteredHost> {
+        let is_named = self.address(host).is_some();
+        self.rows.iter().find(|row| row.host.matches(host) && (is_named || !row.is_rented))
+    }
+
+    /// Every row that is about a host of this table.
+    pub(super) fn rows(&self) -> impl Iterator<Item = &MeteredHost> {
+        let is_named = |row: &MeteredHost| self.fixed.iter().any(|(host, _)| row.host.matches(host));
+        self.rows.iter().filter(move |row| !row.is_rented || is_named(row))
+    }
+
+    /// Where a name leads instead of to where its resolver says, private or not.
+    #[must_use]
+    pub fn address(&self, host: &Host) -> Option<SocketAddr> {
+        self.fixed.iter().find(|(name, _)| name == host).map(|(_, address)| *address)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::{Api, StreamUsage};
 
     fn host(text: &str) -> Host {
         text.parse().unwrap()
@@ -87,11 +64,12 @@ mod tests {
     fn what_is_not_listed_is_not_allowed() {
         let anthropic = host("api.anthropic.com");
         let fixed = SocketAddr::from(([127, 0, 0, 1], 9443));
-        let routes = Routes::built_in(&[(anthropic.clone(), fixed)]);
-        assert_eq!(routes.find(&anthropic).map(|route| route.resolve.clone()), Some(Resolve::Fixed(fixed)));
+        let table = MeteredTable::built_in(&[(anthropic.clone(), fixed)]);
+        assert!(table.find(&anthropic).is_some());
+        assert_eq!((table.address(&anthropic), table.address(&host("api.openai.com"))), (Some(fixed), None));
         for other in ["example.com", "x.api.anthropic.com", "openai.azure.com", "a.b.openai.azure.com", "amazonaws.com"]
         {
-            assert_eq!(routes.find(&host(other)), None, "{other}");
+            assert_eq!(table.find(&host(other)), None, "{other}");
         }
     }
 
@@ -99,17 +77,17 @@ mod tests {
     fn a_host_of_a_pattern_may_have_an_address_of_its_own() {
         let (ours, theirs) = (host("ours.openai.azure.com"), host("theirs.openai.azure.com"));
         let fixed = SocketAddr::from(([10, 0, 0, 1], 443));
-        let routes = Routes::built_in(&[(ours.clone(), fixed), (host("example.com"), fixed)]);
-        let found = |name| routes.find(name).map(|route| (route.api, route.provider.as_str(), route.resolve.clone()));
-        assert_eq!(found(&ours), Some((Api::Azure, "azure", Resolve::Fixed(fixed))));
+        let table = MeteredTable::built_in(&[(ours.clone(), fixed), (host("example.com"), fixed)]);
+        let found = |name| table.find(name).map(|row| (row.api, row.provider.as_str(), table.address(name)));
+        assert_eq!(found(&ours), Some((Api::Azure, "azure", Some(fixed))));
         assert_eq!(found(&theirs), None, "anyone can rent one");
         assert_eq!(found(&host("example.com")), None);
     }
 
     #[test]
     fn the_same_path_is_told_apart_by_its_host() {
-        let routes = Routes::built_in(&[]);
-        let api = |name: &str| routes.find(&host(name)).map(|route| route.api);
+        let table = MeteredTable::built_in(&[]);
+        let api = |name: &str| table.find(&host(name)).map(|row| row.api);
         assert_eq!(api("api.openai.com"), Some(Api::OpenAi));
         assert_eq!(api("api.mistral.ai"), Some(Api::OpenAiCompatible));
         assert_eq!(api("bedrock-runtime.eu-central-1.amazonaws.com"), Some(Api::Bedrock));
@@ -118,8 +96,8 @@ mod tests {
     }
     #[test]
     fn some_hosts_tell_the_usage_of_a_stream_unasked() {
-        let routes = Routes::built_in(&[]);
-        let told = |name: &str| routes.find(&host(name)).map(|route| route.stream_usage);
+        let table = MeteredTable::built_in(&[]);
+        let told = |name: &str| table.find(&host(name)).map(|row| row.stream_usage);
         for name in ["api.mistral.ai", "codestral.mistral.ai", "api.groq.com", "openrouter.ai"] {
             assert_eq!(told(name), Some(StreamUsage::Told), "{name}");
         }
@@ -134,7 +112,7 @@ mod tests {
 
     #[test]
     fn the_narrowest_row_decides_and_the_operators_before_a_built_in_one() {
-        let routes = Routes::new(
+        let table = MeteredTable::new(
             &[
                 named("local", &[("*.corp.example", Api::OpenAiCompatible), ("ollama.corp.example", Api::Ollama)]),
                 named("team-b", &[("b-*.corp.example", Api::OpenAiCompatible), ("api.openai.com", Api::OpenAi)]),
@@ -143,8 +121,8 @@ mod tests {
             &[(host("mine.openai.azure.com"), SocketAddr::from(([10, 0, 0, 1], 443)))],
         );
         let check = |name: &str, expected: Option<(&str, Api)>| {
-            let route = routes.find(&host(name));
-            assert_eq!(route.map(|route| (route.provider.as_str(), route.api)), expected, "{name}");
+            let row = table.find(&host(name));
+            assert_eq!(row.map(|row| (row.provider.as_str(), row.api)), expected, "{name}");
         };
         check("vllm.corp.example", Some(("local", Api::OpenAiCompatible)));
         check("ollama.corp.example", Some(("local", Api::Ollama)));
@@ -163,13 +141,13 @@ mod tests {
         let (ours, alone) = (host("ours.openai.azure.com"), host("vllm.corp.example"));
         let fixed = SocketAddr::from(([10, 0, 0, 1], 8443));
         let azure = named("azure", &[("ours.openai.azure.com", Api::Azure)]);
-        let routes =
-            Routes::new(&[azure, named("local", &[("*.corp.example", Api::Ollama)])], &[(alone.clone(), fixed)]);
-        let resolved = |name: &Host| routes.find(name).map(|route| route.resolve.clone());
-        assert_eq!(resolved(&ours), Some(Resolve::Public));
+        let table =
+            MeteredTable::new(&[azure, named("local", &[("*.corp.example", Api::Ollama)])], &[(alone.clone(), fixed)]);
+        let resolved = |name: &Host| table.find(name).map(|_| table.address(name));
+        assert_eq!(resolved(&ours), Some(None));
         assert_eq!(resolved(&host("theirs.openai.azure.com")), None);
-        assert_eq!(resolved(&alone), Some(Resolve::Fixed(fixed)));
-        assert_eq!(resolved(&host("other.corp.example")), Some(Resolve::Public));
+        assert_eq!(resolved(&alone), Some(Some(fixed)));
+        assert_eq!(resolved(&host("other.corp.example")), Some(None));
     }
 
     #[test]
@@ -177,8 +155,8 @@ mod tests {
         let told =
             |name: &str, stream_usage| Provider { stream_usage, ..named(name, &[("s.example.com", Api::Ollama)]) };
         let check = |provider: Provider, name: &str, expected| {
-            let routes = Routes::new(&[provider], &[]);
-            assert_eq!(routes.find(&host(name)).map(|route| route.stream_usage), Some(expected), "{name}");
+            let table = MeteredTable::new(&[provider], &[]);
+            assert_eq!(table.find(&host(name)).map(|row| row.stream_usage), Some(expected), "{name}");
         };
         check(told("local", None), "s.example.com", StreamUsage::OnRequest);
         check(told("local", Some(StreamUsage::Told)), "s.example.com", StreamUsage::Told);

@@ -1,0 +1,154 @@
+//! The routes files of this host: `routes.yaml` and `routes/<bottle>.yaml`, read at start and whenever one of them changes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::domain::{BottleName, ProviderName, RouteFile, with_causes};
+use crate::policy::RouteFiles;
+use crate::settings;
+
+use super::DaemonError;
+
+/// The file for every bottle.
+const HOST_FILE: &str = "routes.yaml";
+/// Where those for one bottle are.
+const DIRECTORY: &str = "routes";
+/// How they end.
+const ENDING: &str = "yaml";
+
+/// What tells one state of the files from the next: each with when it was modified (seconds, nanoseconds), length, number.
+pub(super) type Stamps = BTreeMap<PathBuf, (i64, i64, u64, u64)>;
+
+/// The files as they are.
+pub(super) fn stamps(home: &Path) -> Stamps {
+    let bottles = bottle_files(home).unwrap_or_default().into_values();
+    let stamp = |path: PathBuf| {
+        let found = fs::metadata(&path).ok()?;
+        Some((path, (found.mtime(), found.mtime_nsec(), found.len(), found.ino())))
+    };
+    bottles.chain([home.join(HOST_FILE)]).filter_map(stamp).collect()
+}
+
+/// Every file, for a daemon that starts.
+pub(super) fn read(home: &Path, providers: &BTreeSet<ProviderName>) -> Result<RouteFiles, DaemonError> {
+    let (files, mut problems) = read_anew(home, providers, &RouteFiles::default());
+    if problems.is_empty() { Ok(files) } else { Err(problems.swap_remove(0)) }
+}
+
+/// Every file anew; one that is wrong is as it was `before`. A file that is gone says nothing.
+pub(super) fn read_anew(
+    home: &Path,
+    providers: &BTreeSet<ProviderName>,
+    before: &RouteFiles,
+) -> (RouteFiles, Vec<DaemonError>) {
+    let mut problems = Vec::new();
+    let mut take = |path: PathBuf, label: &str, before: &RouteFile| {
+        read_file(path, label, providers).unwrap_or_else(|error| {
+            problems.push(error);
+            before.clone()
+        })
+    };
+    let host = take(home.join(HOST_FILE), HOST_FILE, &before.host);
+    let mut bottles = BTreeMap::new();
+    match bottle_files(home) {
+        Ok(files) => {
+            for (name, path) in files {
+                let label = format!("{DIRECTORY}/{name}.{ENDING}");
+                let earlier = before.bottles.get(&name).cloned().unwrap_or_else(closed);
+                bottles.insert(name, take(path, &label, &earlier));
+            }
+        }
+        Err(error) => {
+            problems.push(error);
+            bottles.clone_from(&before.bottles);
+        }
+    }
+    (RouteFiles { host, bottles }, problems)
+}
+
+/// A bottle's file that was never understood may have meant that the bottle goes nowhere.
+fn closed() -> RouteFile {
+    RouteFile { inherit: false, providers: Some(Vec::new()), ..RouteFile::default() }
+}
+
+fn read_file(path: PathBuf, label: &str, providers: &BTreeSet<ProviderName>) -> Result<RouteFile, DaemonError> {
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(settings::parse_routes(&text, &path, label, providers)?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(RouteFile::default()),
+        Err(source) => Err(DaemonError::File { path, action: "read", source }),
+    }
+}
+
+/// The files of bottles. What is no bottle's name, or no such file, is an editor's and nobody's.
+fn bottle_files(home: &Path) -> Result<BTreeMap<BottleName, PathBuf>, DaemonError> {
+    let directory = home.join(DIRECTORY);
+    let failed = |source| DaemonError::File { path: directory.clone(), action: "read", source };
+    let entries = match fs::read_dir(&directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        Err(source) => return Err(failed(source)),
+    };
+    let mut files = BTreeMap::new();
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        let is_yaml = path.extension().is_some_and(|ending| ending == ENDING);
+        let name = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
+        if let Some(name) = name.filter(|_| is_yaml) {
+            files.insert(name, path);
+        }
+    }
+    Ok(files)
+}
+
+/// What is wrong, in one line for each file.
+pub(super) fn complaint(problems: &[DaemonError]) -> Option<String> {
+    let lines: Vec<String> = problems.iter().map(|problem| with_causes(problem)).collect();
+    (!lines.is_empty()).then(|| lines.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hosts(file: &RouteFile) -> Vec<String> {
+        file.routes.iter().map(|route| route.host.to_string()).collect()
+    }
+
+    #[test]
+    fn a_wrong_file_is_as_it_was_and_the_others_are_read() {
+        let home = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(home.path().join(name), text).unwrap();
+        assert_eq!(read(home.path(), &BTreeSet::new()).unwrap(), RouteFiles::default());
+        fs::create_dir(home.path().join(DIRECTORY)).unwrap();
+        write("routes.yaml", "routes:\n  - host: a.com\n");
+        write("routes/web.yaml", "inherit: false\n");
+        write("routes/.web.yaml.swp", "nonsense: [");
+        write("routes/notes.txt", "nonsense: [");
+        let first = read(home.path(), &BTreeSet::new()).unwrap();
+        assert_eq!((hosts(&first.host), first.bottles.len()), (vec!["a.com".to_owned()], 1));
+        let before = stamps(home.path());
+
+        write("routes.yaml", "routes:\n  - hst: b.com\n");
+        write("routes/web.yaml", "routes:\n  - host: c.com\n");
+        write("routes/new.yaml", "nonsense\n");
+        assert_ne!(stamps(home.path()), before);
+        let (second, problems) = read_anew(home.path(), &BTreeSet::new(), &first);
+        assert_eq!(hosts(&second.host), ["a.com"]);
+        assert_eq!(hosts(&second.bottles[&"web".parse().unwrap()]), ["c.com"]);
+        assert_eq!(second.bottles[&"new".parse().unwrap()], closed());
+        let complaint = complaint(&problems).unwrap();
+        assert!(
+            complaint.contains("routes.yaml:2:5: a route needs \"host\"") && complaint.contains("new.yaml:1:1"),
+            "{complaint}"
+        );
+        assert!(read(home.path(), &BTreeSet::new()).is_err());
+
+        fs::remove_file(home.path().join("routes.yaml")).unwrap();
+        fs::remove_dir_all(home.path().join(DIRECTORY)).unwrap();
+        let (third, problems) = read_anew(home.path(), &BTreeSet::new(), &second);
+        assert!(third == RouteFiles::default() && problems.is_empty());
+    }
+}
