@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper::{Request, Response, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -72,7 +73,7 @@ impl Client {
         }
     }
 
-    async fn speak<S>(way: Way, version: Version, stream: S) -> Self
+    pub(crate) async fn speak<S>(way: Way, version: Version, stream: S) -> Self
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -142,8 +143,18 @@ pub(crate) async fn tls(
     version: Version,
     sni: &str,
 ) -> std::io::Result<TlsStream<TcpStream>> {
+    tls_trusting(&world.bottle_roots, stream, version, sni).await
+}
+
+/// The same for a client that trusts one authority of its own.
+pub(crate) async fn tls_trusting(
+    root: &CertificateDer<'static>,
+    stream: TcpStream,
+    version: Version,
+    sni: &str,
+) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
-    roots.add(world.bottle_roots.clone()).unwrap();
+    roots.add(root.clone()).unwrap();
     let crypto = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(crypto).with_safe_default_protocol_versions().unwrap();
     let mut config = builder.with_root_certificates(roots).with_no_client_auth();

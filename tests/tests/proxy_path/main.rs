@@ -14,6 +14,7 @@ mod own;
 mod passing;
 mod provider;
 mod refusing;
+mod routes;
 mod sandbox;
 mod sever;
 mod unasked;

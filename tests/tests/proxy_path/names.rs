@@ -8,7 +8,7 @@ use super::client::tcp;
 use super::world::{GATEWAY, PATIENCE, PROVIDER, STRANGER, World};
 
 /// A query for the address of `name`.
-fn query(name: &str) -> Vec<u8> {
+pub(crate) fn query(name: &str) -> Vec<u8> {
     let mut bytes = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in name.split('.') {
         bytes.push(u8::try_from(label.len()).unwrap());

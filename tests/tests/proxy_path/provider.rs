@@ -22,7 +22,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-use super::world::{Authority, HOSTS, PATIENCE};
+use super::world::{Authority, HOSTS, PATIENCE, ROUTED};
 
 type Frames = mpsc::UnboundedReceiver<Result<Bytes, std::io::Error>>;
 pub(crate) type Sender = mpsc::UnboundedSender<Result<Bytes, std::io::Error>>;
@@ -92,7 +92,8 @@ pub(crate) struct Provider {
 
 impl Provider {
     pub(crate) async fn start(authority: &Authority, speaks_h2: bool) -> Self {
-        let (chain, key) = authority.leaf(&HOSTS);
+        let names: Vec<&str> = HOSTS.into_iter().chain([ROUTED]).collect();
+        let (chain, key) = authority.leaf(&names);
         let crypto = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ServerConfig::builder_with_provider(crypto).with_safe_default_protocol_versions().unwrap();
         let mut config = builder.with_no_client_auth().with_single_cert(chain, key).unwrap();

@@ -29,7 +29,9 @@ pub(crate) const OPENAI: &str = "api.openai.com";
 pub(crate) const GEMINI: &str = "generativelanguage.googleapis.com";
 pub(crate) const BEDROCK: &str = "bedrock-runtime.us-east-1.amazonaws.com";
 pub(crate) const OLLAMA: &str = "ollama.corp.example";
-/// All its names.
+/// A name of it whose tokens nobody counts.
+pub(crate) const ROUTED: &str = "tools.corp.example";
+/// All its other names.
 pub(crate) const HOSTS: [&str; 5] = [PROVIDER, OPENAI, GEMINI, BEDROCK, OLLAMA];
 pub(crate) const BOTTLE: BottleId = BottleId(7);
 pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 213, 0, 1);
@@ -119,6 +121,8 @@ pub(crate) struct World {
     pub(crate) doors: Doors,
     pub(crate) provider: Provider,
     pub(crate) bottle_roots: CertificateDer<'static>,
+    /// What the provider's own certificate is signed by.
+    pub(crate) provider_roots: CertificateDer<'static>,
     pub(crate) heard: watch::Receiver<Heard>,
     pub(crate) script: Arc<Mutex<Script>>,
     preflight: Mutex<Preflight>,
@@ -203,6 +207,7 @@ impl World {
             doors,
             provider,
             bottle_roots,
+            provider_roots: roots.der.clone(),
             heard,
             script,
             preflight: Mutex::default(),
@@ -408,7 +413,8 @@ impl Controller {
 fn metered_at(address: SocketAddr) -> MeteredTable {
     let hosts = vec![(OLLAMA.parse().unwrap(), Api::Ollama)];
     let own = domain::Provider { name: "local".parse().unwrap(), hosts, stream_usage: None };
-    MeteredTable::new(&[own], &HOSTS.map(|name| (name.parse().unwrap(), address)))
+    let names = HOSTS.into_iter().chain([ROUTED]);
+    MeteredTable::new(&[own], &names.map(|name| (name.parse().unwrap(), address)).collect::<Vec<_>>())
 }
 
 /// An address that is no bottle's.
