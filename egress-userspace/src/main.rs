@@ -9,10 +9,10 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use egress_userspace::cli::{
     self, Arguments, AttachMode, CheckArguments, Command, DaemonArguments, DoctorArguments, DoctorTable,
-    SettingsCommand,
+    RouteCheckArguments, RoutesCommand, SettingsCommand,
 };
 use egress_userspace::daemon::{self, Options};
-use egress_userspace::domain::with_causes;
+use egress_userspace::domain::{RouteQuestion, with_causes};
 use egress_userspace::kernel::{self, TcAttachment};
 use egress_userspace::{LOG_VARIABLE, bottle, doctor, proxy};
 use tracing_subscriber::EnvFilter;
@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         Command::Settings(SettingsCommand::Check(check)) => {
             check_settings(check).map_or_else(|error| cli::fail(&error), |()| ExitCode::SUCCESS)
         }
+        Command::Routes(RoutesCommand::Check(check)) => check_routes(check).unwrap_or_else(|error| cli::fail(&error)),
         Command::Run(_)
         | Command::Attach(_)
         | Command::Detach { .. }
@@ -109,6 +110,14 @@ fn check_settings(arguments: CheckArguments) -> Result<()> {
     let path = daemon::check_settings(&home, arguments.file)?;
     println!("{} is sound", path.display());
     Ok(())
+}
+
+/// Says where a request would go, by the files as they are.
+fn check_routes(arguments: RouteCheckArguments) -> Result<ExitCode> {
+    let RouteCheckArguments { home, bottle, method, url, output } = arguments;
+    let home = home.map_or_else(default_home, Ok)?;
+    let question = url.map(|url| RouteQuestion { url, method, bottle });
+    cli::show_route_check(&daemon::check_routes(&home, question)?, output.json)
 }
 
 fn default_home() -> Result<PathBuf> {

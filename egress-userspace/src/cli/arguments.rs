@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::domain::{AgentName, BottleName, CutoffPolicy, Limit, LimitError, ProviderName, RuntimeKind, Scope};
+use crate::domain::{
+    AgentName, BottleName, CutoffPolicy, Limit, LimitError, MethodName, ProviderName, RuntimeKind, Scope, Url,
+};
 use crate::meter::Dialect;
 
 use super::audit::AuditArguments;
@@ -90,6 +92,9 @@ pub enum Command {
     /// Look at the settings.
     #[command(subcommand)]
     Settings(SettingsCommand),
+    /// Look at the routes: where bottles may go.
+    #[command(subcommand)]
+    Routes(RoutesCommand),
     /// Show the tokens used.
     Usage {
         #[command(flatten)]
@@ -249,6 +254,33 @@ pub struct CheckArguments {
     pub home: Option<PathBuf>,
     /// This file instead.
     pub file: Option<PathBuf>,
+}
+
+/// `egress routes`
+#[derive(Debug, Subcommand)]
+pub enum RoutesCommand {
+    /// Read the routes files as the daemon does, say what is wrong, and what would become of a request. Ends with 1 when a
+    /// file is wrong or the request would be refused.
+    Check(RouteCheckArguments),
+}
+
+/// `egress routes check`
+#[derive(Debug, Args)]
+pub struct RouteCheckArguments {
+    /// Directory of settings, ledger and CA [default: ~/.bot-bottle].
+    #[arg(long, env = "BOT_BOTTLE_HOME", value_name = "DIR")]
+    pub home: Option<PathBuf>,
+    /// Whose request it is [default: a bottle's that has no routes file of its own].
+    #[arg(long, value_name = "BOTTLE", requires = "url")]
+    pub bottle: Option<BottleName>,
+    /// How it asks.
+    #[arg(long, value_name = "METHOD", default_value = "GET", requires = "url")]
+    pub method: MethodName,
+    /// Where the request would go: https://api.example.com/path, or a host name.
+    pub url: Option<Url>,
+    #[command(flatten)]
+    /// How to print.
+    pub output: Output,
 }
 
 /// `egress run`

@@ -7,16 +7,19 @@ mod doctor;
 mod kernel;
 mod meter;
 mod plan;
+mod routes;
 mod run;
 mod show;
 mod terminal;
 
 pub use arguments::{
-    Arguments, AttachMode, CheckArguments, Command, DaemonArguments, DoctorArguments, MeterArguments, SettingsCommand,
+    Arguments, AttachMode, CheckArguments, Command, DaemonArguments, DoctorArguments, MeterArguments,
+    RouteCheckArguments, RoutesCommand, SettingsCommand,
 };
 use arguments::{AttachArguments, Terms};
 pub use audit::{AuditArguments, Since};
 pub use doctor::DoctorTable;
+pub use routes::show_route_check;
 
 use std::process::ExitCode;
 
@@ -125,6 +128,7 @@ async fn dispatch(client: &Client, command: Command) -> Result<ExitCode> {
         }
         Command::Doctor(_)
         | Command::Meter(_)
+        | Command::Routes(_)
         | Command::Settings(_)
         | Command::Daemon(_)
         | Command::Proxy

@@ -21,6 +21,12 @@ pub(super) fn note(text: &str) {
     eprintln!("egress: {text}");
 }
 
+pub(super) fn lines(lines: &[String]) {
+    for line in lines {
+        println!("{line}");
+    }
+}
+
 pub(super) fn json(value: &impl Serialize) -> Result<()> {
     println!("{}", serde_json::to_string_pretty(value)?);
     Ok(())

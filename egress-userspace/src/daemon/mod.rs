@@ -22,6 +22,7 @@ mod proxy_link;
 mod reconcile;
 mod reload;
 mod review;
+mod route_check;
 mod routes;
 mod self_check;
 mod stopping;
@@ -54,6 +55,8 @@ use cutting::Bounds;
 use launch::Launcher;
 use proxy_link::ProxyLink;
 use reload::{InForce, Reload};
+
+pub use route_check::check_routes;
 
 /// The proxy's TCP ports on the gateway: explicit, TLS by SNI, plain by Host.
 const PROXY_PORTS: [u16; 3] = [8080, 443, 80];
