@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::domain::{RouteAnswer, RouteCheck};
+use crate::domain::{CheckedFile, RouteAnswer, RouteCheck};
 
 use super::show;
 
@@ -26,8 +26,8 @@ fn lines(check: &RouteCheck) -> Vec<String> {
     let mut lines: Vec<String> = check
         .files
         .iter()
-        .map(|(path, count)| {
-            format!("{} is sound: {count} {}", path.display(), if *count == 1 { "route" } else { "routes" })
+        .map(|CheckedFile { path, routes }| {
+            format!("{} is sound: {routes} {}", path.display(), if *routes == 1 { "route" } else { "routes" })
         })
         .collect();
     if lines.is_empty() {
@@ -64,7 +64,9 @@ mod tests {
             provider: None,
             says: vec!["so".to_owned()],
         };
-        let check = |answer| lines(&RouteCheck { files: vec![("r.yaml".into(), 1)], answer: Some(answer) });
+        let check = |answer| {
+            lines(&RouteCheck { files: vec![CheckedFile { path: "r.yaml".into(), routes: 1 }], answer: Some(answer) })
+        };
         let expected =
             ["r.yaml is sound: 1 route", "POST https://a.com:8443/x of bottle web: allowed by r.yaml:3", "  so"];
         assert_eq!(check(answer(true, Some("r.yaml:3"))), expected);

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use crate::budget;
 use crate::domain::{
-    Auth, AuthScheme, BottleName, InboundOnMatch, OutboundOnMatch, RefPattern, RouteAnswer, RouteCheck, RouteQuestion,
+    Auth, AuthScheme, BottleName, CheckedFile, InboundOnMatch, OutboundOnMatch, RefPattern, RouteAnswer, RouteCheck,
+    RouteQuestion,
 };
 use crate::policy::{Decision, Destination, Forbidden, MeteredTable, RouteFiles, Way};
 use crate::settings::Settings;
@@ -22,7 +23,7 @@ pub fn check_routes(home: &Path, question: Option<RouteQuestion>) -> Result<Rout
         let bottle = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse::<BottleName>().ok());
         let is_host = path.parent() == Some(home);
         let file = bottle.filter(|_| !is_host).and_then(|bottle| found.bottles.get(&bottle)).unwrap_or(&found.host);
-        (path, file.routes.len())
+        CheckedFile { path, routes: file.routes.len() }
     });
     let files = files.collect();
     Ok(RouteCheck { files, answer: question.map(|question| answer(&settings, &found, question)) })

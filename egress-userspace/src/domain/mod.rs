@@ -44,7 +44,7 @@ pub use route::{
     Auth, AuthScheme, DetectorRule, InboundOnMatch, LooksFor, MethodName, OutboundOnMatch, PathPattern, RefPattern,
     RequestLog, Route, RouteError, RouteFile, RouteHost, SecretSource,
 };
-pub use route_check::{RouteAnswer, RouteCheck, RouteQuestion, Url, UrlError};
+pub use route_check::{CheckedFile, RouteAnswer, RouteCheck, RouteQuestion, Url, UrlError};
 pub use rules::{BottleRules, CacheReads, CrossingMode, Durability, Precedence, Rules, Thresholds};
 pub use secret::Secret;
 pub use usage::{Known, Usage, UsageDetails};

@@ -67,10 +67,19 @@ pub struct RouteQuestion {
 /// The routes files, and what would become of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteCheck {
-    /// Every file there is, with how many routes are in it.
-    pub files: Vec<(PathBuf, usize)>,
+    /// Every file there is.
+    pub files: Vec<CheckedFile>,
     /// What was asked for.
     pub answer: Option<RouteAnswer>,
+}
+
+/// A routes file without a mistake.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckedFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// How many routes are in it.
+    pub routes: usize,
 }
 
 /// What would become of a request.

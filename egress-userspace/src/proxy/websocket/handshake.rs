@@ -15,8 +15,8 @@ use super::super::exchange::{Allowed, ResponseBody, Run, Severed, outgoing};
 use super::super::headers;
 use super::super::refusal::{self, Answer};
 use super::super::request_body::{RequestBody, discard};
-use super::Relay;
 use super::talk::Talk;
+use super::{Relay, What};
 
 impl Run<'_> {
     /// Asks the provider for a WebSocket, and turns the client's connection into its other end.
@@ -31,17 +31,18 @@ impl Run<'_> {
             discard(body).await;
             return Ok(self.answer(&Answer::UpgradeRefused(None)));
         };
-        let Some(metered) = allowed.way.metered.clone() else {
-            return Ok(self.answer(&Answer::UpgradeRefused(None)));
-        };
         let path = head.uri.path().to_owned();
-        let ask = meter::ask(metered.api, head.method.as_str(), &path, &[], None);
-        let target = format!("{} {path}", head.method);
-        let permit = match self.admit(&metered, &allowed.target.host, &target, &ask).await {
-            Ok(permit) => permit,
-            Err(answer) => return Ok(self.answer(&for_later(answer))),
+        let mut account = match &allowed.way.metered {
+            None => Account::of_nobody(Arc::clone(&self.origin.passage)),
+            Some(metered) => {
+                let ask = meter::ask(metered.api, head.method.as_str(), &path, &[], None);
+                let target = format!("{} {path}", head.method);
+                match self.admit(metered, &allowed.target.host, &target, &ask).await {
+                    Ok(permit) => Account::new(permit, ask, Arc::clone(&self.origin.passage)),
+                    Err(answer) => return Ok(self.answer(&for_later(answer))),
+                }
+            }
         };
-        let mut account = Account::new(permit, ask, Arc::clone(&self.origin.passage));
         let Ok(mut request) = outgoing(&allowed.target, head, RequestBody::unread(body)) else {
             return Ok(self.answer(&refusal::plain(RefusalReason::Misdirected, "the path is malformed".to_owned())));
         };
@@ -58,8 +59,13 @@ impl Run<'_> {
         }
         let (link, bottle) = (Arc::clone(&self.exchange.link), self.bottle.view.id);
         let (socket, passage) = (Arc::clone(&self.origin.socket), Arc::clone(&self.origin.passage));
-        let talk = Arc::new(Talk::new(link, socket, passage, bottle, (allowed.target, metered), path));
-        Ok(self.switch(response, account, |provider| Relay { client, provider, talk, _place: place }))
+        let what = match allowed.way.metered {
+            None => What::Messages(passage),
+            Some(metered) => {
+                What::Work(Arc::new(Talk::new(link, socket, passage, bottle, (allowed.target, metered), path)))
+            }
+        };
+        Ok(self.switch(response, account, |provider| Relay { client, provider, what, _place: place }))
     }
 
     /// Passes the provider's word on; the socket begins when it has left.

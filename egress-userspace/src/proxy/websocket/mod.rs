@@ -1,5 +1,5 @@
-//! A WebSocket of OpenAI's Responses between a bottle and a provider: many requests on one connection, each admitted before
-//! it is forwarded and settled before its end is handed on.
+//! A WebSocket between a bottle and a host. One of OpenAI's Responses is many requests on one connection, each admitted before
+//! it is forwarded and settled before its end is handed on; one with a host that spends no tokens passes (`passing`).
 //!
 //! ```text
 //! handshake ─ relay ┬ uplink    client ─ work? ─ admit ─ provider
@@ -12,6 +12,7 @@
 
 mod downlink;
 mod handshake;
+mod passing;
 mod talk;
 mod uplink;
 mod wire;
@@ -34,6 +35,7 @@ use super::limits::{
     WEBSOCKET_TIME_MAX, WEBSOCKET_WORDS_MAX,
 };
 use super::link::NoAnswer;
+use super::view::Passage;
 
 use downlink::Downlink;
 use talk::Talk;
@@ -55,6 +57,9 @@ pub(super) enum Broken {
     /// Not a WebSocket after all.
     #[error("the provider sends no frames")]
     Provider(#[source] FrameError),
+    /// Nor here.
+    #[error("the client sends no frames")]
+    Client(#[source] FrameError),
     /// While a response was in flight.
     #[error("the provider fell silent")]
     Silent,
@@ -90,6 +95,7 @@ impl Broken {
             Self::Silent => Ending::TimedOut,
             Self::Severed | Self::Exhausted => Ending::Cut,
             Self::Provider(_)
+            | Self::Client(_)
             | Self::TooOld
             | Self::NoUpgrade(_)
             | Self::Exceeded
@@ -104,15 +110,24 @@ impl Broken {
 pub(super) struct Relay {
     client: OnUpgrade,
     provider: OnUpgrade,
-    talk: Arc<Talk>,
+    what: What,
     /// One of those that the bottle may hold.
     _place: OwnedSemaphorePermit,
+}
+
+/// What passes over a socket.
+#[derive(Debug)]
+enum What {
+    /// Requests that spend tokens.
+    Work(Arc<Talk>),
+    /// What spends none.
+    Messages(Arc<Passage>),
 }
 
 impl Relay {
     /// Passes messages until an end closes or breaks.
     pub(super) async fn run(self) -> Result<(), Broken> {
-        let Self { client, provider, talk, .. } = &self;
+        let Self { client, provider, what, .. } = &self;
         let upgraded = |end: &OnUpgrade| {
             let end = end.clone();
             async move {
@@ -122,6 +137,13 @@ impl Relay {
         };
         let (from_client, to_client) = split(upgraded(client).await?);
         let (from_provider, to_provider) = split(upgraded(provider).await?);
+        let talk = match what {
+            What::Work(talk) => talk,
+            What::Messages(passage) => {
+                let (client, provider) = ((from_client, to_client), (from_provider, to_provider));
+                return passing::run(client, provider, Arc::clone(passage)).await;
+            }
+        };
         let (words, waiting) = mpsc::channel(WEBSOCKET_WORDS_MAX);
         let from_client = FrameSource::new(from_client, Side::Client, CLIENT_MESSAGE_BYTES_MAX);
         let from_provider = FrameSource::new(from_provider, Side::Server, PROVIDER_MESSAGE_BYTES_MAX);

@@ -3,6 +3,7 @@
 mod ending;
 mod passing;
 mod refusing;
+mod routed;
 mod severing;
 
 use std::fmt::Debug;
@@ -28,14 +29,14 @@ const PATH: &str = "/v1/responses";
 const OFFER: (&str, &str) = ("sec-websocket-extensions", "permessage-deflate; client_max_window_bits");
 
 /// A connection to the provider by any way but HTTP/2.
-async fn connect(world: &World, way: Way) -> Box<dyn Stream> {
+async fn connect(world: &World, way: Way, host: &str) -> Box<dyn Stream> {
     match way {
         Way::Transparent => {
-            Box::new(tls(world, tcp(world.doors.tls).await.unwrap(), Version::HTTP_11, OPENAI).await.unwrap())
+            Box::new(tls(world, tcp(world.doors.tls).await.unwrap(), Version::HTTP_11, host).await.unwrap())
         }
         Way::Connect => {
-            let stream = tunnel(world.doors.explicit, OPENAI).await.unwrap();
-            Box::new(tls(world, stream, Version::HTTP_11, OPENAI).await.unwrap())
+            let stream = tunnel(world.doors.explicit, host).await.unwrap();
+            Box::new(tls(world, stream, Version::HTTP_11, host).await.unwrap())
         }
         Way::Absolute | Way::Plain => Box::new(tcp(world.doors.plain).await.unwrap()),
     }
@@ -49,8 +50,19 @@ pub(crate) type Client = WebSocketStream<Box<dyn Stream>>;
 
 /// Asks for a socket.
 async fn ask(world: &World, way: Way, path: &str, headers: &[(&'static str, &str)]) -> Result<(Client, Answer), Error> {
-    let stream = connect(world, way).await;
-    let mut request = format!("ws://{OPENAI}{path}").into_client_request()?;
+    ask_at(world, way, OPENAI, path, headers).await
+}
+
+/// The same of another host.
+async fn ask_at(
+    world: &World,
+    way: Way,
+    host: &str,
+    path: &str,
+    headers: &[(&'static str, &str)],
+) -> Result<(Client, Answer), Error> {
+    let stream = connect(world, way, host).await;
+    let mut request = format!("ws://{host}{path}").into_client_request()?;
     for (name, value) in headers {
         request.headers_mut().insert(*name, value.parse()?);
     }
