@@ -47,6 +47,7 @@ fn main() -> ExitCode {
         | Command::List { .. }
         | Command::Budget(_)
         | Command::Usage { .. }
+        | Command::Routes(RoutesCommand::Learn { .. })
         | Command::Audit(_)
         | Command::Status { .. } => cli::main(arguments),
     }

@@ -13,7 +13,7 @@ use crate::domain::{
 };
 use crate::meter::Dialect;
 
-use super::audit::AuditArguments;
+use super::audit::{AuditArguments, Since};
 
 /// Meters what AI agents spend, budgets it, and cuts their network in the kernel when it is gone.
 #[derive(Debug, Parser)]
@@ -262,6 +262,14 @@ pub enum RoutesCommand {
     /// Read the routes files as the daemon does, say what is wrong, and what would become of a request. Ends with 1 when a
     /// file is wrong or the request would be refused.
     Check(RouteCheckArguments),
+    /// Write what a bottle tried and was refused as a routes file, to be reviewed.
+    Learn {
+        /// Which.
+        bottle: BottleName,
+        /// From then on: a time, or how long ago.
+        #[arg(long, value_name = "TIME")]
+        since: Option<Since>,
+    },
 }
 
 /// `egress routes check`
@@ -295,6 +303,9 @@ pub struct RunArguments {
     /// What it writes anywhere else is kept in the bottle.
     #[arg(long, value_name = "DIR")]
     pub share: Vec<PathBuf>,
+    /// When it has ended, print what it tried and was refused as a routes file, to be reviewed. Nothing more is allowed.
+    #[arg(long)]
+    pub learn: bool,
     /// What makes the bottle: native or docker (Docker, or Podman) [default: docker with --image, else native].
     #[arg(long, value_name = "RUNTIME")]
     pub runtime: Option<RuntimeKind>,

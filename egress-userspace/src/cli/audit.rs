@@ -108,9 +108,22 @@ impl AuditArguments {
 
 /// The rows that were asked for, page by page from the newest back.
 async fn history(client: &Client, arguments: &AuditArguments) -> Result<AuditReply> {
-    let since = arguments.since.map(|Since(at)| format!("&since={}", at.0)).unwrap_or_default();
-    let filter = arguments.query() + &since;
-    let mut left = arguments.last.unwrap_or(if arguments.since.is_some() { u32::MAX } else { ROWS });
+    let since = arguments.since.map(|Since(at)| since_query(at)).unwrap_or_default();
+    let left = arguments.last.unwrap_or(if arguments.since.is_some() { u32::MAX } else { ROWS });
+    pages(client, left, arguments.query() + &since).await
+}
+
+/// All that is on record of a bottle since then.
+pub(super) async fn rows_of(client: &Client, bottle: &BottleName, since: Option<UnixMillis>) -> Result<Vec<AuditRow>> {
+    let filter = format!("&bottle={bottle}{}", since.map(since_query).unwrap_or_default());
+    Ok(pages(client, u32::MAX, filter).await?.rows)
+}
+
+fn since_query(at: UnixMillis) -> String {
+    format!("&since={}", at.0)
+}
+
+async fn pages(client: &Client, mut left: u32, filter: String) -> Result<AuditReply> {
     let mut reply: AuditReply = page(client, left, &filter, "").await?;
     let mut older = reply.rows.clone();
     loop {

@@ -5,6 +5,7 @@ mod audit;
 mod budget;
 mod doctor;
 mod kernel;
+mod learn;
 mod meter;
 mod plan;
 mod routes;
@@ -121,6 +122,10 @@ async fn dispatch(client: &Client, command: Command) -> Result<ExitCode> {
             let reply: UsageReply = client.get(&format!("usage{}", rows.query())).await?;
             show::usage(&reply, output.json)?;
         }
+        Command::Routes(RoutesCommand::Learn { bottle, since }) => {
+            let file = learn::file(client, &bottle, since.map(|Since(at)| at)).await?;
+            show::lines(&[file.trim_end().to_owned()]);
+        }
         Command::Audit(arguments) => return audit::run(client, arguments).await,
         Command::Status { output } => {
             let reply: StatusReply = client.get("status").await?;
@@ -128,7 +133,7 @@ async fn dispatch(client: &Client, command: Command) -> Result<ExitCode> {
         }
         Command::Doctor(_)
         | Command::Meter(_)
-        | Command::Routes(_)
+        | Command::Routes(RoutesCommand::Check(_))
         | Command::Settings(_)
         | Command::Daemon(_)
         | Command::Proxy

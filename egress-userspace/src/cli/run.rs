@@ -11,12 +11,12 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::control::{
     Client, ClientError, ErrorCode, ResumeRequest, RunEvent, RunEvents, RunRequest, SignalRequest, WaitRequest,
 };
-use crate::domain::RuntimeKind;
+use crate::domain::{RuntimeKind, UnixMillis};
 use crate::signals;
 
 use super::arguments::{ResumeArguments, RunArguments};
-use super::show;
 use super::terminal::Streams;
+use super::{learn, show};
 
 /// How often a daemon that went away is looked for.
 const RECONNECT_EVERY: Duration = Duration::from_millis(300);
@@ -28,10 +28,15 @@ const OWN_TREES: [&str; 4] = ["/dev", "/proc", "/run", "/sys"];
 
 pub(super) async fn run(client: &Client, arguments: RunArguments) -> Result<ExitCode> {
     let mut streams = Streams::open()?;
-    let path = format!("bottles/{}", arguments.bottle);
+    let (bottle, learns) = (arguments.bottle.clone(), arguments.learn);
+    let path = format!("bottles/{bottle}");
     let request = request(arguments, &streams)?;
     let events = client.follow(&format!("{path}/run"), &request).await?;
-    attend(client, &path, &mut streams, events).await
+    let (ended, run) = attend(client, &path, &mut streams, events).await?;
+    if let Some(run) = run.filter(|_| learns) {
+        learn::print(client, &bottle, run).await?;
+    }
+    Ok(ended)
 }
 
 /// The same for a command that was frozen.
@@ -41,11 +46,16 @@ pub(super) async fn resume(client: &Client, arguments: ResumeArguments) -> Resul
     let budget = arguments.budget.into_iter().map(|amount| (amount.provider, amount.limit)).collect();
     let request = ResumeRequest { budget, stdio: streams.numbers(), has_terminal: streams.has_terminal() };
     let events = client.follow(&format!("{path}/resume"), &request).await?;
-    attend(client, &path, &mut streams, events).await
+    attend(client, &path, &mut streams, events).await.map(|(ended, _)| ended)
 }
 
-/// Carries streams and signals until the run is over.
-async fn attend(client: &Client, path: &str, streams: &mut Streams, mut events: RunEvents) -> Result<ExitCode> {
+/// Carries streams and signals until the run is over. Also says when it started, if it did.
+async fn attend(
+    client: &Client,
+    path: &str,
+    streams: &mut Streams,
+    mut events: RunEvents,
+) -> Result<(ExitCode, Option<UnixMillis>)> {
     let mut signals = signals::forwarded()?;
     let mut wanted = WaitRequest { run: None };
     loop {
@@ -58,12 +68,12 @@ async fn attend(client: &Client, path: &str, streams: &mut Streams, mut events: 
                 Ok(Some(RunEvent::Exited { exit_code })) => {
                     // The last output is still being carried; the terminal ends when the bottle is taken down.
                     streams.finish();
-                    return Ok(exit(exit_code));
+                    return Ok((exit(exit_code), wanted.run));
                 }
                 Ok(Some(RunEvent::Stopped { exit_code, message, .. })) => {
                     streams.finish();
                     show::note(&message);
-                    return Ok(exit(exit_code));
+                    return Ok((exit(exit_code), wanted.run));
                 }
                 Ok(Some(RunEvent::Failed { error })) => return Err(ClientError::Refused(error).into()),
                 Ok(None) | Err(_) => events = reconnect(client, path, wanted).await?,

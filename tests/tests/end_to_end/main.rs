@@ -18,6 +18,7 @@ mod own_hosts;
 mod plan;
 mod preflight;
 mod public;
+mod routes;
 mod secrets;
 mod sever;
 mod soak;
