@@ -97,11 +97,16 @@ fn examine(arguments: DoctorArguments, run_directory: PathBuf) -> Result<ExitCod
 }
 
 fn settings_of(home: &Path) -> Result<String, String> {
+    let routes = daemon::check_routes(home, None).map_err(|error| with_causes(&error))?;
+    let routes = match routes.files.len() {
+        0 => String::new(),
+        files => format!("; {files} routes files are sound"),
+    };
     if !home.join("settings.yml").exists() {
-        return Ok("none, so the defaults are in force".to_owned());
+        return Ok(format!("none, so the defaults are in force{routes}"));
     }
     let checked = daemon::check_settings(home, None);
-    checked.map(|path| format!("{} is sound", path.display())).map_err(|error| with_causes(&error))
+    checked.map(|path| format!("{} is sound{routes}", path.display())).map_err(|error| with_causes(&error))
 }
 
 /// Says whether the daemon would take the settings as they are.

@@ -236,12 +236,12 @@ fn detectors(key: &Text, value: Node, may_be_secret: bool) -> Result<Vec<Detecto
 }
 
 fn detector_name(text: &str) -> Result<String, Problem> {
-    let is_name =
-        !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+    let is_name = !text.is_empty()
+        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte));
     if is_name {
         Ok(text.to_owned())
     } else {
-        Err(Problem::Contradiction("a detector's name is written in a-z, 0-9 and _"))
+        Err(Problem::Contradiction("a detector's name is written in a-z, 0-9, '-' and '_'"))
     }
 }
 
@@ -353,7 +353,7 @@ outbound_on_match: redact
 inbound_on_match: block
 log: all
 approval_timeout: 2m
-without: [credit_card]
+without: [credit-card]
 detectors:
   - name: customer
     pattern: 'CUST-[0-9]{8}'
@@ -391,7 +391,7 @@ routes:
         assert_eq!((file.outbound, file.inbound), (Some(OutboundOnMatch::Redact), Some(InboundOnMatch::Block)));
         assert_eq!(
             (file.approval_timeout, &file.without[..]),
-            (Some(Duration::from_secs(120)), &["credit_card".to_owned()][..])
+            (Some(Duration::from_secs(120)), &["credit-card".to_owned()][..])
         );
         assert_eq!(file.detectors[1].looks_for, LooksFor::Secret(SecretSource::File("keys/deploy".into())));
         assert_eq!((file.detectors[0].name.as_str(), file.detectors[0].line), ("customer", 11));

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use anyhow::{Result, ensure};
-use egress_userspace::domain::{Ending, Known};
+use egress_userspace::domain::{AuditKind, Ending, Known, RefusalReason};
 
 use crate::prepared;
 
@@ -43,8 +43,11 @@ fn a_public_name_is_dialled_only_at_a_public_address() -> Result<()> {
 
     let mut bottle = world.shell("web", &[])?;
     let refused = bottle.ask("claude-test")?;
-    ensure!(refused.status == 502, "{refused:?}");
-    ensure!(world.log_tail().contains("needs its address under upstream.resolve"), "{}", world.log_tail());
+    ensure!(refused.status == 403 && refused.body.contains("address_not_public"), "{refused:?}");
+    let told = world.audit(Some("web"))?;
+    let is_told =
+        |kind: &AuditKind| matches!(kind, AuditKind::RequestRefused { reason: RefusalReason::AddressNotPublic, .. });
+    ensure!(told.iter().any(is_told), "{told:?}");
     ensure!(world.served().is_empty(), "a name led to the metadata address, and the proxy followed");
     let rows = world.rows("web")?;
     assert_eq!((rows[0].usage.total().0, rows[0].known, rows[0].ending), (0, Known::Reported, Ending::Error));

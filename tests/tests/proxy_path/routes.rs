@@ -213,6 +213,31 @@ async fn a_name_that_leads_into_this_network_needs_a_route_that_says_so() {
 }
 
 #[tokio::test]
+async fn no_address_in_whatever_writing_is_a_host() {
+    let world = routed(vec![route(ROUTED, |route| route.private = true)]).await;
+    let mut client = Client::open(&world, Way::Absolute, Version::HTTP_11).await;
+    for address in [
+        "127.0.0.1",
+        "169.254.169.254",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "2130706433",
+        "127.1",
+        "0x7f000001",
+        "localhost",
+    ] {
+        let response = client.send_to(address, Request::get("/"), "/latest/meta-data/", "").await.unwrap();
+        let status = response.status();
+        let reason = refusal(response).await["egress_reason"].clone();
+        assert!(
+            (status == 403 && reason == "host_not_allowed") || (status == 421 && reason == "misdirected"),
+            "{address}: {status} {reason}"
+        );
+    }
+    assert!(world.provider.is_untouched().await);
+}
+
+#[tokio::test]
 async fn what_is_not_intercepted_ends_at_the_host_itself() {
     let world = routed(vec![route(ROUTED, |route| route.intercept = false)]).await;
     let stream = tcp(world.doors.tls).await.unwrap();
