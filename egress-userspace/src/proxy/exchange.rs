@@ -37,7 +37,7 @@ use super::stream_usage;
 use super::target::{Leads, PLAIN_PORT, TLS_PORT, Target, TargetError, agree};
 use super::tee::{Tee, TeeError, Terms};
 use super::unknown_paths::UnknownPaths;
-use super::upstream::{DialError, Reach, Upstream};
+use super::upstream::{DialError, Lane, Reach, Upstream};
 use super::view::{Bottle, Passage, PolicyView};
 use super::websocket::Relay;
 
@@ -123,9 +123,13 @@ impl Allowed {
         Self { target, way }
     }
 
-    /// Which addresses its name may lead to.
-    pub(super) fn reach(&self) -> Reach {
-        if self.way.private { Reach::Private } else { Reach::Public }
+    /// Whose connections it takes.
+    pub(super) fn lane<'a>(&self, passage: &'a Passage) -> Lane<'a> {
+        match (self.way.private, &self.way.metered) {
+            (false, Some(_)) => Lane::Shared,
+            (false, None) => Lane::Own(&passage.pools, Reach::Public),
+            (true, _) => Lane::Own(&passage.pools, Reach::Private),
+        }
     }
 }
 
@@ -368,7 +372,8 @@ impl Run<'_> {
     ) -> Result<Result<Response<Incoming>, Answer>, Severed> {
         let host = &allowed.target.host;
         account.set_sent(true);
-        let sending: ResponseFuture = self.exchange.upstream.request(request, self.version, allowed.reach());
+        let sending: ResponseFuture =
+            self.exchange.upstream.request(request, self.version, allowed.lane(&self.origin.passage));
         let response = tokio::select! {
             biased;
             () = self.origin.passage.severed() => return Err(Severed),

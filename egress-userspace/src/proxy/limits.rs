@@ -67,6 +67,9 @@ pub(super) const POOL_IDLE_TIME_MAX: Duration = Duration::from_secs(60);
 /// Unused connections kept per provider: a burst of streams that ends need not be dialled again.
 pub(super) const POOL_IDLE_CONNECTIONS_MAX: usize = 2_048;
 
+/// The same of a bottle's own connections to a host of its routes.
+pub(super) const OWN_POOL_IDLE_CONNECTIONS_MAX: usize = 32;
+
 /// WebSockets that one bottle may hold open; whoever wants more falls back to HTTP.
 pub(super) const WEBSOCKETS_PER_BOTTLE_MAX: usize = 256;
 /// Longest message of a client over a WebSocket, in bytes: it is held until it is admitted.

@@ -4,7 +4,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use hickory_resolver::TokioResolver;
@@ -28,9 +28,9 @@ use crate::domain::{Host, HostError};
 use crate::policy::is_public;
 
 use super::limits::{
-    ADDRESSES_TRIED_MAX, CONNECT_TIME_MAX, CONNECTION_BUFFER_BYTES_MAX, HEAD_BYTES_MAX, POOL_IDLE_CONNECTIONS_MAX,
-    POOL_IDLE_TIME_MAX, RESOLVE_TIME_MAX, STREAM_SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES, UPSTREAM_HANDSHAKE_TIME_MAX,
-    UPSTREAM_WINDOW_BYTES,
+    ADDRESSES_TRIED_MAX, CONNECT_TIME_MAX, CONNECTION_BUFFER_BYTES_MAX, HEAD_BYTES_MAX, OWN_POOL_IDLE_CONNECTIONS_MAX,
+    POOL_IDLE_CONNECTIONS_MAX, POOL_IDLE_TIME_MAX, RESOLVE_TIME_MAX, STREAM_SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES,
+    UPSTREAM_HANDSHAKE_TIME_MAX, UPSTREAM_WINDOW_BYTES,
 };
 use super::link::Link;
 use super::request_body::RequestBody;
@@ -42,12 +42,33 @@ use super::tls::{ALPN_H2, ALPN_HTTP1};
 /// Not all over HTTP/2, because that is one connection for all bottles: it carries as many streams as the provider allows
 /// (100 or so, further requests would wait for one to end), and each frame of each stream passes one task.
 pub(super) struct Upstream {
-    public: Pools,
-    private: Pools,
-    connector: Connector,
+    /// For metered hosts: a provider knows each request by the key in it.
+    shared: Pools,
+    /// Makes connectors.
+    tls: ClientConfig,
+    link: Arc<Link>,
+    resolver: Option<TokioResolver>,
 }
 
-/// Connections of one reach: one that leads into this network is used by no request that may not go there.
+/// Connections of one bottle to hosts of routes: some servers know who asks by the connection (NTLM), so that none is used by
+/// two bottles.
+#[derive(Debug, Default)]
+pub(super) struct OwnPools {
+    public: OnceLock<Pools>,
+    /// One that leads into this network is used by no request that may not go there.
+    private: OnceLock<Pools>,
+}
+
+/// Whose connections a request takes.
+#[derive(Clone, Copy)]
+pub(super) enum Lane<'a> {
+    /// Those of all bottles to metered hosts.
+    Shared,
+    /// The bottle's own.
+    Own(&'a OwnPools, Reach),
+}
+
+#[derive(Debug)]
 struct Pools {
     http1: Client<Connector, RequestBody>,
     /// Falls back to HTTP/1 where the provider does not speak it.
@@ -118,42 +139,62 @@ pub(super) struct Connector {
 impl Upstream {
     /// Pools of connections to providers; `resolver` is absent on hosts that have none.
     pub(super) fn new(link: &Arc<Link>, resolver: Option<&TokioResolver>, tls: &ClientConfig) -> Self {
-        let connector = |alpn: &[&[u8]], reach| {
-            let mut tls = tls.clone();
-            tls.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
-            let tls = TlsConnector::from(Arc::new(tls));
-            Connector { link: Arc::clone(link), resolver: resolver.cloned(), tls, reach }
-        };
-        let pools = |reach| Pools {
-            http1: builder().build(connector(&[ALPN_HTTP1], reach)),
-            http2: builder().build(connector(&[ALPN_H2, ALPN_HTTP1], reach)),
-        };
-        let (public, private) = (pools(Reach::Public), pools(Reach::Private));
-        Self { public, private, connector: connector(&[], Reach::Public) }
+        let connector = |alpn: &[&[u8]]| connector(link, resolver, tls, (alpn, Reach::Public));
+        let shared = Pools::new(connector, POOL_IDLE_CONNECTIONS_MAX);
+        Self { shared, tls: tls.clone(), link: Arc::clone(link), resolver: resolver.cloned() }
     }
 
     /// Sends a request whose client speaks `version`.
-    pub(super) fn request(&self, request: Request<RequestBody>, version: Version, reach: Reach) -> ResponseFuture {
-        let pools = match reach {
-            Reach::Public => &self.public,
-            Reach::Private => &self.private,
+    pub(super) fn request(&self, request: Request<RequestBody>, version: Version, lane: Lane<'_>) -> ResponseFuture {
+        let own = |reach| {
+            let connector = |alpn: &[&[u8]]| self.connector(alpn, reach);
+            Pools::new(connector, OWN_POOL_IDLE_CONNECTIONS_MAX)
+        };
+        let pools = match lane {
+            Lane::Shared => &self.shared,
+            Lane::Own(pools, reach @ Reach::Public) => pools.public.get_or_init(|| own(reach)),
+            Lane::Own(pools, reach @ Reach::Private) => pools.private.get_or_init(|| own(reach)),
         };
         if version == Version::HTTP_2 { pools.http2.request(request) } else { pools.http1.request(request) }
     }
 
     /// Opens a connection for what is passed on as it is.
     pub(super) async fn connect(&self, host: &Host, port: u16, reach: Reach) -> Result<TcpStream, DialError> {
-        Connector { reach, ..self.connector.clone() }.connect(host, port).await
+        self.connector(&[], reach).connect(host, port).await
+    }
+
+    fn connector(&self, alpn: &[&[u8]], reach: Reach) -> Connector {
+        connector(&self.link, self.resolver.as_ref(), &self.tls, (alpn, reach))
     }
 }
 
-fn builder() -> Builder {
+impl Pools {
+    fn new(connector: impl Fn(&[&[u8]]) -> Connector, idle_max: usize) -> Self {
+        Self {
+            http1: builder(idle_max).build(connector(&[ALPN_HTTP1])),
+            http2: builder(idle_max).build(connector(&[ALPN_H2, ALPN_HTTP1])),
+        }
+    }
+}
+
+fn connector(
+    link: &Arc<Link>,
+    resolver: Option<&TokioResolver>,
+    tls: &ClientConfig,
+    (alpn, reach): (&[&[u8]], Reach),
+) -> Connector {
+    let mut tls = tls.clone();
+    tls.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    Connector { link: Arc::clone(link), resolver: resolver.cloned(), tls: TlsConnector::from(Arc::new(tls)), reach }
+}
+
+fn builder(idle_max: usize) -> Builder {
     let mut builder: Builder = Client::builder(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(POOL_IDLE_TIME_MAX)
-        .pool_max_idle_per_host(POOL_IDLE_CONNECTIONS_MAX)
+        .pool_max_idle_per_host(idle_max)
         .http1_preserve_header_case(true)
         .http1_max_buf_size(CONNECTION_BUFFER_BYTES_MAX)
         .http2_max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))

@@ -21,6 +21,7 @@ use super::limits::{
 };
 use super::reports::Allowance;
 use super::traffic::Traffic;
+use super::upstream::OwnPools;
 
 /// The last snapshot, ready to be asked.
 #[derive(Debug, Default)]
@@ -57,6 +58,8 @@ pub(super) struct Passage {
     pub(super) refusals: Allowance,
     /// Certificates for names that no route has, to say in TLS that they are refused.
     pub(super) strange_names: Allowance,
+    /// Connections to hosts of its routes.
+    pub(super) pools: OwnPools,
     /// Bytes, for the controller.
     pub(super) traffic: Arc<Traffic>,
 }
@@ -70,7 +73,17 @@ impl Passage {
         let refusals = Allowance::new(REFUSALS_TOLD_MAX, REFUSAL_TOLD_EVERY);
         let strange_names = Allowance::new(STRANGE_NAMES_MAX, STRANGE_NAME_EVERY);
         let severed = watch::Sender::new(false);
-        Self { severed, connections, websockets, told, telling, refusals, strange_names, traffic }
+        Self {
+            severed,
+            connections,
+            websockets,
+            told,
+            telling,
+            refusals,
+            strange_names,
+            pools: OwnPools::default(),
+            traffic,
+        }
     }
 
     /// Has the bottle been cut, or is it gone?

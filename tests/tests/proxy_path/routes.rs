@@ -213,6 +213,36 @@ async fn a_name_that_leads_into_this_network_needs_a_route_that_says_so() {
 }
 
 #[tokio::test]
+async fn connections_to_routed_hosts_are_a_bottles_own_and_end_with_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let open = route("localhost", |route| (route.ports, route.private) = (vec![port], true));
+    let world = routed(vec![open]).await;
+    let host = format!("localhost:{port}");
+    let serving = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        for _ in 0..2 {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+        }
+        stream.read(&mut [0]).await
+    });
+    let mut client = Client::open(&world, Way::Absolute, Version::HTTP_11).await;
+    for _ in 0..2 {
+        let response = client.send_to(&host, Request::get("/"), "/", "").await.unwrap();
+        assert_eq!(&whole(response).await[..], b"ok", "on the same connection");
+    }
+    drop(client);
+    sleep(Duration::from_millis(100)).await;
+    assert!(!serving.is_finished(), "it is kept for the next request");
+    world.phase(egress_userspace::broker::Phase::Cut);
+    assert_eq!(timeout(PATIENCE, serving).await.expect("it is still open").unwrap().unwrap(), 0);
+}
+
+#[tokio::test]
 async fn no_address_in_whatever_writing_is_a_host() {
     let world = routed(vec![route(ROUTED, |route| route.private = true)]).await;
     let mut client = Client::open(&world, Way::Absolute, Version::HTTP_11).await;

@@ -93,7 +93,8 @@ impl Endpoint<'_> {
         let body = RequestBody::of(Bytes::from(self.asked.question.body.clone()));
         account.set_sent(true);
         let request = outgoing(&self.allowed.target, head, body)?;
-        let response = self.exchange.upstream.request(request, self.version, self.allowed.reach()).await?;
+        let lane = self.allowed.lane(self.passage);
+        let response = self.exchange.upstream.request(request, self.version, lane).await?;
         let (head, body) = response.into_parts();
         account.take_head(&head);
         if head.status != StatusCode::OK {
