@@ -1,6 +1,6 @@
 //! Fuzzing: builds `tests/fuzz` with coverage counters and gives each target its share of executions, one after the other.
 //!
-//! The corpus in `tests/fuzz/corpus` is the beginning of every run; a test of the meter replays it.
+//! The corpus in `tests/fuzz/corpus` is the beginning of every run; tests beside the targets replay it.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -63,6 +63,8 @@ const NEEDS: &[Need] = &[
     // Java trusts a key store of its own, which a test looks into.
     program(&[Test], "openjdk-17-jre-headless", "keytool"),
     program(&[Test, Demo, Bench], "curl", "curl"),
+    // Pushes and fetches of tests, and the server that they go to.
+    program(&[Test], "git", "git"),
     program(&[Test, Demo], "util-linux", "nsenter"),
     program(&[Test, Demo], "python3", "python3"),
     // What the SDKs that tests use run on, and are installed with.

@@ -1,13 +1,16 @@
-//! Frames on the broker's socket: a little-endian `u32` length and that many bytes of JSON.
+//! Frames on the broker's socket: a little-endian `u32` length and that many bytes of JSON. Whatever holds a frame is wiped
+//! when it has been read or written: some hold secrets.
 
 use std::io::{self, Read, Write};
 
-use bytes::{Buf, BufMut, BytesMut};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
+use zeroize::Zeroizing;
+
+use super::wiped::WipedBuffer;
 
 /// Longest frame, in bytes: a snapshot of a thousand bottles is a tenth of it.
 pub const FRAME_BYTES_MAX: usize = 8 << 20;
@@ -42,25 +45,23 @@ pub enum BrokerError {
 #[derive(Debug)]
 pub struct FrameReader<R> {
     stream: R,
-    buffer: BytesMut,
+    buffer: WipedBuffer,
 }
 
 impl<R> FrameReader<R> {
     /// Reads from `stream`.
     pub fn new(stream: R) -> Self {
-        Self { stream, buffer: BytesMut::new() }
+        Self { stream, buffer: WipedBuffer::default() }
     }
 
     /// The first whole message of what has been read.
     fn take<T: DeserializeOwned>(&mut self) -> Result<Option<T>, BrokerError> {
-        let Some(length) = self.buffer.first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
+        let Some((length, rest)) = self.buffer.filled().split_first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
         let length = checked_length(*length)?;
-        if self.buffer.len() < LENGTH_BYTES + length {
-            return Ok(None);
-        }
-        self.buffer.advance(LENGTH_BYTES);
-        let body = self.buffer.split_to(length);
-        Ok(Some(serde_json::from_slice(&body)?))
+        let Some(body) = rest.get(..length) else { return Ok(None) };
+        let message = serde_json::from_slice(body);
+        self.buffer.take(LENGTH_BYTES + length);
+        Ok(Some(message?))
     }
 }
 
@@ -75,9 +76,10 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             if let Some(message) = self.take()? {
                 return Ok(Some(message));
             }
-            self.buffer.reserve(READ_BYTES);
-            if self.stream.read_buf(&mut self.buffer).await? == 0 {
-                return if self.buffer.is_empty() { Ok(None) } else { Err(BrokerError::Truncated) };
+            let read = self.stream.read(self.buffer.room(READ_BYTES)).await?;
+            self.buffer.came(read);
+            if read == 0 {
+                return if self.buffer.filled().is_empty() { Ok(None) } else { Err(BrokerError::Truncated) };
             }
         }
     }
@@ -98,14 +100,11 @@ impl<R: Read> FrameReader<R> {
             if messages.len() > before {
                 return Ok(true);
             }
-            let filled = self.buffer.len();
-            self.buffer.resize(filled + READ_BYTES, 0);
-            let read = self.stream.read(self.buffer.get_mut(filled..).unwrap_or_default());
-            self.buffer.truncate(filled + read.as_ref().copied().unwrap_or(0));
-            match read {
-                Ok(0) => return if filled == 0 { Ok(false) } else { Err(BrokerError::Truncated) },
-                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error.into()),
-                Ok(_) | Err(_) => {}
+            match self.stream.read(self.buffer.room(READ_BYTES)) {
+                Ok(0) => return if self.buffer.filled().is_empty() { Ok(false) } else { Err(BrokerError::Truncated) },
+                Ok(read) => self.buffer.came(read),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
             }
         }
     }
@@ -117,11 +116,11 @@ impl<R: Read> FrameReader<R> {
 ///
 /// The stream failed, or a message is too long.
 pub fn write_frames_blocking<T: Serialize>(stream: &mut impl Write, messages: &[T]) -> Result<(), BrokerError> {
-    let mut buffer = BytesMut::new();
+    let mut buffer = WipedBuffer::default();
     for message in messages {
         append(&mut buffer, message)?;
     }
-    Ok(stream.write_all(&buffer)?)
+    Ok(stream.write_all(buffer.filled())?)
 }
 
 /// Reads one frame and not a byte beyond it, before anything asynchronous runs.
@@ -132,7 +131,7 @@ pub fn write_frames_blocking<T: Serialize>(stream: &mut impl Write, messages: &[
 pub fn read_frame_blocking<T: DeserializeOwned>(stream: &mut impl Read) -> Result<T, BrokerError> {
     let mut length = [0; LENGTH_BYTES];
     stream.read_exact(&mut length)?;
-    let mut body = vec![0; checked_length(length)?];
+    let mut body = Zeroizing::new(vec![0; checked_length(length)?]);
     stream.read_exact(&mut body)?;
     Ok(serde_json::from_slice(&body)?)
 }
@@ -146,13 +145,13 @@ fn checked_length(length: [u8; LENGTH_BYTES]) -> Result<usize, BrokerError> {
 #[derive(Debug)]
 pub struct FrameWriter<W> {
     stream: W,
-    buffer: BytesMut,
+    buffer: WipedBuffer,
 }
 
 impl<W: AsyncWrite + Unpin> FrameWriter<W> {
     /// Writes to `stream`.
     pub fn new(stream: W) -> Self {
-        Self { stream, buffer: BytesMut::new() }
+        Self { stream, buffer: WipedBuffer::default() }
     }
 
     /// Sends one message.
@@ -185,19 +184,26 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
     }
 
     async fn flush(&mut self) -> Result<(), BrokerError> {
-        self.stream.write_all_buf(&mut self.buffer).await?;
+        while !self.buffer.filled().is_empty() {
+            let written = self.stream.write(self.buffer.filled()).await?;
+            if written == 0 {
+                return Err(io::Error::from(io::ErrorKind::WriteZero).into());
+            }
+            self.buffer.take(written);
+        }
         Ok(self.stream.flush().await?)
     }
 }
 
-fn append<T: Serialize>(buffer: &mut BytesMut, message: &T) -> Result<(), BrokerError> {
-    let start = buffer.len();
-    buffer.put_u32_le(0);
-    serde_json::to_writer((&mut *buffer).writer(), message)?;
-    let bytes = buffer.len() - start - LENGTH_BYTES;
+fn append<T: Serialize>(buffer: &mut WipedBuffer, message: &T) -> Result<(), BrokerError> {
+    let start = buffer.filled().len();
+    buffer.write_all(&[0; LENGTH_BYTES])?;
+    serde_json::to_writer(&mut *buffer, message)?;
+    let bytes = buffer.filled().len() - start - LENGTH_BYTES;
     let length = u32::try_from(bytes).ok().filter(|_| bytes <= FRAME_BYTES_MAX);
-    let (Some(length), Some(place)) = (length, buffer.get_mut(start..start + LENGTH_BYTES)) else {
-        buffer.truncate(start);
+    let place = buffer.filled_mut().get_mut(start..start + LENGTH_BYTES);
+    let (Some(length), Some(place)) = (length, place) else {
+        buffer.keep(start);
         return Err(BrokerError::TooLong { bytes });
     };
     place.copy_from_slice(&length.to_le_bytes());

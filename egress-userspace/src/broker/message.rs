@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::{
     AgentName, Allowance, BottleId, BottleName, BudgetView, CacheReads, CrossingMode, Host, PermitId, Preflight,
-    Preflights, Refusal, RefusalReason, Settlement, SpendRequest,
+    Preflights, Refusal, RefusalReason, Secret, SecretSource, Settlement, SpendRequest,
 };
 use crate::policy::{MeteredTable, RouteFiles};
 
@@ -156,6 +156,12 @@ pub enum FromController {
     Configure(Configuration),
     /// Replaces everything known before. A bottle that is `Cut` or gone has its exchanges severed.
     Snapshot(Snapshot),
+    /// The values of every secret that routes name, as far as they are to be had: replaces those of before. Said before the
+    /// first snapshot, and after every change.
+    Secrets {
+        /// By where they were read.
+        secrets: Vec<(SecretSource, Secret)>,
+    },
     /// Answer to `Admit`.
     Admitted {
         /// Of the question.
@@ -231,4 +237,19 @@ pub enum LeafReply {
     },
     /// There is none for this name.
     Refused(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_arrive_and_are_not_shown() {
+        let source = SecretSource::File("keys/anthropic".into());
+        let secrets = vec![(source, Secret::new("s3cret \"\u{fc}".to_owned()))];
+        let message = FromController::Secrets { secrets };
+        let said = serde_json::to_string(&message).unwrap();
+        assert_eq!(serde_json::from_str::<FromController>(&said).unwrap(), message);
+        assert!(!format!("{message:?}").contains("s3cret"));
+    }
 }

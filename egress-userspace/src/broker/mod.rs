@@ -7,6 +7,7 @@
 mod frame;
 mod handoff;
 mod message;
+mod wiped;
 
 pub use frame::{BrokerError, FRAME_BYTES_MAX, FrameReader, FrameWriter, read_frame_blocking, write_frames_blocking};
 pub use handoff::{HandoffError, Listeners, receive_listeners, send_listeners};

@@ -27,6 +27,7 @@ use super::containers::{Process, Rewired};
 use super::cutting::{Bounds, Moment, Stage};
 use super::lifeline::Lifeline;
 use super::review::{REVIEW_EVERY, Review};
+use super::secrets::Values;
 
 /// Between two attempts to write what happened to a gate when the disk is full.
 const RECORD_RETRY_EVERY: Duration = Duration::from_millis(500);
@@ -72,6 +73,7 @@ enum Order {
     Stop { bottle: BottleId, stop: Stop, done: oneshot::Sender<bool> },
     Restore { bottle: BottleId, done: oneshot::Sender<Result<bool, LedgerError>> },
     Look { done: oneshot::Sender<View> },
+    Secrets { secrets: Values, done: oneshot::Sender<()> },
     Policy { policy: Box<Snapshot>, bounds: Bounds, done: oneshot::Sender<()> },
     Review { done: oneshot::Sender<()> },
     Mend { gate: Box<Gate>, done: oneshot::Sender<Result<Mended, KernelError>> },
@@ -125,6 +127,11 @@ impl ControllerHandle {
     pub(super) async fn policy(&self, policy: Snapshot, bounds: Bounds) {
         let policy = Box::new(policy);
         let _ = ask!(self, Policy { policy, bounds });
+    }
+
+    /// These are the secrets that routes name: returns when the proxy has been told.
+    pub(super) async fn secrets(&self, secrets: Values) {
+        let _ = ask!(self, Secrets { secrets });
     }
 
     /// Its command has been started.
@@ -212,6 +219,7 @@ pub(super) struct Controller {
     pub(super) enforcer: Arc<dyn Enforcer>,
     /// What the proxy may know, but for the bottles.
     policy: Snapshot,
+    secrets: Values,
     bounds: Bounds,
     born: Instant,
     pub(super) running: BTreeMap<BottleId, Running>,
@@ -235,6 +243,7 @@ pub(super) fn spawn(ledger: Ledger, enforcer: Arc<dyn Enforcer>, policy: Snapsho
         ledger,
         enforcer,
         policy,
+        secrets: Values::new(),
         bounds,
         born: Instant::now(),
         running: BTreeMap::new(),
@@ -289,8 +298,7 @@ impl Controller {
                 let _ = done.send(());
             }
             Order::ProxyUp { outgoing, pid, done } => {
-                (self.proxy, self.proxy_pid) = (Some(outgoing), pid);
-                self.tell_proxy();
+                self.greet(outgoing, pid);
                 let _ = done.send(());
             }
             Order::ProxyDown { done } => {
@@ -320,6 +328,10 @@ impl Controller {
             }
             Order::Restore { bottle, done } => {
                 let _ = done.send(self.restore(bottle).await);
+            }
+            Order::Secrets { secrets, done } => {
+                self.take_secrets(secrets);
+                let _ = done.send(());
             }
             Order::Policy { policy, bounds, done } => {
                 (self.policy, self.bounds) = (*policy, bounds);
@@ -451,6 +463,23 @@ impl Controller {
         }
         self.order_stop(bottle, stop, CutCause::Operator).await;
         true
+    }
+
+    /// There is a new proxy, which knows nothing.
+    fn greet(&mut self, proxy: UnboundedSender<FromController>, pid: Option<u32>) {
+        (self.proxy, self.proxy_pid) = (Some(proxy), pid);
+        self.tell_secrets();
+        self.tell_proxy();
+    }
+
+    fn take_secrets(&mut self, secrets: Values) {
+        self.secrets = secrets;
+        self.tell_secrets();
+    }
+
+    fn tell_secrets(&self) {
+        let Some(proxy) = &self.proxy else { return };
+        let _ = proxy.send(FromController::Secrets { secrets: self.secrets.clone() });
     }
 
     /// Pushes what the proxy may know.

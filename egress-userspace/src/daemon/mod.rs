@@ -24,6 +24,7 @@ mod reload;
 mod review;
 mod route_check;
 mod routes;
+mod secrets;
 mod self_check;
 mod stopping;
 mod traffic;
@@ -182,7 +183,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     let configuration =
         Configuration { gateway: options.gateway, extra_roots_pem: files::read_roots(&options.home, &settings)? };
     let authority = Arc::new(Mutex::new(authority));
-    let reload = Reload { home: options.home.clone(), settings, routes, launcher: launcher.clone() };
+    let reload = Reload::begin(options.home.clone(), settings, routes, launcher.clone()).await;
     let (exchanged, news) = mpsc::unbounded_channel();
     let guard = guard::guard(launcher.clone(), news);
     let stale = proxy_link::settle_stale(ledger.clone(), controller.clone());

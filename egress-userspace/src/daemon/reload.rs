@@ -16,6 +16,7 @@ use crate::policy::{RouteFiles, metered_hosts};
 use crate::settings::Settings;
 
 use super::launch::Launcher;
+use super::secrets::SecretFiles;
 use super::{bounds, files, policy, routes};
 
 /// How late a changed file is noticed, at most.
@@ -88,16 +89,25 @@ pub(super) fn providers(settings: &Settings) -> BTreeSet<ProviderName> {
 
 /// Who watches the files and whom they are for.
 pub(super) struct Reload {
-    pub(super) home: PathBuf,
-    pub(super) settings: Settings,
-    pub(super) routes: RouteFiles,
-    pub(super) launcher: Launcher,
+    home: PathBuf,
+    settings: Settings,
+    routes: RouteFiles,
+    secret_files: SecretFiles,
+    launcher: Launcher,
 }
 
 /// What tells one state of a file from the next: modified (seconds, nanoseconds), length, number. `None` when it is gone.
 pub(super) type Stamp = Option<(i64, i64, u64, u64)>;
 
 impl Reload {
+    /// What these files say is in force, but for the secrets that routes name: the proxy hears of them first.
+    pub(super) async fn begin(home: PathBuf, settings: Settings, routes: RouteFiles, launcher: Launcher) -> Self {
+        let secret_files = SecretFiles::new(home.clone());
+        let mut reload = Self { home, settings, routes, secret_files, launcher };
+        reload.reload_secrets(true).await;
+        reload
+    }
+
     /// Watches until the future is dropped. `seen` are the files as they were read at start.
     pub(super) async fn watch(mut self, mut hang_up: Signal, (mut seen, mut seen_routes): Seen) {
         let mut look = tokio::time::interval(LOOK_EVERY);
@@ -117,6 +127,7 @@ impl Reload {
                 seen_routes = found;
                 self.reload_routes().await;
             }
+            self.reload_secrets(is_asked).await;
         }
     }
 
@@ -132,10 +143,17 @@ impl Reload {
             return;
         }
         self.routes = routes;
+        self.reload_secrets(false).await;
         self.launcher.controller.policy(policy(&self.settings, &self.routes), bounds(&self.settings)).await;
         info!("routes were read anew and are in force");
         if let Err(error) = self.launcher.ledger.audit(None, AuditKind::RoutesReloaded).await {
             error!(error = with_causes(&error), "that routes were read anew is not in the audit");
+        }
+    }
+
+    async fn reload_secrets(&mut self, is_asked: bool) {
+        if let Some(secrets) = self.secret_files.look(&self.routes, is_asked) {
+            self.launcher.controller.secrets(secrets).await;
         }
     }
 

@@ -5,12 +5,17 @@
 mod address;
 mod allow;
 mod allowlist;
+mod credential;
+/// Git over HTTPS.
+pub mod git;
 mod metered;
+mod percent;
 mod provider;
 
 pub use address::is_public;
 pub use allow::{Decision, Destination, Forbidden, RouteFiles, Way};
 pub use allowlist::Listed;
+pub use credential::{Credential, Secrets, Unsigned, credential};
 pub use metered::MeteredTable;
 pub use provider::{MeteredHost, metered_hosts};
 

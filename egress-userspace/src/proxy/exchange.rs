@@ -9,7 +9,6 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, HeaderValue};
 use hyper::http::request::Parts;
-use hyper::http::uri::{PathAndQuery, Scheme};
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper_util::client::legacy::ResponseFuture;
 use thiserror::Error;
@@ -17,17 +16,19 @@ use tokio::time::timeout;
 
 use crate::broker::{FromProxy, Phase};
 use crate::domain::{
-    Api, Auth, BottleId, Ending, Host, Preflight, RefusalReason, RequestLog, SpendRequest, Tokens, with_causes,
+    Api, Auth, BottleId, Ending, Host, Preflight, Refusal, RefusalReason, RequestLog, SpendRequest, Tokens, with_causes,
 };
 use crate::meter;
-use crate::policy::{Decision, Destination, Forbidden, MeteredHost, Way};
+use crate::policy::{self, Credential, Decision, Destination, Forbidden, MeteredHost, Way};
 
 use super::account::Account;
 use super::count::{self, Asked, Endpoint};
 use super::delivery::Delivery;
+use super::git;
 use super::headers;
-use super::limits::{REFUSAL_DELIVERY_TIME_MAX, RESPONSE_HEAD_TIME_MAX};
+use super::limits::{BODY_PREFIX_BYTES_MAX, REFUSAL_DELIVERY_TIME_MAX, RESPONSE_HEAD_TIME_MAX};
 use super::link::{Link, LivePermit};
+use super::outgoing::outgoing;
 use super::own;
 use super::refusal::{self, Answer, Audience};
 use super::request_body::{BodyBroken, RequestBody, discard};
@@ -107,11 +108,13 @@ pub(super) struct Allowed {
     /// Where it goes.
     pub(super) target: Target,
     pub(super) way: Way,
+    /// What it presents there.
+    pub(super) credential: Credential,
 }
 
 impl Allowed {
     /// To a provider, and with a secret, only over TLS.
-    fn new(target: Target, way: Way) -> Self {
+    fn new(target: Target, way: Way, credential: Credential) -> Self {
         let is_plain_allowed = way.metered.is_none() && !matches!(way.auth, Auth::Inject(..));
         let target = match target.is_tls || is_plain_allowed {
             true => target,
@@ -120,7 +123,7 @@ impl Allowed {
                 Target { is_tls: true, port, ..target }
             }
         };
-        Self { target, way }
+        Self { target, way, credential }
     }
 
     /// Whose connections it takes.
@@ -143,7 +146,7 @@ impl Exchange {
         let policy = self.link.policy();
         let bottle = policy.bottle(origin.socket.peer());
         let bottle = bottle.filter(|bottle| Arc::ptr_eq(&bottle.passage, &origin.passage)).ok_or(Severed)?;
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
         let target = agree(&head, &origin.expected, origin.leads);
         if target.as_ref().is_ok_and(|target| own::is_own(&target.host)) {
             discard(body).await;
@@ -157,7 +160,8 @@ impl Exchange {
         match run.allow(&head, target) {
             Ok(allowed) => {
                 run.log(None, allowed.way.rule.as_deref(), allowed.way.log);
-                if headers::asks_for_websocket(&head.headers) {
+                allowed.credential.strip(&mut head.uri, &mut head.headers);
+                if headers::asks_for_websocket(&head.headers) && git::asked(&head).is_none() {
                     run.upgrade(allowed, head, body).await
                 } else {
                     run.carry(allowed, head, body).await
@@ -212,7 +216,12 @@ impl Run<'_> {
         if head.method == Method::CONNECT || (is_upgrade && !is_carried) {
             return Err(Answer::UpgradeRefused(None));
         }
-        Ok(Allowed::new(target, way))
+        let credential =
+            self.credential(&target.host, &way, head).map_err(|refusal| match is_upgrade && way.metered.is_some() {
+                true => Answer::UpgradeRefused(Some(refusal)),
+                false => Answer::Refused(refusal),
+            })?;
+        Ok(Allowed::new(target, way, credential))
     }
 
     /// What operators read of it.
@@ -222,9 +231,15 @@ impl Run<'_> {
         Line::new(name, self.method.as_str(), self.uri.path(), reason).at(host).by(rule).write(wanted);
     }
 
+    fn credential(&self, host: &Host, way: &Way, head: &Parts) -> Result<Credential, Refusal> {
+        let brought = (&head.uri, &head.headers);
+        let found = policy::credential(&way.auth, way.metered.is_some(), host, brought, &self.policy.secrets);
+        found.map_err(|refusal| Refusal { rule: way.rule.clone(), ..refusal })
+    }
+
     /// What operators hear of a request that routes, detectors or a name in two versions refuse; of budgets they hear
     /// otherwise.
-    fn tell(&self, answer: &Answer) {
+    pub(super) fn tell(&self, answer: &Answer) {
         let (Answer::Refused(refusal) | Answer::UpgradeRefused(Some(refusal))) = answer else { return };
         let reason = refusal.reason;
         if !is_of_routes(reason) {
@@ -243,6 +258,10 @@ impl Run<'_> {
         mut head: Parts,
         body: Incoming,
     ) -> Result<Response<ResponseBody>, Severed> {
+        let body = match self.check_git(&allowed, &head, RequestBody::unread(body)).await {
+            Ok(body) => body,
+            Err(refused) => return Ok(refused),
+        };
         let Some(metered) = &allowed.way.metered else { return self.pass(&allowed, head, body).await };
         let (mut ask, mut body) = match read_ask(metered.api, &head, body).await {
             Ok(asked) => asked,
@@ -279,9 +298,9 @@ impl Run<'_> {
     }
 
     /// A request to a host that spends no tokens: forward, respond.
-    async fn pass(&self, allowed: &Allowed, head: Parts, body: Incoming) -> Result<Response<ResponseBody>, Severed> {
+    async fn pass(&self, allowed: &Allowed, head: Parts, body: RequestBody) -> Result<Response<ResponseBody>, Severed> {
         let mut account = Account::of_nobody(Arc::clone(&self.origin.passage));
-        Ok(match self.forward(allowed, head, RequestBody::unread(body), &mut account).await? {
+        Ok(match self.forward(allowed, head, body, &mut account).await? {
             Ok(response) => self.respond(response, account, false).await,
             Err(answer) => self.answer(&answer),
         })
@@ -296,7 +315,8 @@ impl Run<'_> {
         body: &RequestBody,
         ask: &meter::Ask,
     ) -> Tokens {
-        let endpoint = Asked::about(metered.api, head, body).map(|asked| Endpoint {
+        let asked = Asked::about(metered.api, head, body).filter(|asked| self.may_ask(allowed, asked.path()));
+        let endpoint = asked.map(|asked| Endpoint {
             exchange: self.exchange,
             passage: &self.origin.passage,
             bottle: self.bottle.view.id,
@@ -308,6 +328,13 @@ impl Run<'_> {
             asked,
         });
         count::input(endpoint, ask).await
+    }
+
+    /// Does the same route lead to the question? What it says of credentials holds for its own paths.
+    fn may_ask(&self, allowed: &Allowed, path: &str) -> bool {
+        let Target { host, port, .. } = &allowed.target;
+        let to = Destination { host, port: *port, method: Method::POST.as_str(), path };
+        matches!(self.policy.decide(self.bottle, to), Decision::Allowed(way) if way.rule == allowed.way.rule)
     }
 
     /// The operator hears of what is passed without being counted.
@@ -351,8 +378,9 @@ impl Run<'_> {
         account: &mut Account,
     ) -> Result<Result<Response<Incoming>, Answer>, Severed> {
         let host = &allowed.target.host;
-        let Ok(request) = outgoing(&allowed.target, head, body) else {
-            return Ok(Err(refusal::plain(RefusalReason::Misdirected, "the path is malformed".to_owned())));
+        let request = match self.signable(allowed, body).await.and_then(|body| outgoing(allowed, head, body)) {
+            Ok(request) => request,
+            Err(answer) => return Ok(Err(answer)),
         };
         let response = self.send(allowed, request, account).await?;
         if response.as_ref().is_ok_and(|response| response.status() == StatusCode::SWITCHING_PROTOCOLS) {
@@ -505,32 +533,15 @@ fn is_of_routes(reason: RefusalReason) -> bool {
 }
 
 /// What the request asks for. Only a metered one is read before it goes.
-async fn read_ask(api: Api, head: &Parts, body: Incoming) -> Result<(meter::Ask, RequestBody), BodyBroken> {
+async fn read_ask(api: Api, head: &Parts, body: RequestBody) -> Result<(meter::Ask, RequestBody), BodyBroken> {
     let (method, path) = (head.method.as_str(), head.uri.path());
     let body = if meter::ask(api, method, path, &[], None).is_metered {
-        RequestBody::with_prefix(body).await?
+        body.with_prefix(BODY_PREFIX_BYTES_MAX).await?
     } else {
-        RequestBody::unread(body)
+        body
     };
     let ask = meter::ask(api, method, path, body.prefix(), body.bytes_total());
     Ok((ask, body))
-}
-
-/// The request as the provider gets it: the same, but for what belongs to the connection.
-pub(super) fn outgoing(
-    target: &Target,
-    mut head: Parts,
-    body: RequestBody,
-) -> Result<Request<RequestBody>, hyper::http::Error> {
-    let path = head.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
-    let (scheme, usual_port) = if target.is_tls { (Scheme::HTTPS, TLS_PORT) } else { (Scheme::HTTP, PLAIN_PORT) };
-    let port = if target.port == usual_port { String::new() } else { format!(":{}", target.port) };
-    let authority = format!("{}{port}", target.host);
-    head.uri = Uri::builder().scheme(scheme).authority(authority).path_and_query(path).build()?;
-    headers::strip_request(&mut head.headers);
-    head.version = Version::HTTP_11;
-    head.extensions.remove::<hyper::upgrade::OnUpgrade>();
-    Ok(Request::from_parts(head, body))
 }
 
 /// What a client gets.

@@ -28,6 +28,14 @@ pub(super) const CONNECTION_BUFFER_BYTES_MAX: usize = 128 << 10;
 pub(super) const BODY_PREFIX_BYTES_MAX: usize = 4 << 20;
 /// A client has this long to send that prefix.
 pub(super) const BODY_PREFIX_TIME_MAX: Duration = Duration::from_secs(120);
+/// Longest body that is signed anew, in bytes: as much as Bedrock takes.
+pub(super) const SIGNED_BODY_BYTES_MAX: usize = 25_000_000;
+/// Beginnings of bodies longer than the prefix that one bottle may have in memory: pushes, and what is to be signed.
+pub(super) const LONG_PREFIXES_PER_BOTTLE_MAX: usize = 4;
+/// How much of a refused push is read: git reads the answer when it has sent all of it.
+pub(super) const REFUSED_PUSH_BYTES_MAX: usize = 1 << 30;
+/// And for how long.
+pub(super) const REFUSED_PUSH_TIME_MAX: Duration = Duration::from_secs(60);
 /// How much of a refused request's body is read, so that the answer is not lost to a reset.
 pub(super) const REFUSED_BODY_BYTES_MAX: usize = 8 << 20;
 /// And for how long.

@@ -192,6 +192,10 @@ impl Link {
                     self.say(FromProxy::Ready);
                 }
             }
+            FromController::Secrets { secrets } => {
+                let next = self.policy().with_secrets(secrets.into_iter().collect());
+                self.policy.send_replace(Arc::new(next));
+            }
             FromController::Admitted { number, admission } => self.take_admission(number, admission),
             FromController::Settled { number, crossed, allowances } => {
                 if let Some(Waiter::Settle(permit, waiter)) = self.waiter(number) {

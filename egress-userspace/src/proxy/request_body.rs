@@ -2,15 +2,17 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::HeaderMap;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use thiserror::Error;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
-use super::limits::{BODY_PREFIX_BYTES_MAX, BODY_PREFIX_TIME_MAX, REFUSED_BODY_BYTES_MAX, REFUSED_BODY_TIME_MAX};
+use super::limits::{BODY_PREFIX_TIME_MAX, REFUSED_BODY_BYTES_MAX, REFUSED_BODY_TIME_MAX};
 
 /// The client did not send what it announced.
 #[derive(Debug, Error)]
@@ -29,27 +31,46 @@ pub(super) struct RequestBody {
     prefix: Bytes,
     rest: Option<Incoming>,
     trailers: Option<HeaderMap>,
+    /// Room for a long beginning.
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 impl RequestBody {
     /// All of it still to come.
     pub(super) fn unread(body: Incoming) -> Self {
-        Self { prefix: Bytes::new(), rest: Some(body), trailers: None }
+        Self { prefix: Bytes::new(), rest: Some(body), trailers: None, _place: None }
     }
 
-    /// Waits for the beginning: all of the body, or as much as may be looked at.
-    pub(super) async fn with_prefix(body: Incoming) -> Result<Self, BodyBroken> {
-        timeout(BODY_PREFIX_TIME_MAX, read_prefix(body)).await.map_err(|_| BodyBroken::TimedOut)?
+    /// Waits for the beginning: all of the body, or `bytes_max` bytes and what came with the last of them.
+    pub(super) async fn with_prefix(self, bytes_max: usize) -> Result<Self, BodyBroken> {
+        timeout(BODY_PREFIX_TIME_MAX, read_prefix(self, bytes_max)).await.map_err(|_| BodyBroken::TimedOut)?
+    }
+
+    /// The same in a place that it leaves when it has been sent.
+    pub(super) fn in_place(self, place: OwnedSemaphorePermit) -> Self {
+        Self { _place: Some(place), ..self }
     }
 
     /// One of the proxy's own.
     pub(super) fn of(bytes: Bytes) -> Self {
-        Self { prefix: bytes, rest: None, trailers: None }
+        Self { prefix: bytes, rest: None, trailers: None, _place: None }
+    }
+
+    fn beginning_with(mut self, gathered: BytesMut) -> Self {
+        if !gathered.is_empty() {
+            self.prefix = gathered.freeze();
+        }
+        self
     }
 
     /// The beginning.
     pub(super) fn prefix(&self) -> &[u8] {
         &self.prefix
+    }
+
+    /// The same for whoever looks at it elsewhere.
+    pub(super) fn shared_prefix(&self) -> Bytes {
+        self.prefix.clone()
     }
 
     /// The beginning is all of it.
@@ -73,38 +94,45 @@ impl RequestBody {
     }
 }
 
-async fn read_prefix(mut body: Incoming) -> Result<RequestBody, BodyBroken> {
-    let mut prefix = BytesMut::new();
-    while prefix.len() < BODY_PREFIX_BYTES_MAX {
-        let Some(frame) = body.frame().await else {
-            return Ok(RequestBody { prefix: prefix.freeze(), rest: None, trailers: None });
-        };
+async fn read_prefix(mut body: RequestBody, bytes_max: usize) -> Result<RequestBody, BodyBroken> {
+    let Some(mut rest) = body.rest.take() else { return Ok(body) };
+    let mut gathered = BytesMut::new();
+    while body.prefix.len().max(gathered.len()) < bytes_max {
+        let Some(frame) = rest.frame().await else { return Ok(body.beginning_with(gathered)) };
         match frame?.into_data() {
-            Ok(data) if prefix.is_empty() && body.is_end_stream() => {
-                return Ok(RequestBody { prefix: data, rest: None, trailers: None });
+            // Most bodies come in one piece, which is not copied.
+            Ok(data) if body.prefix.is_empty() && gathered.is_empty() => body.prefix = data,
+            Ok(data) => {
+                gathered.extend_from_slice(&std::mem::take(&mut body.prefix));
+                gathered.extend_from_slice(&data);
             }
-            Ok(data) => prefix.extend_from_slice(&data),
             Err(frame) => {
-                let trailers = frame.into_trailers().ok();
-                return Ok(RequestBody { prefix: prefix.freeze(), rest: None, trailers });
+                body.trailers = frame.into_trailers().ok();
+                return Ok(body.beginning_with(gathered));
             }
         }
     }
-    Ok(RequestBody { prefix: prefix.freeze(), rest: Some(body), trailers: None })
+    body.rest = Some(rest);
+    Ok(body.beginning_with(gathered))
 }
 
 /// Reads a body that nobody wants, within bounds: closing a socket with unread bytes would reset it, and the answer with it.
-pub(super) async fn discard(mut body: Incoming) {
+pub(super) async fn discard(body: Incoming) {
+    discard_within(body, REFUSED_BODY_BYTES_MAX, REFUSED_BODY_TIME_MAX).await;
+}
+
+/// The same within other bounds.
+pub(super) async fn discard_within(mut body: Incoming, bytes_max: usize, time_max: Duration) {
     let reading = async {
         let mut bytes = 0;
-        while bytes < REFUSED_BODY_BYTES_MAX
+        while bytes < bytes_max
             && let Some(Ok(frame)) = body.frame().await
         {
             bytes += frame.data_ref().map_or(0, Bytes::len);
         }
     };
     // Whoever sends longer than this gets the reset.
-    let _ = timeout(REFUSED_BODY_TIME_MAX, reading).await;
+    let _ = timeout(time_max, reading).await;
 }
 
 impl Body for RequestBody {

@@ -13,18 +13,18 @@ use tokio::time::Instant;
 
 use crate::broker::{BottleView, FromProxy, Phase, Snapshot};
 use crate::domain::{CacheReads, CrossingMode, Host, Preflights};
-use crate::policy::{Decision, Destination, MeteredTable, RouteFiles, Way};
+use crate::policy::{Decision, Destination, MeteredTable, RouteFiles, Secrets, Way};
 
 use super::limits::{
-    BUDGETS_AGE_MAX, CONNECTIONS_PER_BOTTLE_MAX, REFUSAL_TOLD_EVERY, REFUSALS_TOLD_MAX, STRANGE_NAME_EVERY,
-    STRANGE_NAMES_MAX, WEBSOCKETS_PER_BOTTLE_MAX,
+    BODY_PREFIX_TIME_MAX, BUDGETS_AGE_MAX, CONNECTIONS_PER_BOTTLE_MAX, LONG_PREFIXES_PER_BOTTLE_MAX,
+    REFUSAL_TOLD_EVERY, REFUSALS_TOLD_MAX, STRANGE_NAME_EVERY, STRANGE_NAMES_MAX, WEBSOCKETS_PER_BOTTLE_MAX,
 };
 use super::reports::Allowance;
 use super::traffic::Traffic;
 use super::upstream::OwnPools;
 
 /// The last snapshot, ready to be asked.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct PolicyView {
     pub(super) metered: MeteredTable,
     pub(super) routes: RouteFiles,
@@ -34,6 +34,8 @@ pub(super) struct PolicyView {
     pub(super) drain: Duration,
     /// Longest silence inside a response.
     pub(super) idle: Duration,
+    /// What routes name, as far as it is to be had.
+    pub(super) secrets: Arc<Secrets>,
     bottles: HashMap<Ipv4Addr, Bottle>,
 }
 
@@ -50,6 +52,7 @@ pub(super) struct Passage {
     severed: watch::Sender<bool>,
     connections: Arc<Semaphore>,
     websockets: Arc<Semaphore>,
+    long_prefixes: Arc<Semaphore>,
     /// What the bottle was last told of its budgets.
     told: Mutex<Option<(Instant, Bytes)>>,
     /// One question at a time.
@@ -68,6 +71,7 @@ impl Passage {
     fn open(traffic: Traffic) -> Self {
         let connections = Arc::new(Semaphore::new(CONNECTIONS_PER_BOTTLE_MAX));
         let websockets = Arc::new(Semaphore::new(WEBSOCKETS_PER_BOTTLE_MAX));
+        let long_prefixes = Arc::new(Semaphore::new(LONG_PREFIXES_PER_BOTTLE_MAX));
         let (told, telling) = (Mutex::default(), Semaphore::new(1));
         let traffic = Arc::new(traffic);
         let refusals = Allowance::new(REFUSALS_TOLD_MAX, REFUSAL_TOLD_EVERY);
@@ -77,6 +81,7 @@ impl Passage {
             severed,
             connections,
             websockets,
+            long_prefixes,
             told,
             telling,
             refusals,
@@ -115,6 +120,12 @@ impl Passage {
         let told = ask().await?;
         *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), told.clone()));
         Some(told)
+    }
+
+    /// Waits for a place for a long beginning of a body; `None` where there is none within the time that a client has to send it.
+    pub(super) async fn place_for_long_prefix(&self) -> Option<OwnedSemaphorePermit> {
+        let place = Arc::clone(&self.long_prefixes).acquire_owned();
+        tokio::time::timeout(BODY_PREFIX_TIME_MAX, place).await.ok()?.ok()
     }
 
     /// May one of its connections become a WebSocket?
@@ -170,7 +181,13 @@ impl PolicyView {
             }
         }
         let [drain, idle] = [drain_ms, idle_ms].map(Duration::from_millis);
-        Self { metered, routes, preflight, crossing, cache_reads, drain, idle, bottles }
+        let secrets = Arc::clone(&self.secrets);
+        Self { metered, routes, preflight, crossing, cache_reads, drain, idle, secrets, bottles }
+    }
+
+    /// The same with other secrets.
+    pub(super) fn with_secrets(&self, secrets: Secrets) -> Self {
+        Self { secrets: Arc::new(secrets), ..self.clone() }
     }
 
     /// Severs everyone: the controller is gone.

@@ -79,6 +79,7 @@ impl World {
             world.path("provider.pem").display()
         );
         fs::write(world.path("home").join("settings.yml"), settings)?;
+        fs::write(world.path("home").join("routes.yaml"), "auth: passthrough\n")?;
         world.start_daemon("warn")?;
         Ok(world)
     }

@@ -52,6 +52,8 @@ pub struct Served {
     pub status: u16,
     /// What the client accepts: `accept-encoding`.
     pub accepts: Option<String>,
+    /// What the client presents: `authorization` and `x-api-key`.
+    pub presented: Vec<String>,
     /// `content-encoding`.
     pub encoding: String,
     /// What a whole response says was used.

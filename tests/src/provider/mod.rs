@@ -182,6 +182,7 @@ async fn answer(request: Request<Incoming>, world: &Arc<World>, becomes: &Mutex<
         path: head.uri.path().to_owned(),
         model: (!script.model.is_empty()).then(|| script.model.clone()),
         accepts: text_header(&head.headers, "accept-encoding"),
+        presented: ["authorization", "x-api-key"].iter().filter_map(|name| text_header(&head.headers, name)).collect(),
         encoding: script.encoding.name().to_owned(),
         status: script.status,
         ..Served::default()

@@ -5,6 +5,7 @@ mod audit;
 mod bad_input;
 mod budgets;
 mod crash;
+mod credentials;
 mod cut;
 mod doctor;
 mod endings;

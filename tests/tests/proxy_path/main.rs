@@ -8,7 +8,9 @@
 
 mod client;
 mod counting;
+mod credentials;
 mod ending;
+mod git;
 mod names;
 mod own;
 mod passing;

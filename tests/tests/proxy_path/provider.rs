@@ -114,6 +114,11 @@ impl Provider {
         timeout(PATIENCE, asked.recv()).await.expect("no request reached the provider").unwrap()
     }
 
+    /// The next request, whenever it comes.
+    pub(crate) async fn next(&self) -> Asked {
+        self.asked.lock().await.recv().await.unwrap()
+    }
+
     /// Has nothing been asked?
     pub(crate) async fn is_untouched(&self) -> bool {
         self.asked.lock().await.is_empty()

@@ -11,7 +11,7 @@ use egress_userspace::broker::{
 };
 use egress_userspace::domain::{
     self, Allowance, Api, BottleId, BudgetView, CacheReads, CrossingMode, Host, PermitId, Preflight, Preflights,
-    Refusal, RefusalReason, RouteFile, Scope, Settlement, SpendRequest, Tokens,
+    Refusal, RefusalReason, RouteFile, Scope, Secret, SecretSource, Settlement, SpendRequest, Tokens,
 };
 use egress_userspace::policy::{MeteredTable, RouteFiles};
 use egress_userspace::proxy::{Prepared, ProxyError};
@@ -217,7 +217,7 @@ impl World {
             to_proxy,
             controller,
             metered,
-            routes: Mutex::default(),
+            routes: Mutex::new(RouteFiles { host: open_handed(), ..RouteFiles::default() }),
         };
         world.phase(Phase::Open);
         world
@@ -232,6 +232,14 @@ impl World {
     pub(crate) fn route(&self, file: RouteFile) {
         *self.routes.lock().unwrap() = RouteFiles { host: file, ..RouteFiles::default() };
         self.phase(Phase::Open);
+    }
+
+    /// Says what the variables are that routes name.
+    pub(crate) fn secrets(&self, variables: &[(&str, &str)]) {
+        let secret =
+            |(name, value): &(&str, &str)| (SecretSource::Env((*name).to_owned()), Secret::new((*value).to_owned()));
+        let secrets = variables.iter().map(secret).collect();
+        self.to_proxy.send(FromController::Secrets { secrets }).unwrap();
     }
 
     /// Publishes a snapshot with this way to look at requests before they are sent; later ones keep it.
@@ -415,6 +423,11 @@ fn metered_at(address: SocketAddr) -> MeteredTable {
     let own = domain::Provider { name: "local".parse().unwrap(), hosts, stream_usage: None };
     let names = HOSTS.into_iter().chain([ROUTED]);
     MeteredTable::new(&[own], &names.map(|name| (name.parse().unwrap(), address)).collect::<Vec<_>>())
+}
+
+/// No route, and what agents bring passes.
+pub(crate) fn open_handed() -> RouteFile {
+    RouteFile { passthrough: Some(true), ..RouteFile::default() }
 }
 
 /// An address that is no bottle's.

@@ -130,7 +130,9 @@ impl World {
             "budget:\n  claude: {BUDGET_TOKENS}\nshutdown: cutoff\nupstream:\n  ca: provider-ca.pem\n  resolve:\n    \
              api.anthropic.com: {provider}\n"
         );
-        fs::write(self.home().join("settings.yml"), settings).context("settings.yml cannot be written")
+        fs::write(self.home().join("settings.yml"), settings).context("settings.yml cannot be written")?;
+        // The agent brings a key of its own.
+        fs::write(self.home().join("routes.yaml"), "auth: passthrough\n").context("routes.yaml cannot be written")
     }
 
     fn start_daemon(&mut self) -> anyhow::Result<()> {

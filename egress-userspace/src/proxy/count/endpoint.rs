@@ -1,4 +1,4 @@
-//! Asks a provider's counting endpoint, with the agent's own credentials. The question is a request of its own in the ledger,
+//! Asks a provider's counting endpoint, with the credentials of the request it is about. The question is a request of its own in the ledger,
 //! recorded and never counted as spent.
 
 use std::sync::Arc;
@@ -14,9 +14,10 @@ use super::{NotCounted, Provider};
 use crate::domain::{Api, BottleId, Ending, ProviderName, SpendRequest, Tokens};
 use crate::meter::{self, Ask, CountQuestion, Counter};
 use crate::proxy::account::Account;
-use crate::proxy::exchange::{Allowed, Exchange, outgoing};
+use crate::proxy::exchange::{Allowed, Exchange};
 use crate::proxy::headers::text;
 use crate::proxy::limits::{COUNT_ANSWER_BYTES_MAX, COUNT_TIME_MAX};
+use crate::proxy::outgoing::outgoing;
 use crate::proxy::request_body::RequestBody;
 use crate::proxy::stream_usage::is_sealed;
 use crate::proxy::view::Passage;
@@ -56,11 +57,16 @@ impl Asked {
         let question = counter.question(target, text(&head.headers, &CONTENT_ENCODING), body.prefix())?;
         Some(Self { counter, question, headers: headers(&head.headers) })
     }
+
+    /// Where it is put.
+    pub(in crate::proxy) fn path(&self) -> &str {
+        self.question.target.split('?').next().unwrap_or_default()
+    }
 }
 
 impl Provider for Endpoint<'_> {
     async fn count_tokens(&self) -> Result<Tokens, NotCounted> {
-        let path = self.asked.question.target.split('?').next().unwrap_or_default();
+        let path = self.asked.path();
         let ask = meter::ask(self.api, Method::POST.as_str(), path, &[], None);
         let request = self.spend_request(path, &ask);
         let permit = self.exchange.link.admit(request).await?.map_err(|_| NotCounted::NotAdmitted)?;
@@ -92,7 +98,7 @@ impl Endpoint<'_> {
         head.headers = self.asked.headers.clone();
         let body = RequestBody::of(Bytes::from(self.asked.question.body.clone()));
         account.set_sent(true);
-        let request = outgoing(&self.allowed.target, head, body)?;
+        let request = outgoing(self.allowed, head, body).map_err(|_| NotCounted::NotPut)?;
         let lane = self.allowed.lane(self.passage);
         let response = self.exchange.upstream.request(request, self.version, lane).await?;
         let (head, body) = response.into_parts();

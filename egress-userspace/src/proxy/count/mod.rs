@@ -61,8 +61,11 @@ enum NotCounted {
     #[error(transparent)]
     NoController(#[from] NoAnswer),
     /// The question cannot be put.
+    #[error("the question is malformed, or lacks its credential")]
+    NotPut,
+    /// Its address is none.
     #[error("the question is malformed")]
-    Malformed(#[from] hyper::http::Error),
+    Malformed(#[from] http::Error),
     /// The provider was not reached.
     #[error("the provider did not answer")]
     Unreached(#[from] hyper_util::client::legacy::Error),

@@ -11,9 +11,10 @@ use crate::domain::{Ending, RefusalReason};
 use crate::meter;
 
 use super::super::account::Account;
-use super::super::exchange::{Allowed, ResponseBody, Run, Severed, outgoing};
+use super::super::exchange::{Allowed, ResponseBody, Run, Severed};
 use super::super::headers;
-use super::super::refusal::{self, Answer};
+use super::super::outgoing::outgoing;
+use super::super::refusal::Answer;
 use super::super::request_body::{RequestBody, discard};
 use super::talk::Talk;
 use super::{Relay, What};
@@ -43,8 +44,9 @@ impl Run<'_> {
                 }
             }
         };
-        let Ok(mut request) = outgoing(&allowed.target, head, RequestBody::unread(body)) else {
-            return Ok(self.answer(&refusal::plain(RefusalReason::Misdirected, "the path is malformed".to_owned())));
+        let mut request = match outgoing(&allowed, head, RequestBody::unread(body)) {
+            Ok(request) => request,
+            Err(answer) => return Ok(self.answer(&answer)),
         };
         headers::open_websocket(request.headers_mut());
         let response = match self.send(&allowed, request, &mut account).await? {

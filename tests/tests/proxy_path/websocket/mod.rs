@@ -49,7 +49,12 @@ impl<S: AsyncRead + AsyncWrite + Debug + Send + Unpin> Stream for S {}
 pub(crate) type Client = WebSocketStream<Box<dyn Stream>>;
 
 /// Asks for a socket.
-async fn ask(world: &World, way: Way, path: &str, headers: &[(&'static str, &str)]) -> Result<(Client, Answer), Error> {
+pub(crate) async fn ask(
+    world: &World,
+    way: Way,
+    path: &str,
+    headers: &[(&'static str, &str)],
+) -> Result<(Client, Answer), Error> {
     ask_at(world, way, OPENAI, path, headers).await
 }
 
