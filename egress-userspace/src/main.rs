@@ -46,6 +46,7 @@ fn main() -> ExitCode {
         | Command::Restore { .. }
         | Command::List { .. }
         | Command::Budget(_)
+        | Command::Approvals(_)
         | Command::Usage { .. }
         | Command::Routes(RoutesCommand::Learn { .. })
         | Command::Audit(_)

@@ -3,9 +3,9 @@
 use crate::command;
 use crate::need::{self, Group};
 
-/// The benchmarks of the tests crate: how far off the offline estimate is; the meter alone; the ledger alone; gates beside a
-/// bare veth; then direct, through egress and through nginx, in the same run.
-const BENCHMARKS: [&str; 5] = ["estimate", "meter", "ledger", "gate", "through"];
+/// The benchmarks of the tests crate: how far off the offline estimate is; the meter alone; detectors on beside off; the ledger
+/// alone; gates beside a bare veth; then direct, through egress and through nginx, in the same run.
+const BENCHMARKS: [&str; 6] = ["estimate", "meter", "dlp", "ledger", "gate", "through"];
 
 pub(crate) fn run(install: bool) -> anyhow::Result<()> {
     need::ensure_root("bench --install")?;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::{
     AgentName, Allowance, BottleId, BottleName, BudgetView, CacheReads, CrossingMode, Host, PermitId, Preflight,
-    Preflights, Refusal, RefusalReason, Secret, SecretSource, Settlement, SpendRequest,
+    Preflights, Question, Refusal, RefusalReason, Secret, SecretSource, Settlement, SpendRequest, Supervised,
 };
 use crate::policy::{MeteredTable, RouteFiles};
 
@@ -121,6 +121,21 @@ pub enum FromProxy {
         /// How many of the bottle's this stands for.
         count: u64,
     },
+    /// Something went without what a detector found in it.
+    Redacted {
+        /// Whose.
+        bottle: BottleId,
+        /// Which detector.
+        detector: String,
+        /// To or from which host.
+        host: Host,
+        /// Method and path, without query.
+        target: String,
+        /// The bottle sent it; else it was sent to the bottle.
+        is_outbound: bool,
+        /// How often it was found.
+        count: u64,
+    },
     /// What are a bottle's budgets?
     Budgets {
         /// Answered by [`FromController::Budgets`].
@@ -138,6 +153,20 @@ pub enum FromProxy {
         to_bottle: u64,
         /// Connections that are open.
         connections: u32,
+    },
+    /// A request is held: may it go with what was found in it?
+    Supervise {
+        /// Answered by [`FromController::Supervised`], however late; or by nothing, after `SuperviseOver`.
+        number: RequestNumber,
+        /// What an operator is asked.
+        question: Question,
+        /// How long the request is held, milliseconds.
+        timeout_ms: u64,
+    },
+    /// It is held no longer.
+    SuperviseOver {
+        /// Of the question.
+        number: RequestNumber,
     },
     /// A certificate for this name, please.
     MintLeaf {
@@ -185,6 +214,13 @@ pub enum FromController {
         /// For each provider that has a budget on the bottle's chain, or that it has used; `None` when they cannot be read.
         budgets: Option<Vec<BudgetView>>,
     },
+    /// Answer to `Supervise`.
+    Supervised {
+        /// Of the question.
+        number: RequestNumber,
+        /// Nothing but an approval lets the request go.
+        answer: Supervised,
+    },
     /// Answer to `MintLeaf`.
     Leaf {
         /// Of the question.
@@ -201,6 +237,8 @@ pub struct Configuration {
     pub gateway: Ipv4Addr,
     /// PEM certificates to be trusted upstream in addition to the usual roots; may be empty.
     pub extra_roots_pem: String,
+    /// The key under which values are fingerprinted, the same as long as this host lives.
+    pub approval_key: Secret,
 }
 
 /// Permit or refusal.

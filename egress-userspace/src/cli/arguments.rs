@@ -13,6 +13,7 @@ use crate::domain::{
 };
 use crate::meter::Dialect;
 
+use super::approvals::ApprovalsCommand;
 use super::audit::{AuditArguments, Since};
 
 /// Meters what AI agents spend, budgets it, and cuts their network in the kernel when it is gone.
@@ -89,6 +90,9 @@ pub enum Command {
     /// Show and change budgets.
     #[command(subcommand)]
     Budget(BudgetCommand),
+    /// Show and decide what waits for an operator: requests in which a detector found something.
+    #[command(subcommand)]
+    Approvals(ApprovalsCommand),
     /// Look at the settings.
     #[command(subcommand)]
     Settings(SettingsCommand),

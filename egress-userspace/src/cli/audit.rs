@@ -16,7 +16,7 @@ use crate::domain::{
 };
 
 use super::arguments::{Output, TimeToLive};
-use super::{Exit, kernel, show};
+use super::{Exit, approvals, kernel, show};
 
 /// Rows that are shown when nothing is said of how many.
 const ROWS: u32 = 20;
@@ -338,6 +338,9 @@ fn happened(kind: &AuditKind) -> String {
         AuditKind::ProxyRestarted { permits_settled } => {
             format!("proxy restarted, {permits_settled} open permits settled conservatively")
         }
+        AuditKind::ApprovalAsked { id, detector, host, target } => approvals::asked(*id, detector, host, target),
+        AuditKind::ApprovalDecided { id, verdict, is_always, by } => approvals::settled(*id, *verdict, *is_always, *by),
+        AuditKind::ApprovalForgotten { id, by } => format!("approval {id} forgotten by user {by}"),
     }
 }
 

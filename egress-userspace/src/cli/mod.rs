@@ -1,5 +1,6 @@
 //! The command line. Knows the control API and the words; does nothing itself.
 
+mod approvals;
 mod arguments;
 mod audit;
 mod budget;
@@ -13,6 +14,7 @@ mod run;
 mod show;
 mod terminal;
 
+pub use approvals::{ApprovalsCommand, DecideArguments, ListArguments};
 pub use arguments::{
     Arguments, AttachMode, CheckArguments, Command, DaemonArguments, DoctorArguments, MeterArguments,
     RouteCheckArguments, RoutesCommand, SettingsCommand,
@@ -118,6 +120,7 @@ async fn dispatch(client: &Client, command: Command) -> Result<ExitCode> {
             show::bottles(&reply, output.json)?;
         }
         Command::Budget(command) => budget::run(client, command).await?,
+        Command::Approvals(command) => approvals::run(client, command).await?,
         Command::Usage { rows, output } => {
             let reply: UsageReply = client.get(&format!("usage{}", rows.query())).await?;
             show::usage(&reply, output.json)?;

@@ -11,7 +11,7 @@ use crate::control::{
 };
 use crate::domain::{BudgetView, CutCause, GateView, Stop, UnixMillis};
 
-use super::{budget, plan};
+use super::{approvals, budget, plan};
 
 pub(super) fn error(error: &anyhow::Error) {
     eprintln!("egress: {error:#}");
@@ -40,6 +40,7 @@ pub(super) fn status(reply: &StatusReply, as_json: bool) -> Result<()> {
     println!("egress {} (process {}), gates by {} in {}", reply.version, reply.pid, reply.enforcer, reply.pins);
     println!("gateway {}, proxy {proxy}", reply.gateway);
     println!("{}", enforcing(reply.not_enforcing.as_deref()));
+    open_approvals(reply.open_approvals);
     settings_problem(reply.settings_problem.as_deref());
     Ok(())
 }
@@ -109,6 +110,7 @@ pub(super) fn bottles(reply: &BottlesReply, as_json: bool) -> Result<()> {
     if reply.bottles.is_empty() {
         println!("no bottles: start one with `egress run NAME -- COMMAND`");
         println!("{enforcing}");
+        open_approvals(reply.open_approvals);
         settings_problem(reply.settings_problem.as_deref());
         return Ok(());
     }
@@ -129,8 +131,15 @@ pub(super) fn bottles(reply: &BottlesReply, as_json: bool) -> Result<()> {
     }
     table.print();
     println!("{enforcing}, gates by {}", reply.enforcer);
+    open_approvals(reply.open_approvals);
     settings_problem(reply.settings_problem.as_deref());
     Ok(())
+}
+
+fn open_approvals(open: u64) {
+    if let Some(text) = approvals::waiting(open) {
+        println!("{text}");
+    }
 }
 
 fn settings_problem(problem: Option<&str>) {

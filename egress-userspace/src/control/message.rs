@@ -54,6 +54,9 @@ pub struct StatusReply {
     pub not_enforcing: Option<String>,
     /// Why settings.yml, as it is, is not in force.
     pub settings_problem: Option<String>,
+    /// How many requests wait for an operator.
+    #[serde(default)]
+    pub open_approvals: u64,
 }
 
 /// One bottle, as `egress list` shows it.
@@ -103,6 +106,9 @@ pub struct BottlesReply {
     pub not_enforcing: Option<String>,
     /// Why settings.yml, as it is, is not in force.
     pub settings_problem: Option<String>,
+    /// How many requests wait for an operator.
+    #[serde(default)]
+    pub open_approvals: u64,
 }
 
 /// `GET /v1/budgets`: every scope; `POST /v1/budgets`: the scope that was changed.

@@ -1,6 +1,7 @@
 //! The control API between front-ends and controller: HTTP/1.1 and JSON over a Unix socket, server-sent events for
 //! whatever goes on. Messages and both ends; what the controller does with a request is the daemon's business.
 
+mod approvals;
 mod client;
 mod kernel;
 mod message;
@@ -8,6 +9,10 @@ mod peer;
 mod request;
 mod server;
 
+pub use approvals::{
+    APPROVAL_ROWS_MAX, ApprovalAction, ApprovalEvent, ApprovalQuery, ApprovalsReply, DecideReply, DecideRequest,
+    ForgetReply,
+};
 pub use client::{Client, ClientError, Events, RunEvents};
 pub use kernel::{GateCounter, GateProgram, GateTerms, KernelGate, KernelReply};
 pub use message::{

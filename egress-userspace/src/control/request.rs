@@ -3,9 +3,10 @@
 use hyper::Method;
 use serde::de::DeserializeOwned;
 
-use crate::domain::{AuditHash, BottleName, Stop, UnixMillis};
+use crate::domain::{ApprovalId, AuditHash, BottleName, Stop, UnixMillis};
 
 use super::PROTOCOL;
+use super::approvals::{ApprovalAction, ApprovalQuery, DecideRequest};
 use super::message::{
     ApiError, AttachRequest, BudgetChangeRequest, ErrorCode, ResumeRequest, RunRequest, SignalRequest, WaitRequest,
 };
@@ -51,6 +52,14 @@ pub enum ApiRequest {
     FollowAudit(Option<BottleName>, i64),
     /// `GET audit/verify`: is the hash of `tip=` in the chain?
     VerifyAudit(Option<AuditHash>),
+    /// `GET approvals`
+    Approvals(ApprovalQuery),
+    /// `GET approvals/events`: what waits, and every change of it, of `bottle=` only.
+    FollowApprovals(Option<BottleName>),
+    /// `POST approvals/{id}/approve` and `/deny`
+    Decide(ApprovalId, ApprovalAction, DecideRequest),
+    /// `POST bottles/{name}/forget`: every decision for good on it is taken back.
+    ForgetApprovals(BottleName),
     /// `GET audit/kernel`: gates as the kernel holds them, of `bottle=` only.
     Kernel(Option<BottleName>),
 }
@@ -97,7 +106,10 @@ impl ApiRequest {
             ["audit"] if get => Ok(Self::Audit(audit(query)?)),
             ["audit", "events"] if get => follow_audit(query),
             ["audit", "verify"] if get => verify_audit(query),
-            ["audit", "kernel"] if get => kernel(query),
+            ["audit", "kernel"] if get => Ok(Self::Kernel(of_bottle(query)?)),
+            ["approvals"] if get => Ok(Self::Approvals(approvals(query)?)),
+            ["approvals", "events"] if get => Ok(Self::FollowApprovals(of_bottle(query)?)),
+            ["approvals", id, action] if post => decide(id.parse().map_err(usage)?, action, body),
             ["bottles", "cut"] if post => Ok(Self::CutAll),
             ["bottles", name, action] if post => {
                 let name = name.parse().map_err(usage)?;
@@ -112,6 +124,7 @@ impl ApiRequest {
                     "signal" => Ok(Self::Signal(name, json(body)?)),
                     "cut" => Ok(Self::Cut(name)),
                     "restore" => Ok(Self::Restore(name)),
+                    "forget" => Ok(Self::ForgetApprovals(name)),
                     other => Err(not_found(format!("there is no action {other:?} on bottles"))),
                 }
             }
@@ -173,7 +186,21 @@ fn verify_audit(query: &str) -> Result<ApiRequest, ApiError> {
     Ok(ApiRequest::VerifyAudit(tip))
 }
 
-fn kernel(query: &str) -> Result<ApiRequest, ApiError> {
+fn decide(id: ApprovalId, action: &str, body: &[u8]) -> Result<ApiRequest, ApiError> {
+    match action {
+        "approve" => Ok(ApiRequest::Decide(id, ApprovalAction::Approve, json(body)?)),
+        "deny" => Ok(ApiRequest::Decide(id, ApprovalAction::Deny, json(body)?)),
+        "forget" => Ok(ApiRequest::Decide(id, ApprovalAction::Forget, DecideRequest::default())),
+        other => Err(not_found(format!("there is no action {other:?} on approvals"))),
+    }
+}
+
+fn approvals(query: &str) -> Result<ApprovalQuery, ApiError> {
+    let RowFilter { bottle, last } = filter(query)?;
+    Ok(ApprovalQuery { bottle, last })
+}
+
+fn of_bottle(query: &str) -> Result<Option<BottleName>, ApiError> {
     let mut bottle = None;
     each(query, "bottle=", |key, value| {
         let is_known = key == "bottle";
@@ -182,7 +209,7 @@ fn kernel(query: &str) -> Result<ApiRequest, ApiError> {
         }
         Ok(is_known)
     })?;
-    Ok(ApiRequest::Kernel(bottle))
+    Ok(bottle)
 }
 
 /// Takes the parameters one by one; `take` tells whether it knows one. `known` names those that there are.
@@ -228,8 +255,14 @@ mod tests {
         assert_eq!(get("/v1/audit", "bottle=web&since=7&before=9&last=5"), ApiRequest::Audit(query));
         let follow = ApiRequest::FollowAudit(Some(web.clone()), 3);
         assert_eq!(get("/v1/audit/events", "bottle=web&after=3"), follow);
+        let query = ApprovalQuery { bottle: Some(web.clone()), last: Some(5) };
+        assert_eq!(get("/v1/approvals", "bottle=web&last=5"), ApiRequest::Approvals(query));
+        assert_eq!(get("/v1/approvals/events", "bottle=web"), ApiRequest::FollowApprovals(Some(web.clone())));
         let tip = "0".repeat(64);
         assert_eq!(get("/v1/audit/verify", &format!("tip={tip}")), ApiRequest::VerifyAudit(Some(AuditHash::NONE)));
+        let approve = ApiRequest::Decide(ApprovalId(7), ApprovalAction::Approve, DecideRequest { always: true });
+        let body = br#"{"always":true}"#;
+        assert_eq!(ApiRequest::parse(&Method::POST, "/v1/approvals/7/approve", "", body).unwrap(), approve);
         assert_eq!(ApiRequest::parse(&Method::POST, "/v1/bottles/web/cut", "", b"").unwrap(), ApiRequest::Cut(web));
     }
 
@@ -240,7 +273,12 @@ mod tests {
         assert_eq!(code(&Method::POST, "/v1/bottles/../cut", "", b""), Some(ErrorCode::Usage));
         assert_eq!(code(&Method::POST, "/v1/bottles/web/dance", "", b""), Some(ErrorCode::NotFound));
         assert_eq!(code(&Method::POST, "/v1/bottles/web/signal", "", b"{"), Some(ErrorCode::Usage));
+        assert_eq!(code(&Method::POST, "/v1/approvals/x/approve", "", b"{}"), Some(ErrorCode::Usage));
+        assert_eq!(code(&Method::POST, "/v1/approvals/7/approve", "", b""), Some(ErrorCode::Usage));
+        assert_eq!(code(&Method::POST, "/v1/approvals/7/dance", "", b"{}"), Some(ErrorCode::NotFound));
         for (path, query) in [
+            ("/v1/approvals", "since=7"),
+            ("/v1/approvals/events", "last=5"),
             ("/v1/usage", "color=red"),
             ("/v1/usage", "since=7"),
             ("/v1/usage", "last"),

@@ -22,6 +22,7 @@ use tracing::{debug, warn};
 use crate::domain::AuditRow;
 
 use super::REQUEST_BODY_BYTES_MAX;
+use super::approvals::ApprovalEvent;
 use super::message::{ApiError, ErrorCode, RunEvent};
 use super::peer::Peer;
 use super::request::ApiRequest;
@@ -35,6 +36,8 @@ pub enum ApiReply {
     Events(mpsc::Receiver<RunEvent>),
     /// Rows of the audit, in the same way.
     Audit(mpsc::Receiver<AuditRow>),
+    /// Questions to operators, in the same way.
+    Approvals(mpsc::Receiver<ApprovalEvent>),
 }
 
 impl ApiReply {
@@ -134,6 +137,7 @@ where
         ApiReply::Json(value) => document(StatusCode::OK, &value),
         ApiReply::Events(events) => event_stream(events),
         ApiReply::Audit(rows) => event_stream(rows),
+        ApiReply::Approvals(events) => event_stream(events),
     })
 }
 

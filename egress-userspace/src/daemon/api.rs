@@ -14,8 +14,9 @@ use crate::control::{
 use crate::domain::{
     BottleId, BottleName, BottleState, CutCause, GateView, ProviderName, Scope, Stop, UnixMillis, with_causes,
 };
-use crate::ledger::{BottleRow, BudgetChange, UsageFilter};
+use crate::ledger::{BottleRow, BudgetChange, Forgotten, UsageFilter};
 
+use super::approvals::Approvals;
 use super::clock::now;
 use super::controller::{Running, View};
 use super::launch::{Launcher, failed, hang_up, refused};
@@ -27,6 +28,7 @@ use super::stopping::Over;
 pub(super) struct Desk {
     pub(super) launcher: Launcher,
     pub(super) pins: String,
+    pub(super) approvals: Approvals,
 }
 
 impl Desk {
@@ -65,6 +67,10 @@ impl Desk {
             ApiRequest::Audit(query) => ApiReply::json(&self.audit(query).await?),
             ApiRequest::FollowAudit(bottle, after) => Ok(ApiReply::Audit(self.follow_audit(bottle, after).await?)),
             ApiRequest::Kernel(bottle) => ApiReply::json(&self.kernel(bottle).await?),
+            ApiRequest::Approvals(query) => ApiReply::json(&self.approvals(query).await?),
+            ApiRequest::FollowApprovals(bottle) => Ok(ApiReply::Approvals(self.follow_approvals(bottle).await?)),
+            ApiRequest::Decide(id, action, request) => self.decide(&peer, id, action, request).await,
+            ApiRequest::ForgetApprovals(name) => ApiReply::json(&self.forget(&peer, Forgotten::Of(name)).await?),
             ApiRequest::VerifyAudit(tip) => ApiReply::json(&self.verify_audit(tip).await?),
         }
     }
@@ -88,6 +94,7 @@ impl Desk {
             pins: self.pins.clone(),
             not_enforcing: self.launcher.not_enforcing.clone(),
             settings_problem: self.launcher.in_force.problem(),
+            open_approvals: self.open_approvals().await?,
         })
     }
 
@@ -108,6 +115,7 @@ impl Desk {
             enforcer: self.launcher.enforcer.backend().to_owned(),
             not_enforcing: self.launcher.not_enforcing.clone(),
             settings_problem: self.launcher.in_force.problem(),
+            open_approvals: self.open_approvals().await?,
         })
     }
 

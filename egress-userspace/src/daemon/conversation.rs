@@ -9,6 +9,7 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
@@ -23,6 +24,7 @@ use crate::broker::{
 use crate::domain::{AuditKind, BottleId, Host, Refusal, RefusalReason, Settlement, with_causes};
 use crate::ledger::{Admitted, Command, Done, Ledger, LedgerError, Passed, Settled};
 
+use super::approvals::Approvals;
 use super::authority::Authority;
 use super::clock::now;
 use super::controller::{ControllerHandle, with_advice};
@@ -42,6 +44,7 @@ pub(super) struct Conversation {
     pub(super) controller: ControllerHandle,
     pub(super) authority: Arc<Mutex<Authority>>,
     pub(super) exchanged: UnboundedSender<News>,
+    pub(super) approvals: Approvals,
     pub(super) runtime: Handle,
     /// Questions whose answers take longer.
     pub(super) unfinished: JoinSet<()>,
@@ -109,12 +112,20 @@ impl Conversation {
                 FromProxy::Refused { bottle, reason, host, target, rule, count } => {
                     self.note(bottle, AuditKind::RequestRefused { reason, host, target, rule, count });
                 }
+                FromProxy::Redacted { bottle, detector, host, target, is_outbound, count } => {
+                    self.note(bottle, AuditKind::DataRedacted { detector, host, target, is_outbound, count });
+                }
                 FromProxy::Budgets { number, bottle } => self.tell_budgets(number, bottle),
                 FromProxy::Exchanged { bottle, from_bottle, to_bottle, connections } => {
                     let exchanged = Exchanged { bottle, from_bottle, to_bottle, connections };
                     // Nobody compares when the daemon stops.
                     let _ = self.exchanged.send(News::Exchanged(exchanged));
                 }
+                FromProxy::Supervise { number, question, timeout_ms } => {
+                    let (patience, answers) = (Duration::from_millis(timeout_ms), self.outgoing.clone());
+                    self.approvals.ask(number, question, patience, answers);
+                }
+                FromProxy::SuperviseOver { number } => self.approvals.over(number),
                 FromProxy::MintLeaf { number, host } => {
                     answers.push(FromController::Leaf { number, leaf: self.mint(&host) });
                 }

@@ -333,7 +333,7 @@ pub(super) fn failed(message: impl Into<String>) -> ApiError {
 /// A ledger error as the front-end hears it.
 pub(super) fn refused(error: &LedgerError) -> ApiError {
     let code = match error {
-        LedgerError::NoBottle(_) | LedgerError::NoParent(_) => ErrorCode::NotFound,
+        LedgerError::NoBottle(_) | LedgerError::NoParent(_) | LedgerError::NoApproval(_) => ErrorCode::NotFound,
         LedgerError::AlreadyRunning(_)
         | LedgerError::StillCut { .. }
         | LedgerError::Cycle(_)
@@ -342,6 +342,9 @@ pub(super) fn refused(error: &LedgerError) -> ApiError {
         | LedgerError::Frozen(_)
         | LedgerError::NotFrozen(_)
         | LedgerError::BeingKilled(_)
+        | LedgerError::ApprovalSettled { .. }
+        | LedgerError::NotRemembered(_)
+        | LedgerError::NothingRemembered(_)
         | LedgerError::StillUsedUp { .. } => ErrorCode::Conflict,
         LedgerError::Open { .. }
         | LedgerError::FromTheFuture { .. }

@@ -2,6 +2,7 @@
 //! decides is elsewhere.
 
 mod api;
+mod approvals;
 mod audit;
 mod authority;
 mod clock;
@@ -46,6 +47,7 @@ use crate::domain::{AuditKind, CrossingMode, EnforcerChoice, with_causes};
 use crate::fault;
 use crate::kernel::{self, KernelError, Opened, TcAttachment};
 use crate::ledger::{AddressPool, Ledger, LedgerError, Terms};
+use crate::policy::dlp::DetectorError;
 use crate::policy::{MeteredTable, RouteFiles};
 use crate::settings::{Settings, SettingsError};
 
@@ -114,6 +116,14 @@ pub enum DaemonError {
         #[source]
         source: std::io::Error,
     },
+    /// A routes file asks for something that cannot be looked for.
+    #[error("{path}: {cause}")]
+    Detector {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        cause: DetectorError,
+    },
     /// See there.
     #[error(transparent)]
     Settings(#[from] SettingsError),
@@ -179,16 +189,16 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     reconcile::reconcile(&launcher, earlier.as_deref()).await?;
     drop(earlier);
     settle_what_is_open(&ledger, &controller).await?;
+    let approvals = approvals::spawn(ledger.clone());
 
-    let configuration =
-        Configuration { gateway: options.gateway, extra_roots_pem: files::read_roots(&options.home, &settings)? };
+    let configuration = configuration(&options, &settings)?;
     let authority = Arc::new(Mutex::new(authority));
     let reload = Reload::begin(options.home.clone(), settings, routes, launcher.clone()).await;
     let (exchanged, news) = mpsc::unbounded_channel();
     let guard = guard::guard(launcher.clone(), news);
     let stale = proxy_link::settle_stale(ledger.clone(), controller.clone());
-    let link = ProxyLink { listeners, configuration, authority, ledger, controller, exchanged };
-    let desk = Desk { launcher, pins: place };
+    let desk = Desk { launcher, pins: place, approvals: approvals.clone() };
+    let link = ProxyLink { listeners, configuration, authority, ledger, controller, exchanged, approvals };
     let hang_up = stop_signal(SignalKind::hangup())?;
     let mut terminated = stop_signal(SignalKind::terminate())?;
     let mut interrupted = stop_signal(SignalKind::interrupt())?;
@@ -229,6 +239,15 @@ fn wiring(options: &Options, authority: &Authority) -> HostWiring {
         hidden: vec![options.home.clone(), options.run_directory.clone(), options.pins.clone()],
         ca_pem: authority.ca_pem().to_owned(),
     }
+}
+
+/// What a proxy is told first.
+fn configuration(options: &Options, settings: &Settings) -> Result<Configuration, DaemonError> {
+    Ok(Configuration {
+        gateway: options.gateway,
+        extra_roots_pem: files::read_roots(&options.home, settings)?,
+        approval_key: approvals::read_or_make_key(&options.home)?,
+    })
 }
 
 fn bounds(settings: &Settings) -> Bounds {
@@ -274,6 +293,11 @@ fn policy(settings: &Settings, routes: &RouteFiles) -> Snapshot {
 /// What an earlier controller left open is settled before anything new is admitted, and after its bottles are known: a
 /// budget that is crossed by it is enforced on them.
 async fn settle_what_is_open(ledger: &Ledger, controller: &ControllerHandle) -> Result<(), LedgerError> {
+    // The requests that waited for an operator ended with the earlier proxy.
+    let abandoned = ledger.abandon_approvals().await?;
+    if abandoned > 0 {
+        warn!(abandoned, "requests that waited for an approval when the daemon ended are gone");
+    }
     let permits_settled = proxy_link::settle_open(ledger, controller).await;
     if permits_settled > 0 {
         ledger.audit(None, AuditKind::ProxyRestarted { permits_settled }).await?;

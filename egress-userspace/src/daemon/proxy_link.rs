@@ -19,6 +19,7 @@ use crate::broker::{Configuration, FromController, Listeners, send_listeners};
 use crate::domain::{AuditKind, Ending, with_causes};
 use crate::ledger::{Ledger, LedgerError, Settled};
 
+use super::approvals::Approvals;
 use super::authority::Authority;
 use super::controller::ControllerHandle;
 use super::conversation::Conversation;
@@ -43,6 +44,8 @@ pub(super) struct ProxyLink {
     pub(super) controller: ControllerHandle,
     /// Who compares what bottles exchange with what their gates let through.
     pub(super) exchanged: mpsc::UnboundedSender<News>,
+    /// Who asks operators.
+    pub(super) approvals: Approvals,
 }
 
 impl ProxyLink {
@@ -93,6 +96,7 @@ impl ProxyLink {
             controller: self.controller.clone(),
             authority: Arc::clone(&self.authority),
             exchanged: self.exchanged.clone(),
+            approvals: self.approvals.clone(),
             runtime: Handle::current(),
             unfinished: JoinSet::new(),
         };
@@ -102,6 +106,7 @@ impl ProxyLink {
         }
         let unfinished = end.await;
         self.controller.proxy_down().await;
+        self.approvals.proxy_down().await;
         let _ = child.kill().await;
         // Settlements that were said are written before what was not said is estimated.
         if let Ok(mut unfinished) = unfinished {

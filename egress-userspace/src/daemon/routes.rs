@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::domain::{BottleName, ProviderName, RouteFile, with_causes};
-use crate::policy::RouteFiles;
+use crate::policy::{RouteFiles, dlp};
 use crate::settings;
 
 use super::DaemonError;
@@ -76,7 +76,11 @@ fn closed() -> RouteFile {
 
 fn read_file(path: PathBuf, label: &str, providers: &BTreeSet<ProviderName>) -> Result<RouteFile, DaemonError> {
     match fs::read_to_string(&path) {
-        Ok(text) => Ok(settings::parse_routes(&text, &path, label, providers)?),
+        Ok(text) => {
+            let file = settings::parse_routes(&text, &path, label, providers)?;
+            dlp::check(&file).map_err(|cause| DaemonError::Detector { path, cause })?;
+            Ok(file)
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(RouteFile::default()),
         Err(source) => Err(DaemonError::File { path, action: "read", source }),
     }
@@ -134,12 +138,15 @@ mod tests {
         write("routes.yaml", "routes:\n  - hst: b.com\n");
         write("routes/web.yaml", "routes:\n  - host: c.com\n");
         write("routes/new.yaml", "nonsense\n");
+        write("routes/late.yaml", "detectors:\n  - name: mine\n    pattern: \"a+\"\n");
         assert_ne!(stamps(home.path()), before);
         let (second, problems) = read_anew(home.path(), &BTreeSet::new(), &first);
         assert_eq!(hosts(&second.host), ["a.com"]);
         assert_eq!(hosts(&second.bottles[&"web".parse().unwrap()]), ["c.com"]);
         assert_eq!(second.bottles[&"new".parse().unwrap()], closed());
+        assert_eq!(second.bottles[&"late".parse().unwrap()], closed());
         let complaint = complaint(&problems).unwrap();
+        assert!(complaint.contains("late.yaml: the pattern of the detector \"mine\" cannot be used"), "{complaint}");
         assert!(
             complaint.contains("routes.yaml:2:5: a route needs \"host\"") && complaint.contains("new.yaml:1:1"),
             "{complaint}"

@@ -1,12 +1,9 @@
 //! The chain that audit rows form, and what a walk along it finds. How a link is computed is the ledger's business.
 
-use std::fmt::Write;
-
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// Length of a SHA-256, in bytes.
-const HASH_BYTES: usize = 32;
+use super::hash::{self, HASH_BYTES};
 
 /// What chains one audit row to all before it: a SHA-256, as text 64 lower-case hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,24 +22,14 @@ impl AuditHash {
 
 impl std::fmt::Display for AuditHash {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // A long audit is verified by writing two of these for each row: the formatter takes most of that time.
-        let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or('0');
-        self.0.iter().flat_map(|byte| [byte >> 4, byte & 0xf]).try_for_each(|nibble| f.write_char(digit(nibble)))
+        hash::write(&self.0, f)
     }
 }
 
 impl std::str::FromStr for AuditHash {
     type Err = AuditHashError;
     fn from_str(text: &str) -> Result<Self, AuditHashError> {
-        let wrong = || AuditHashError(text.to_owned());
-        if text.len() != 2 * HASH_BYTES {
-            return Err(wrong());
-        }
-        let mut hash = [0; HASH_BYTES];
-        for (byte, pair) in hash.iter_mut().zip(text.as_bytes().chunks(2)) {
-            *byte = pair.iter().try_fold(0, |byte, digit| Some(byte << 4 | nibble(*digit)?)).ok_or_else(wrong)?;
-        }
-        Ok(Self(hash))
+        hash::read(text).map(Self).ok_or_else(|| AuditHashError(text.to_owned()))
     }
 }
 
@@ -105,14 +92,6 @@ pub enum ChainFault {
     },
     /// There is no record of the tip.
     NoTip,
-}
-
-fn nibble(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AgentName, Host, Limit, ProviderName, Scope, Tokens, UnixMillis};
+use super::{AgentName, ApprovalId, Host, Limit, ProviderName, Scope, Tokens, UnixMillis, Verdict};
 
 /// How an exchange ended. Named once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -447,6 +447,35 @@ pub enum AuditKind {
     ProxyRestarted {
         /// Permits that were settled conservatively.
         permits_settled: u64,
+    },
+    /// An operator is asked whether a request may go out with what a detector found in it.
+    ApprovalAsked {
+        /// The question's number.
+        id: ApprovalId,
+        /// Which detector.
+        detector: String,
+        /// To which host.
+        host: Host,
+        /// Method and path, without query.
+        target: String,
+    },
+    /// Such a question was settled.
+    ApprovalDecided {
+        /// Which.
+        id: ApprovalId,
+        /// As what.
+        verdict: Verdict,
+        /// For good: the same value of the same bottle to the same host.
+        is_always: bool,
+        /// The operator's user id; nobody's when it expired or was abandoned.
+        by: Option<u32>,
+    },
+    /// An operator took back what was decided for good.
+    ApprovalForgotten {
+        /// Which.
+        id: ApprovalId,
+        /// The operator's user id.
+        by: u32,
     },
 }
 

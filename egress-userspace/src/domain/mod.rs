@@ -4,11 +4,13 @@
 
 mod amount;
 mod api;
+mod approval;
 mod audit;
 mod cause;
 mod enforcement;
 mod event;
 mod exchange;
+mod hash;
 mod host_pattern;
 mod limit;
 mod name;
@@ -25,6 +27,9 @@ mod zone;
 
 pub use amount::{AmountError, Tokens};
 pub use api::{Api, StreamUsage};
+pub use approval::{
+    ApprovalId, ApprovalLimits, ApprovalPath, ApprovalRow, Fingerprint, Question, Supervised, Verdict, approval_path,
+};
 pub use audit::{AuditHash, AuditHashError, ChainFault, ChainReport};
 pub use cause::with_causes;
 pub use enforcement::{CutMode, EnforcerChoice};

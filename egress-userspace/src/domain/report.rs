@@ -182,7 +182,7 @@ pub struct AuditRow {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{CutCause, RateLimits, Stop};
+    use crate::domain::{ApprovalId, CutCause, RateLimits, Stop, Verdict};
 
     /// Flattened into one object, so a field that hides another is lost on the way.
     fn round_trip<T: Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug>(value: &T) {
@@ -259,6 +259,14 @@ mod tests {
             AuditKind::TrafficUnaccounted { is_from_bottle: true, passed: 9, accounted: 3 },
             AuditKind::PathUnknown { host: "a.example".parse().unwrap(), target: "POST /x".to_owned() },
             AuditKind::ProxyRestarted { permits_settled: 3 },
+            AuditKind::ApprovalAsked {
+                id: ApprovalId(1),
+                detector: "aws_key".to_owned(),
+                host: "a.example".parse().unwrap(),
+                target: "POST /x".to_owned(),
+            },
+            AuditKind::ApprovalDecided { id: ApprovalId(1), verdict: Verdict::Approved, is_always: true, by: Some(7) },
+            AuditKind::ApprovalForgotten { id: ApprovalId(1), by: 7 },
         ];
         for kind in kinds {
             let (bottle, hash) = (Some("web".parse().unwrap()), AuditHash([7; 32]));

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use crate::budget::Cycle;
-use crate::domain::{BottleName, Crossing, CutCause, PermitId, ProviderName, Scope};
+use crate::domain::{ApprovalId, BottleName, Crossing, CutCause, PermitId, ProviderName, Scope, Verdict};
 
 /// Why the ledger did not do it.
 #[derive(Debug, Error)]
@@ -118,12 +118,40 @@ pub enum LedgerError {
     /// Nothing was set or granted there.
     #[error("nothing was set or granted for {0} at run time: `egress budget show` shows what is in force")]
     NoOverride(Scope),
+    /// There is no such question.
+    #[error("there is no approval {0}: `egress approvals list` shows those that wait")]
+    NoApproval(ApprovalId),
+    /// It does not wait any more.
+    #[error("approval {id} is settled already: {}", settled(*.verdict))]
+    ApprovalSettled {
+        /// Which.
+        id: ApprovalId,
+        /// As what.
+        verdict: Verdict,
+    },
+    /// It was not decided for good, or that was taken back.
+    #[error("approval {0} is not remembered: `egress approvals list --all` shows which are")]
+    NotRemembered(ApprovalId),
+    /// Nothing was decided for good.
+    #[error(
+        "nothing is remembered of what {0} may send: `egress approvals list --all --bottle {0}` shows what was asked"
+    )]
+    NothingRemembered(BottleName),
     /// Every address of the pool is taken.
     #[error("all bottle addresses are in use")]
     NoAddress,
     /// The writer has ended.
     #[error("the ledger is closed")]
     Closed,
+}
+
+fn settled(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Approved => "it was approved",
+        Verdict::Denied => "it was denied",
+        Verdict::Expired => "nobody answered in time, and the request was refused",
+        Verdict::Abandoned => "the request that asked is gone",
+    }
 }
 
 /// A failure inside a transaction, before it is known what the transaction was for.

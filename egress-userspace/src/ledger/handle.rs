@@ -397,7 +397,7 @@ impl Ledger {
     }
 
     /// Reads one consistent state of the database on a thread that may block.
-    async fn read<T: Send + 'static>(
+    pub(super) async fn read<T: Send + 'static>(
         &self,
         action: &'static str,
         work: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,

@@ -4,6 +4,7 @@
 
 mod account;
 mod address;
+mod approvals;
 mod audit;
 mod book;
 mod chain;
@@ -32,6 +33,7 @@ use crate::domain::{
 };
 
 pub use address::AddressPool;
+pub use approvals::{ApprovalFilter, Asked, Decided, Decision, Forgotten};
 pub use error::LedgerError;
 pub use handle::Ledger;
 pub use inspect::inspect;

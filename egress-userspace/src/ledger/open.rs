@@ -24,6 +24,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     AUDIT_CHAIN,
     include_str!("../../../migrations/0007_runtime.sql"),
     include_str!("../../../migrations/0008_exit_code.sql"),
+    include_str!("../../../migrations/0009_approvals.sql"),
 ];
 /// Wants its rows chained once it has run.
 const AUDIT_CHAIN: &str = include_str!("../../../migrations/0006_audit_chain.sql");

@@ -6,6 +6,7 @@ mod address;
 mod allow;
 mod allowlist;
 mod credential;
+pub mod dlp;
 /// Git over HTTPS.
 pub mod git;
 mod metered;

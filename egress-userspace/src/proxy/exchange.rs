@@ -1,6 +1,7 @@
 //! The request handler. HTTP/1 and HTTP/2, with TLS and without, through CONNECT and not: every request comes through here.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -33,8 +34,10 @@ use super::own;
 use super::refusal::{self, Answer, Audience};
 use super::request_body::{BodyBroken, RequestBody, discard};
 use super::request_log::Line;
+use super::scan::Sets;
 use super::socket::ClientSocket;
 use super::stream_usage;
+use super::strict::StrictStream;
 use super::target::{Leads, PLAIN_PORT, TLS_PORT, Target, TargetError, agree};
 use super::tee::{Tee, TeeError, Terms};
 use super::unknown_paths::UnknownPaths;
@@ -61,17 +64,26 @@ pub(super) struct Origin {
     pub(super) leads: Option<Leads>,
     /// What the connection has become, if its last request turned it into a WebSocket.
     relay: Mutex<Option<Relay>>,
+    /// It has.
+    is_upgraded: Arc<AtomicBool>,
 }
 
 impl Origin {
     /// A connection that has named no host.
     pub(super) fn new(socket: Arc<ClientSocket>, passage: Arc<Passage>, leads: Option<Leads>) -> Self {
-        Self { socket, passage, expected: Vec::new(), leads, relay: Mutex::default() }
+        let (relay, is_upgraded) = (Mutex::default(), Arc::default());
+        Self { socket, passage, expected: Vec::new(), leads, relay, is_upgraded }
     }
 
     /// The connection becomes a WebSocket when its answer has been sent.
     pub(super) fn turn_into(&self, relay: Relay) {
         *self.relay.lock().unwrap_or_else(PoisonError::into_inner) = Some(relay);
+        self.is_upgraded.store(true, Ordering::Release);
+    }
+
+    /// A connection whose requests are looked at as long as it is one of HTTP/1.
+    pub(super) fn strict<S>(&self, stream: S) -> StrictStream<S> {
+        StrictStream::new(stream, Arc::clone(&self.is_upgraded))
     }
 
     /// What it has become.
@@ -85,13 +97,14 @@ pub(super) struct Exchange {
     pub(super) link: Arc<Link>,
     pub(super) upstream: Upstream,
     pub(super) unknown_paths: UnknownPaths,
+    pub(super) sets: Sets,
 }
 
 /// One request on its way.
 pub(super) struct Run<'a> {
     pub(super) exchange: &'a Exchange,
     pub(super) origin: &'a Origin,
-    policy: &'a PolicyView,
+    pub(super) policy: &'a PolicyView,
     pub(super) bottle: &'a Bottle,
     version: Version,
     /// Where it is to go, as far as that is said.
@@ -99,6 +112,7 @@ pub(super) struct Run<'a> {
     /// What the host speaks, if it is metered.
     api: Option<Api>,
     method: Method,
+    /// As it may be told of: without what detectors find in it.
     uri: Uri,
 }
 
@@ -153,7 +167,7 @@ impl Exchange {
             let answer = own::answer(&self.link, &policy, bottle, &head).await;
             return Ok(answer.map(|bytes| ResponseBody::Answer { bytes: Some(bytes), delivery: None }));
         }
-        let (version, method, uri) = (head.version, head.method.clone(), head.uri.clone());
+        let (version, method, uri) = (head.version, head.method.clone(), self.sets.shown(&policy, bottle, &head.uri));
         let api = target.as_ref().ok().and_then(|target| policy.metered.find(&target.host)).map(|row| row.api);
         let said = target.as_ref().ok().cloned();
         let run = Run { exchange: self, origin, policy: &policy, bottle, version, target: said, api, method, uri };
@@ -240,15 +254,19 @@ impl Run<'_> {
     /// What operators hear of a request that routes, detectors or a name in two versions refuse; of budgets they hear
     /// otherwise.
     pub(super) fn tell(&self, answer: &Answer) {
-        let (Answer::Refused(refusal) | Answer::UpgradeRefused(Some(refusal))) = answer else { return };
-        let reason = refusal.reason;
-        if !is_of_routes(reason) {
+        let (Answer::Refused(refused) | Answer::UpgradeRefused(Some(refused))) = answer else { return };
+        let reason = refused.reason;
+        if !refusal::is_of_routes(reason) {
             return;
         }
-        self.log(Some(reason), refusal.rule.as_deref(), self.policy.routes.log(&self.bottle.view.lineage));
+        self.log(Some(reason), refused.rule.as_deref(), self.policy.routes.log(&self.bottle.view.lineage));
         let host = self.target.as_ref().map(|target| &target.host);
-        let target = format!("{} {}", self.method, self.uri.path());
-        self.exchange.link.tell_refused(self.bottle, reason, host, &shortened(&target), refusal.rule.clone());
+        self.exchange.link.tell_refused(self.bottle, reason, host, &self.shown_target(), refused.rule.clone());
+    }
+
+    /// Method and path, as they may be told of.
+    pub(super) fn shown_target(&self) -> String {
+        shortened(&format!("{} {}", self.method, self.uri.path()))
     }
 
     /// Admit, forward, respond.
@@ -262,15 +280,19 @@ impl Run<'_> {
             Ok(body) => body,
             Err(refused) => return Ok(refused),
         };
+        let body = match self.screen(&allowed, &mut head, body).await {
+            Ok(body) => body,
+            Err(answer) => return Ok(self.answer(&answer)),
+        };
         let Some(metered) = &allowed.way.metered else { return self.pass(&allowed, head, body).await };
         let (mut ask, mut body) = match read_ask(metered.api, &head, body).await {
             Ok(asked) => asked,
             Err(error) => {
                 tracing::debug!(%error, bottle = %self.bottle.view.name, "request not read");
-                return Ok(self.answer(&Answer::BodyBroken));
+                return Ok(self.answer(&error.into()));
             }
         };
-        let target = format!("{} {}", head.method, head.uri.path());
+        let target = self.shown_target();
         if !ask.is_meterable() {
             return Ok(self.refuse_unsent(refusal::not_meterable(&target), body).await);
         }
@@ -292,7 +314,7 @@ impl Run<'_> {
         let withholds_usage = stream_usage::ask_for(metered.stream_usage, &ask, &mut head.headers, &mut body);
         let mut account = Account::new(permit, ask, Arc::clone(&self.origin.passage));
         Ok(match self.forward(&allowed, head, body, &mut account).await? {
-            Ok(response) => self.respond(response, account, withholds_usage).await,
+            Ok(response) => self.respond(&allowed, response, account, withholds_usage).await,
             Err(answer) => self.answer(&answer),
         })
     }
@@ -301,7 +323,7 @@ impl Run<'_> {
     async fn pass(&self, allowed: &Allowed, head: Parts, body: RequestBody) -> Result<Response<ResponseBody>, Severed> {
         let mut account = Account::of_nobody(Arc::clone(&self.origin.passage));
         Ok(match self.forward(allowed, head, body, &mut account).await? {
-            Ok(response) => self.respond(response, account, false).await,
+            Ok(response) => self.respond(allowed, response, account, false).await,
             Err(answer) => self.answer(&answer),
         })
     }
@@ -400,6 +422,7 @@ impl Run<'_> {
     ) -> Result<Result<Response<Incoming>, Answer>, Severed> {
         let host = &allowed.target.host;
         account.set_sent(true);
+        let verdict = request.body().verdict();
         let sending: ResponseFuture =
             self.exchange.upstream.request(request, self.version, allowed.lane(&self.origin.passage));
         let response = tokio::select! {
@@ -409,6 +432,10 @@ impl Run<'_> {
         };
         let ending = match response {
             Ok(Ok(response)) => return Ok(Ok(response)),
+            Ok(Err(_)) if let Some(refusal) = verdict.as_ref().and_then(|verdict| verdict.get()) => {
+                drop(account.settle(Ending::Error));
+                return Ok(Err(Answer::Refused(refusal.clone())));
+            }
             Ok(Err(error)) => {
                 account.set_sent(!error.is_connect());
                 if DialError::of(&error).is_some_and(|dialled| matches!(dialled, DialError::NotPublic)) {
@@ -429,6 +456,7 @@ impl Run<'_> {
 
     pub(super) async fn respond(
         &self,
+        allowed: &Allowed,
         response: Response<Incoming>,
         mut account: Account,
         withholds_usage: bool,
@@ -452,7 +480,14 @@ impl Run<'_> {
         if account.may_end_early() {
             head.headers.remove(CONTENT_LENGTH);
         }
-        let terms = Terms { passage: &self.origin.passage, idle_max: self.policy.idle, delivery, withheld };
+        let screen = match self.inbound(allowed, &mut head) {
+            Ok(screen) => screen,
+            Err(refusal) => {
+                drop(account.settle(Ending::Error));
+                return self.answer(&Answer::Refused(refusal));
+            }
+        };
+        let terms = Terms { passage: &self.origin.passage, idle_max: self.policy.idle, delivery, withheld, screen };
         let tee = Tee::new(body, account, terms);
         Response::from_parts(head, ResponseBody::Tee(Box::new(tee)))
     }
@@ -463,7 +498,9 @@ impl Run<'_> {
         let is_last_word = matches!(self.bottle.view.phase, Phase::LastWord(_));
         let is_final = refusal::is_final(answer, is_last_word) && self.is_heard();
         // HTTP/2 has no such header; its streams end one by one.
-        let closes = (is_last_word || *answer == Answer::BodyBroken) && self.version < Version::HTTP_2;
+        // What follows a CONNECT is no request, even if there is no tunnel.
+        let closes = is_last_word || *answer == Answer::BodyBroken || self.method == Method::CONNECT;
+        let closes = closes && self.version < Version::HTTP_2;
         let report = FromProxy::RefusalDelivered { bottle: self.bottle.view.id };
         let delivery = is_final.then(|| self.delivery(report, REFUSAL_DELIVERY_TIME_MAX));
         let audience = self.api.map_or_else(Audience::default, |api| Audience::of(api, self.uri.path()));
@@ -511,25 +548,6 @@ pub(super) async fn admit(
 
 fn shortened(target: &str) -> String {
     target.chars().take(TARGET_CHARACTERS_MAX).collect()
-}
-
-/// Is it what routes say, or what follows from them?
-fn is_of_routes(reason: RefusalReason) -> bool {
-    match reason {
-        RefusalReason::HostNotAllowed
-        | RefusalReason::RouteForbids
-        | RefusalReason::AddressNotPublic
-        | RefusalReason::GitForbidden
-        | RefusalReason::SensitiveData
-        | RefusalReason::CredentialMissing
-        | RefusalReason::CredentialNotAllowed
-        | RefusalReason::Misdirected
-        | RefusalReason::NotMeterable => true,
-        RefusalReason::BudgetExhausted
-        | RefusalReason::BottleCut
-        | RefusalReason::LedgerUnavailable
-        | RefusalReason::ControllerUnavailable => false,
-    }
 }
 
 /// What the request asks for. Only a metered one is read before it goes.

@@ -4,10 +4,20 @@ use std::time::Duration;
 
 /// Connections that one bottle may hold open.
 pub(super) const CONNECTIONS_PER_BOTTLE_MAX: usize = 2_048;
+/// Requests of one bottle that are answered at once, whatever connections they come on; further ones wait for a turn.
+pub(super) const REQUESTS_PER_BOTTLE_MAX: usize = 2_048;
+/// Open files that this process asks for: as many as kernels give one.
+pub(super) const FILES_WANTED: u64 = 1 << 20;
+/// Those that are no bottle's: the broker, listeners, the resolver's sockets, strangers, what the runtime has.
+pub(super) const FILES_OF_OUR_OWN: u64 = 512;
+/// A bottle's connection, and one to a provider for it.
+pub(super) const FILES_PER_CONNECTION: u64 = 2;
 /// A request's or response's head, HTTP/1 and HTTP/2, in bytes.
 pub(super) const HEAD_BYTES_MAX: usize = 64 << 10;
 /// A client has this long to send a head; an idle connection stays as long.
 pub(super) const HEAD_TIME_MAX: Duration = Duration::from_secs(75);
+/// From a head's first byte to its last over HTTP/1: who takes longer is answered with 400.
+pub(super) const HEAD_ARRIVAL_TIME_MAX: Duration = Duration::from_secs(30);
 /// A client has this long from connecting to the end of the TLS handshake, which on a busy host waits for hundreds of others.
 pub(super) const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(60);
 /// Streams that one HTTP/2 connection of a bottle may have open.
@@ -23,6 +33,11 @@ pub(super) const UPSTREAM_WINDOW_BYTES: u32 = 64 << 20;
 pub(super) const STREAM_SEND_BUFFER_BYTES: usize = 64 << 10;
 /// Read and write buffer of an HTTP/1 connection, in bytes.
 pub(super) const CONNECTION_BUFFER_BYTES_MAX: usize = 128 << 10;
+
+/// What is read of an HTTP/1 connection at once while heads are looked at, in bytes.
+pub(super) const STRICT_READ_BYTES: usize = 16 << 10;
+/// The line that says how long a chunk is, extensions included, in bytes.
+pub(super) const CHUNK_LINE_BYTES_MAX: usize = 256;
 
 /// How much of a metered request's body is read before it is admitted.
 pub(super) const BODY_PREFIX_BYTES_MAX: usize = 4 << 20;

@@ -15,9 +15,11 @@ use crate::broker::{
 };
 use crate::domain::{
     Allowance, BottleId, BudgetView, CacheReads, CrossingMode, Ending, Host, Known, PermitId, ProviderName,
-    ProviderNotes, Refusal, RefusalReason, Settlement, SpendRequest, Tokens, Usage, UsageDetails,
+    ProviderNotes, Question, Refusal, RefusalReason, Secret, Settlement, SpendRequest, Supervised, Tokens, Usage,
+    UsageDetails,
 };
 
+use super::approval::ApprovalKey;
 use super::in_flight::InFlight;
 use super::limits::{CONTROLLER_TIME_MAX, SETTLED_TIME_MAX};
 use super::view::{Bottle, PolicyView};
@@ -39,6 +41,8 @@ pub(super) struct Link {
     is_ready: AtomicBool,
     policy: watch::Sender<Arc<PolicyView>>,
     in_flight: Mutex<InFlight>,
+    /// Makes of what was found what may be told of it.
+    pub(super) approval_key: ApprovalKey,
 }
 
 /// Who waits for what.
@@ -54,6 +58,7 @@ enum Waiter {
     Settle(PermitId, oneshot::Sender<Committed>),
     Budgets(oneshot::Sender<Option<Vec<BudgetView>>>),
     Leaf(oneshot::Sender<LeafReply>),
+    Supervise(oneshot::Sender<Supervised>),
 }
 
 /// What a request is expected to use.
@@ -82,12 +87,13 @@ pub(super) struct LivePermit {
 
 impl Link {
     /// A link and what is still to be sent over it.
-    pub(super) fn new() -> (Arc<Self>, mpsc::UnboundedReceiver<FromProxy>) {
+    pub(super) fn new(approval_key: &Secret) -> (Arc<Self>, mpsc::UnboundedReceiver<FromProxy>) {
         let (sender, outgoing) = mpsc::unbounded_channel();
         let policy = watch::Sender::new(Arc::new(PolicyView::default()));
         let (next_number, is_ready) = (AtomicU64::new(1), AtomicBool::new(false));
         let (waiting, in_flight) = (Mutex::default(), Mutex::default());
-        let link = Self { sender, waiting, next_number, is_ready, policy, in_flight };
+        let approval_key = ApprovalKey::new(approval_key);
+        let link = Self { sender, waiting, next_number, is_ready, policy, in_flight, approval_key };
         (Arc::new(link), outgoing)
     }
 
@@ -166,18 +172,42 @@ impl Link {
         wait(answer, CONTROLLER_TIME_MAX).await
     }
 
+    /// Has an operator asked about a request that is held. Dropped, the question is over.
+    pub(super) async fn supervise(&self, question: Question, patience: Duration) -> Supervised {
+        let number = self.number();
+        let timeout_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+        let question = FromProxy::Supervise { number, question, timeout_ms };
+        let answer = self.ask_as(number, Waiter::Supervise, question);
+        let _asking = Asking { link: self, number };
+        // The controller gives up first, and says so.
+        wait(answer, patience.saturating_add(CONTROLLER_TIME_MAX)).await.unwrap_or(Supervised::Unavailable)
+    }
+
     fn ask<T>(
         &self,
         waiter: impl FnOnce(oneshot::Sender<T>) -> Waiter,
         question: impl FnOnce(RequestNumber) -> FromProxy,
     ) -> oneshot::Receiver<T> {
-        let number = RequestNumber(self.next_number.fetch_add(1, Ordering::Relaxed));
+        let number = self.number();
+        self.ask_as(number, waiter, question(number))
+    }
+
+    fn number(&self) -> RequestNumber {
+        RequestNumber(self.next_number.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn ask_as<T>(
+        &self,
+        number: RequestNumber,
+        waiter: impl FnOnce(oneshot::Sender<T>) -> Waiter,
+        question: FromProxy,
+    ) -> oneshot::Receiver<T> {
         let (sender, receiver) = oneshot::channel();
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if !waiting.is_lost {
             waiting.answers.insert(number, waiter(sender));
             drop(waiting);
-            self.say(question(number));
+            self.say(question);
         }
         receiver
     }
@@ -207,6 +237,11 @@ impl Link {
             FromController::Budgets { number, budgets } => {
                 if let Some(Waiter::Budgets(waiter)) = self.waiter(number) {
                     let _ = waiter.send(budgets);
+                }
+            }
+            FromController::Supervised { number, answer } => {
+                if let Some(Waiter::Supervise(waiter)) = self.waiter(number) {
+                    let _ = waiter.send(answer);
                 }
             }
             FromController::Leaf { number, leaf } => {
@@ -273,6 +308,20 @@ impl Link {
     }
 }
 
+/// A request that is held until it has been answered for.
+struct Asking<'a> {
+    link: &'a Link,
+    number: RequestNumber,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        if self.link.waiter(self.number).is_some() {
+            self.link.say(FromProxy::SuperviseOver { number: self.number });
+        }
+    }
+}
+
 impl LivePermit {
     /// Tokens left, after what is held, in the tightest budget that binds; `None` when none does.
     pub(super) fn remaining(&self) -> Option<Tokens> {
@@ -333,5 +382,91 @@ async fn wait<T>(answer: oneshot::Receiver<T>, patience: Duration) -> Result<T, 
     match timeout(patience, answer).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(_)) | Err(_) => Err(NoAnswer),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::domain::Fingerprint;
+
+    /// A link and the controller's ends of it.
+    struct World {
+        link: Arc<Link>,
+        reader: FrameReader<tokio::io::ReadHalf<tokio::io::DuplexStream>>,
+        writer: FrameWriter<tokio::io::WriteHalf<tokio::io::DuplexStream>>,
+    }
+
+    fn world() -> World {
+        let (ours, theirs) = tokio::io::duplex(64 << 10);
+        let (link, outgoing) = Link::new(&Secret::new("key".to_owned()));
+        let (reader, writer) = tokio::io::split(ours);
+        tokio::spawn(Arc::clone(&link).converse(reader, writer, outgoing));
+        let (reader, writer) = tokio::io::split(theirs);
+        World { link, reader: FrameReader::new(reader), writer: FrameWriter::new(writer) }
+    }
+
+    fn supervise(link: &Arc<Link>, patience: Duration) -> tokio::task::JoinHandle<Supervised> {
+        let link = Arc::clone(link);
+        let question = Question {
+            bottle: BottleId(7),
+            detector: "aws_key".to_owned(),
+            host: "a.example".parse().unwrap(),
+            target: "POST /x".to_owned(),
+            fingerprint: Fingerprint([1; 32]),
+        };
+        tokio::spawn(async move { link.supervise(question, patience).await })
+    }
+
+    async fn asked(world: &mut World) -> RequestNumber {
+        let said = world.reader.read().await.unwrap();
+        let Some(FromProxy::Supervise { number, .. }) = said else { panic!("{said:?}") };
+        number
+    }
+
+    #[tokio::test]
+    async fn a_held_request_takes_the_answer_to_its_own_question() {
+        let mut world = world();
+        let (first, second) = (supervise(&world.link, Duration::MAX), supervise(&world.link, Duration::MAX));
+        let numbers = [asked(&mut world).await, asked(&mut world).await];
+        for (number, answer) in numbers.into_iter().zip([Supervised::Approved, Supervised::Denied]) {
+            world.writer.write(&FromController::Supervised { number, answer }).await.unwrap();
+        }
+        let mut answers = [first.await.unwrap(), second.await.unwrap()];
+        answers.sort_by_key(|answer| *answer != Supervised::Approved);
+        assert_eq!(answers, [Supervised::Approved, Supervised::Denied]);
+    }
+
+    #[tokio::test]
+    async fn a_question_ends_with_the_request_that_asked() {
+        let mut world = world();
+        let held = supervise(&world.link, Duration::MAX);
+        let number = asked(&mut world).await;
+        held.abort();
+        assert_eq!(world.reader.read().await.unwrap(), Some(FromProxy::SuperviseOver { number }));
+        // Too late for anybody.
+        let answer = Supervised::Approved;
+        world.writer.write(&FromController::Supervised { number, answer }).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn without_a_controller_nothing_is_approved() {
+        let mut world = world();
+        let held = supervise(&world.link, Duration::MAX);
+        asked(&mut world).await;
+        drop((world.reader, world.writer));
+        assert_eq!(held.await.unwrap(), Supervised::Unavailable);
+        assert_eq!(supervise(&world.link, Duration::MAX).await.unwrap(), Supervised::Unavailable);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_controller_that_says_nothing_is_no_approval() {
+        let mut world = world();
+        let held = supervise(&world.link, Duration::from_secs(300));
+        let number = asked(&mut world).await;
+        assert_eq!(held.await.unwrap(), Supervised::Unavailable);
+        assert_eq!(world.reader.read().await.unwrap(), Some(FromProxy::SuperviseOver { number }));
     }
 }

@@ -3,6 +3,8 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
@@ -29,8 +31,10 @@ use super::limits::{
 use super::own;
 use super::refusal::{self, Audience};
 use super::request_body::discard;
+use super::room::{InTurn, Room};
 use super::socket::{ClientSocket, ClientStream};
 use super::splice::{SpliceError, Spliced};
+use super::strict::StrictStream;
 use super::target::{Leads, PLAIN_PORT, TLS_PORT, connect_target};
 use super::tls::{ALPN_H2, Accepted, HandshakeError, TlsEnd, Wanted};
 use super::view::Bottle;
@@ -58,6 +62,8 @@ pub(super) struct Server {
     pub(super) tls: TlsEnd,
     /// Room for connections from addresses that no bottle is known at.
     pub(super) strangers: Arc<Semaphore>,
+    /// Room for those of bottles.
+    pub(super) room: Arc<Room>,
 }
 
 /// Why a connection ended other than by its end.
@@ -67,7 +73,7 @@ enum ConnectionError {
     Http(#[from] hyper::Error),
     #[error(transparent)]
     Handshake(#[from] HandshakeError),
-    #[error("the TLS handshake took too long")]
+    #[error("the TLS handshake, or what had to follow, took too long")]
     TimedOut,
     #[error("the WebSocket ended")]
     WebSocket(#[from] Broken),
@@ -128,7 +134,9 @@ impl Server {
 
     fn begin(self: &Arc<Self>, stream: TcpStream, bottle: &Bottle, entrance: Entrance) {
         let address = bottle.view.address;
-        let Some(place) = bottle.passage.admit_connection() else {
+        let room = self.room.admit(bottle.passage.connections());
+        let place = room.and_then(|room| Some((room, bottle.passage.admit_connection()?)));
+        let Some(place) = place else {
             tracing::warn!(bottle = %bottle.view.name, "closed: too many connections");
             return;
         };
@@ -174,11 +182,13 @@ impl Server {
                 server.connect(origin, request, tunnel).await
             }
         });
-        http1_builder().serve_connection(TokioIo::new(stream), service).with_upgrades().await?;
+        http1_builder().serve_connection(TokioIo::new(origin.strict(stream)), service).with_upgrades().await?;
         let tunnel = tunnel.into_inner().unwrap_or_else(PoisonError::into_inner);
         let Some(Tunnel { upgrade, host, port }) = tunnel else { return relay(origin).await };
-        let parts = upgrade.await?.downcast::<TokioIo<ClientStream>>().map_err(|_| ConnectionError::Tunnel)?;
-        let stream = ClientStream::new(Arc::clone(&origin.socket), parts.read_buf);
+        let parts = upgrade.await?.downcast::<TokioIo<StrictStream<ClientStream>>>();
+        let parts = parts.map_err(|_| ConnectionError::Tunnel)?;
+        let early = [parts.read_buf, parts.io.into_inner().into_held()].concat();
+        let stream = ClientStream::new(Arc::clone(&origin.socket), early.into());
         origin.expected = vec![host];
         let (stream, is_tls) = match port {
             TLS_PORT => (stream, true),
@@ -258,7 +268,7 @@ impl Server {
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let service = service_fn(|request| self.exchange.handle(&origin, request));
-        http1_builder().serve_connection(TokioIo::new(stream), service).with_upgrades().await?;
+        http1_builder().serve_connection(TokioIo::new(origin.strict(stream)), service).with_upgrades().await?;
         relay(origin).await
     }
 
@@ -266,12 +276,18 @@ impl Server {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let origin = Arc::new(origin);
-        let service = service_fn(move |request| {
+        let (origin, has_begun) = (Arc::new(origin), AtomicBool::new(false));
+        let service = service_fn(|request| {
+            has_begun.store(true, Ordering::Relaxed);
             let (server, origin) = (Arc::clone(&self), Arc::clone(&origin));
-            async move { server.exchange.handle(&origin, request).await }
+            async move {
+                let turn = origin.passage.turn().await.ok_or(Severed)?;
+                let response = server.exchange.handle(&origin, request).await?;
+                Ok::<_, Severed>(response.map(|body| InTurn::new(body, turn)))
+            }
         });
-        Ok(http2_builder().serve_connection(TokioIo::new(stream), service).await?)
+        let serving = pin!(http2_builder().serve_connection(TokioIo::new(stream), service));
+        begins_in_time(serving, &has_begun).await?.map_err(ConnectionError::Http)
     }
 }
 
@@ -280,6 +296,18 @@ async fn relay(origin: Origin) -> Result<(), ConnectionError> {
     match origin.into_relay() {
         Some(relay) => Ok(relay.run().await?),
         None => Ok(()),
+    }
+}
+
+/// HTTP/2 asks its clients for a sign of life only once they have begun.
+async fn begins_in_time<T>(
+    mut serving: Pin<&mut impl Future<Output = T>>,
+    has_begun: &AtomicBool,
+) -> Result<T, ConnectionError> {
+    match timeout(HEAD_TIME_MAX, serving.as_mut()).await {
+        Ok(served) => Ok(served),
+        Err(_) if has_begun.load(Ordering::Relaxed) => Ok(serving.await),
+        Err(_) => Err(ConnectionError::TimedOut),
     }
 }
 
@@ -317,4 +345,84 @@ fn http2_builder() -> http2::Builder<TokioExecutor> {
         .keep_alive_interval(HEAD_TIME_MAX)
         .auto_date_header(false);
     builder
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::time::Duration;
+
+    use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+    use crate::proxy::limits::HEAD_ARRIVAL_TIME_MAX;
+
+    /// A request's head, a byte every ten seconds.
+    const HEAD: &[u8] = b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n";
+
+    fn plain() -> DuplexStream {
+        let (client, server) = duplex(1 << 10);
+        let stream = StrictStream::new(server, Arc::default());
+        let service = service_fn(async |_: Request<Incoming>| Ok::<_, Infallible>(Response::new(ResponseBody::Empty)));
+        tokio::spawn(http1_builder().serve_connection(TokioIo::new(stream), service));
+        client
+    }
+
+    /// All that is answered, and when the connection ended.
+    async fn answer(mut client: DuplexStream, begun: Instant) -> (String, Duration) {
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        (answer, begun.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_trickles_is_answered_and_over_in_time() {
+        for before in [&b""[..], b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n"] {
+            let (mut client, begun) = (plain(), Instant::now());
+            client.write_all(before).await.unwrap();
+            let (reader, mut writer) = tokio::io::split(client);
+            let trickling = tokio::spawn(async move {
+                for byte in HEAD {
+                    if writer.write_all(&[*byte]).await.is_err() {
+                        return;
+                    }
+                    sleep(Duration::from_secs(10)).await;
+                }
+            });
+            let mut answer = String::new();
+            tokio::io::BufReader::new(reader).read_to_string(&mut answer).await.unwrap();
+            trickling.abort();
+            assert!(
+                answer.ends_with("HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"),
+                "{answer}"
+            );
+            assert_eq!(answer.matches("200 OK").count(), usize::from(!before.is_empty()));
+            assert_eq!(begun.elapsed().as_secs(), HEAD_ARRIVAL_TIME_MAX.as_secs());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_without_a_request_is_over_in_time() {
+        let (said, after) = answer(plain(), Instant::now()).await;
+        assert_eq!((said.as_str(), after.as_secs()), ("", HEAD_TIME_MAX.as_secs()));
+        let (mut client, begun) = (plain(), Instant::now());
+        client.write_all(HEAD).await.unwrap();
+        let (said, after) = answer(client, begun).await;
+        assert_eq!((said.matches("200 OK").count(), after.as_secs()), (1, HEAD_TIME_MAX.as_secs()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn http2_that_is_not_begun_is_over_in_time() {
+        for preface in [&b""[..], b"PRI * HTTP/2.0\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"] {
+            let (mut client, server) = duplex(1 << 10);
+            client.write_all(preface).await.unwrap();
+            let service =
+                service_fn(async |_: Request<Incoming>| Ok::<_, Infallible>(Response::new(ResponseBody::Empty)));
+            let (serving, begun) =
+                (pin!(http2_builder().serve_connection(TokioIo::new(server), service)), Instant::now());
+            let ended = begins_in_time(serving, &AtomicBool::new(false)).await;
+            assert!(matches!(ended, Err(ConnectionError::TimedOut)), "{ended:?}");
+            assert_eq!(begun.elapsed().as_secs(), HEAD_TIME_MAX.as_secs());
+        }
+    }
 }

@@ -14,10 +14,12 @@
 //! ledger, the kernel or the CA key.
 
 mod account;
+mod approval;
 mod count;
 mod delivery;
 mod dns;
 mod exchange;
+mod framing;
 mod git;
 mod headers;
 mod in_flight;
@@ -32,10 +34,13 @@ mod refusal;
 mod reports;
 mod request_body;
 mod request_log;
+mod room;
 mod sandbox;
+mod scan;
 mod socket;
 mod splice;
 mod stream_usage;
+mod strict;
 mod target;
 mod tee;
 mod tls;

@@ -23,7 +23,7 @@ impl Run<'_> {
             return Ok(body);
         }
         let place = self.origin.passage.place_for_long_prefix().await.ok_or(Answer::BodyBroken)?;
-        let body = body.with_prefix(SIGNED_BODY_BYTES_MAX).await.map_err(|_| Answer::BodyBroken)?;
+        let body = body.with_prefix(SIGNED_BODY_BYTES_MAX).await?;
         if body.is_whole() {
             return Ok(body.in_place(place));
         }

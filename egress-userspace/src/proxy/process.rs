@@ -15,8 +15,10 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::broker::{BrokerError, FromController, HandoffError, Listeners, read_frame_blocking, receive_listeners};
-use crate::domain::with_causes;
+use crate::broker::{
+    BrokerError, Configuration, FromController, HandoffError, Listeners, read_frame_blocking, receive_listeners,
+};
+use crate::domain::{Secret, with_causes};
 use crate::meter;
 
 use super::dns::Resolver;
@@ -24,7 +26,9 @@ use super::exchange::Exchange;
 use super::limits::STRANGERS_MAX;
 use super::link::Link;
 use super::listen::{Entrance, Server, accept_all};
+use super::room::{Room, raise_files_max};
 use super::sandbox::{self, SandboxError};
+use super::scan::Sets;
 use super::tls::TlsEnd;
 use super::traffic::tell_all;
 use super::trust::{self, TrustError};
@@ -92,6 +96,8 @@ pub struct Prepared {
     crypto: Arc<CryptoProvider>,
     tls: ClientConfig,
     resolver: Option<TokioResolver>,
+    approval_key: Secret,
+    room: Arc<Room>,
 }
 
 impl Prepared {
@@ -108,7 +114,9 @@ impl Prepared {
         let crypto = Arc::new(rustls::crypto::ring::default_provider());
         let tls = trust::client_config(&configuration.extra_roots_pem, &crypto)?;
         let resolver = trust::system_resolver();
-        Ok(Self { broker, listeners, gateway: configuration.gateway, crypto, tls, resolver })
+        let room = Room::new(raise_files_max().map_err(io::Error::from)?);
+        let Configuration { gateway, approval_key, .. } = configuration;
+        Ok(Self { broker, listeners, gateway, crypto, tls, resolver, approval_key, room })
     }
 
     /// Serves bottles until the controller leaves; then everything that was served ends as well.
@@ -119,11 +127,17 @@ impl Prepared {
     pub async fn serve(self) -> Result<(), ProxyError> {
         self.broker.set_nonblocking(true)?;
         let (reader, writer) = tokio::net::UnixStream::from_std(self.broker)?.into_split();
-        let (link, outgoing) = Link::new();
+        let (link, outgoing) = Link::new(&self.approval_key);
         let upstream = Upstream::new(&link, self.resolver.as_ref(), &self.tls);
-        let exchange = Exchange { upstream, link: Arc::clone(&link), unknown_paths: UnknownPaths::default() };
+        let exchange = Exchange {
+            upstream,
+            link: Arc::clone(&link),
+            unknown_paths: UnknownPaths::default(),
+            sets: Sets::default(),
+        };
         let tls = TlsEnd::new(Arc::clone(&link), self.crypto)?;
-        let server = Arc::new(Server { exchange, tls, strangers: Arc::new(Semaphore::new(STRANGERS_MAX)) });
+        let server =
+            Arc::new(Server { exchange, tls, strangers: Arc::new(Semaphore::new(STRANGERS_MAX)), room: self.room });
         let resolver = Arc::new(Resolver { link: Arc::clone(&link), gateway: self.gateway });
         // Dropped when this function ends, and with it every listener.
         let mut serving = JoinSet::new();

@@ -174,6 +174,25 @@ pub(super) fn not_public(host: &Host, rule: Option<String>) -> Answer {
     Answer::Refused(Refusal { rule, ..Refusal::of(RefusalReason::AddressNotPublic, message) })
 }
 
+/// Is it what routes say, or what follows from them?
+pub(super) fn is_of_routes(reason: RefusalReason) -> bool {
+    match reason {
+        RefusalReason::HostNotAllowed
+        | RefusalReason::RouteForbids
+        | RefusalReason::AddressNotPublic
+        | RefusalReason::GitForbidden
+        | RefusalReason::SensitiveData
+        | RefusalReason::CredentialMissing
+        | RefusalReason::CredentialNotAllowed
+        | RefusalReason::Misdirected
+        | RefusalReason::NotMeterable => true,
+        RefusalReason::BudgetExhausted
+        | RefusalReason::BottleCut
+        | RefusalReason::LedgerUnavailable
+        | RefusalReason::ControllerUnavailable => false,
+    }
+}
+
 /// Work that would go on unseen.
 pub(super) fn not_meterable(target: &str) -> Answer {
     plain(RefusalReason::NotMeterable, format!("no response would tell what {target} uses, so it is not sent"))

@@ -1,7 +1,8 @@
-//! A request's body: a bounded beginning that has been read, and the rest as it comes.
+//! A request's body: a bounded beginning that has been read, and the rest as it comes, looked at on its way if it is to be.
 
+use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -10,9 +11,12 @@ use hyper::HeaderMap;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use thiserror::Error;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::domain::Refusal;
 
 use super::limits::{BODY_PREFIX_TIME_MAX, REFUSED_BODY_BYTES_MAX, REFUSED_BODY_TIME_MAX};
+use super::scan::{Screen, Verdict};
 
 /// The client did not send what it announced.
 #[derive(Debug, Error)]
@@ -23,6 +27,9 @@ pub(super) enum BodyBroken {
     /// Broken off or malformed.
     #[error("the request's body broke off")]
     Client(#[from] hyper::Error),
+    /// Something is in it that may not leave.
+    #[error("the request's body may not leave")]
+    Refused(Box<Refusal>),
 }
 
 /// What is sent to the provider: what the client sent.
@@ -31,6 +38,8 @@ pub(super) struct RequestBody {
     prefix: Bytes,
     rest: Option<Incoming>,
     trailers: Option<HeaderMap>,
+    /// What looks at the rest as it comes.
+    screen: Option<Box<Screen>>,
     /// Room for a long beginning.
     _place: Option<OwnedSemaphorePermit>,
 }
@@ -38,12 +47,26 @@ pub(super) struct RequestBody {
 impl RequestBody {
     /// All of it still to come.
     pub(super) fn unread(body: Incoming) -> Self {
-        Self { prefix: Bytes::new(), rest: Some(body), trailers: None, _place: None }
+        Self { prefix: Bytes::new(), rest: Some(body), trailers: None, screen: None, _place: None }
     }
 
     /// Waits for the beginning: all of the body, or `bytes_max` bytes and what came with the last of them.
     pub(super) async fn with_prefix(self, bytes_max: usize) -> Result<Self, BodyBroken> {
-        timeout(BODY_PREFIX_TIME_MAX, read_prefix(self, bytes_max)).await.map_err(|_| BodyBroken::TimedOut)?
+        read_prefix(self, bytes_max).await
+    }
+
+    /// Makes everything be looked at, what has been read as well.
+    pub(super) fn screened(mut self, mut screen: Screen) -> Result<Self, Refusal> {
+        screen.push(&std::mem::take(&mut self.prefix))?;
+        if let Some(trailers) = &self.trailers {
+            screen.judge_trailers(trailers)?;
+        }
+        Ok(Self { screen: Some(Box::new(screen)), ..self })
+    }
+
+    /// Where it stands why the body was not sent to its end.
+    pub(super) fn verdict(&self) -> Option<Verdict> {
+        self.screen.as_ref().map(|screen| screen.verdict())
     }
 
     /// The same in a place that it leaves when it has been sent.
@@ -53,7 +76,7 @@ impl RequestBody {
 
     /// One of the proxy's own.
     pub(super) fn of(bytes: Bytes) -> Self {
-        Self { prefix: bytes, rest: None, trailers: None, _place: None }
+        Self { prefix: bytes, rest: None, trailers: None, screen: None, _place: None }
     }
 
     fn beginning_with(mut self, gathered: BytesMut) -> Self {
@@ -75,7 +98,12 @@ impl RequestBody {
 
     /// The beginning is all of it.
     pub(super) fn is_whole(&self) -> bool {
-        self.rest.as_ref().is_none_or(Body::is_end_stream)
+        self.screen.is_none() && self.rest.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    /// There is nothing in it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.is_end_stream()
     }
 
     /// Sends something else in place of the beginning.
@@ -95,10 +123,20 @@ impl RequestBody {
 }
 
 async fn read_prefix(mut body: RequestBody, bytes_max: usize) -> Result<RequestBody, BodyBroken> {
-    let Some(mut rest) = body.rest.take() else { return Ok(body) };
     let mut gathered = BytesMut::new();
+    let mut deadline = Instant::now() + BODY_PREFIX_TIME_MAX;
     while body.prefix.len().max(gathered.len()) < bytes_max {
-        let Some(frame) = rest.frame().await else { return Ok(body.beginning_with(gathered)) };
+        let frame = match timeout_at(deadline, poll_fn(|cx| body.poll_rest(cx))).await {
+            Ok(frame) => frame,
+            // The client does not wait for itself.
+            Err(_) if body.screen.as_ref().is_some_and(|screen| screen.is_asking()) => {
+                let frame = poll_fn(|cx| body.poll_rest(cx)).await;
+                deadline = Instant::now() + BODY_PREFIX_TIME_MAX;
+                frame
+            }
+            Err(_) => return Err(BodyBroken::TimedOut),
+        };
+        let Some(frame) = frame else { break };
         match frame?.into_data() {
             // Most bodies come in one piece, which is not copied.
             Ok(data) if body.prefix.is_empty() && gathered.is_empty() => body.prefix = data,
@@ -108,11 +146,10 @@ async fn read_prefix(mut body: RequestBody, bytes_max: usize) -> Result<RequestB
             }
             Err(frame) => {
                 body.trailers = frame.into_trailers().ok();
-                return Ok(body.beginning_with(gathered));
+                break;
             }
         }
     }
-    body.rest = Some(rest);
     Ok(body.beginning_with(gathered))
 }
 
@@ -135,28 +172,81 @@ pub(super) async fn discard_within(mut body: Incoming, bytes_max: usize, time_ma
     let _ = timeout(time_max, reading).await;
 }
 
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        if !self.prefix.is_empty() {
-            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.prefix)))));
-        }
-        match &mut self.rest {
-            Some(rest) => Pin::new(rest).poll_frame(cx),
-            None => Poll::Ready(self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers)))),
+impl RequestBody {
+    /// What comes after the beginning; nothing is left of it at its end.
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyBroken>>> {
+        loop {
+            if let Some(screen) = &mut self.screen {
+                match ready!(screen.poll_passing(cx)) {
+                    Ok(bytes) if !bytes.is_empty() => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                    Ok(_) if screen.is_finished() => self.screen = None,
+                    Ok(_) => {}
+                    Err(refusal) => return Poll::Ready(Some(Err(self.refuse(refusal)))),
+                }
+            }
+            let Some(rest) = &mut self.rest else {
+                let Some(screen) = &mut self.screen else {
+                    return Poll::Ready(self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
+                };
+                if let Err(refusal) = screen.finish() {
+                    return Poll::Ready(Some(Err(self.refuse(refusal))));
+                }
+                continue;
+            };
+            let frame = ready!(Pin::new(rest).poll_frame(cx)).transpose()?;
+            if frame.is_none() {
+                self.rest = None;
+            }
+            let Some(screen) = &mut self.screen else { return Poll::Ready(frame.map(Ok)) };
+            let looked = match frame.map(Frame::into_data) {
+                None => Ok(()),
+                Some(Ok(data)) => screen.push(&data),
+                Some(Err(frame)) => {
+                    self.trailers = frame.into_trailers().ok();
+                    self.trailers.as_ref().map_or(Ok(()), |trailers| screen.judge_trailers(trailers))
+                }
+            };
+            if let Err(refusal) = looked {
+                return Poll::Ready(Some(Err(self.refuse(refusal))));
+            }
         }
     }
 
+    /// Nothing more of it leaves.
+    fn refuse(&mut self, refusal: Refusal) -> BodyBroken {
+        if let Some(screen) = self.screen.take() {
+            screen.close(refusal.clone());
+        }
+        self.trailers = None;
+        BodyBroken::Refused(Box::new(refusal))
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyBroken;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyBroken>>> {
+        if !self.prefix.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.prefix)))));
+        }
+        self.poll_rest(cx)
+    }
+
     fn is_end_stream(&self) -> bool {
-        self.prefix.is_empty() && self.trailers.is_none() && self.rest.as_ref().is_none_or(Body::is_end_stream)
+        let is_over = self.prefix.is_empty() && self.trailers.is_none() && self.screen.is_none();
+        is_over && self.rest.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
         let prefix = u64::try_from(self.prefix.len()).unwrap_or(u64::MAX);
+        let held = match &self.screen {
+            Some(screen) if screen.is_decoded() => return longer(&SizeHint::new(), prefix),
+            Some(screen) => u64::try_from(screen.held()).unwrap_or(u64::MAX),
+            None => 0,
+        };
         let rest = self.rest.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint);
-        longer(&rest, prefix)
+        longer(&rest, prefix.saturating_add(held))
     }
 }
 

@@ -23,6 +23,7 @@ use super::delivery::Delivery;
 use super::limits::BROKEN_OFF_AFTER;
 use super::link::{Committed, NoAnswer};
 use super::request_body::longer;
+use super::scan::{InboundScreen, Screened};
 use super::view::Passage;
 
 /// Why a response ends before its end.
@@ -46,6 +47,9 @@ pub(super) enum TeeError {
     /// What is taken out of it cannot be found.
     #[error("the response is not encoded as it says")]
     Undecodable(#[from] std::io::Error),
+    /// Something is in it that may not come in.
+    #[error(transparent)]
+    Screened(#[from] Screened),
     /// The settlement could not be committed.
     #[error(transparent)]
     NotSettled(#[from] NoAnswer),
@@ -58,7 +62,7 @@ impl TeeError {
             Self::Severed | Self::Exhausted => Ending::Cut,
             Self::Upstream(_) => Ending::HungUp,
             Self::Idle => Ending::TimedOut,
-            Self::Exceeded | Self::Undecodable(_) | Self::NotSettled(_) => Ending::Error,
+            Self::Exceeded | Self::Undecodable(_) | Self::Screened(_) | Self::NotSettled(_) => Ending::Error,
         }
     }
 }
@@ -80,6 +84,7 @@ pub(super) struct Tee {
     source: Source,
     account: Account,
     withheld: Option<UsageWithheld>,
+    screen: Option<InboundScreen>,
     /// The latest frame, until it is known not to be the last; with the last, until the settlement has committed.
     held: VecDeque<Frame<Bytes>>,
     settling: Option<Settling>,
@@ -103,6 +108,8 @@ pub(super) struct Terms<'a> {
     pub(super) delivery: Delivery,
     /// What is taken out.
     pub(super) withheld: Option<UsageWithheld>,
+    /// What looks at the rest.
+    pub(super) screen: Option<InboundScreen>,
 }
 
 impl Tee {
@@ -112,6 +119,7 @@ impl Tee {
             source: Source::Flowing(body),
             account,
             withheld: terms.withheld,
+            screen: terms.screen,
             held: VecDeque::new(),
             settling: None,
             severed: Box::pin(terms.passage.severed()),
@@ -215,6 +223,14 @@ impl Tee {
                 trailers
             }
         };
+        let frame = match (frame.into_data(), &mut self.screen) {
+            (Ok(data), Some(screen)) => match screen.push(&data) {
+                Ok(passing) => Frame::data(passing),
+                Err(error) => return self.block(error),
+            },
+            (Ok(data), None) => Frame::data(data),
+            (Err(trailers), _) => trailers,
+        };
         // An empty frame says no more than whether it is the last; holding it would let go of the last bytes.
         if frame.data_ref().is_none_or(|data| !data.is_empty()) {
             self.held.push_back(frame);
@@ -229,8 +245,23 @@ impl Tee {
         }
         let rest = self.withheld.take().map(|mut withheld| withheld.finish()).unwrap_or_default();
         if !rest.is_empty() {
-            self.held.push_back(Frame::data(rest.into()));
+            self.hold(Frame::data(rest.into()));
         }
+        match self.screen.take().map(|mut screen| screen.finish()) {
+            Some(Ok(rest)) if !rest.is_empty() => self.held.push_back(Frame::data(rest)),
+            Some(Err(error)) => self.block(error),
+            Some(Ok(_)) | None => {}
+        }
+    }
+
+    /// Something was found: what came before may pass, and nothing else.
+    fn block(&mut self, error: Screened) {
+        (self.screen, self.withheld) = (None, None);
+        drop(self.account.take_rest());
+        let error = TeeError::Screened(error);
+        tracing::warn!(%error, "a response is broken off");
+        self.settle(error.ending());
+        self.source = Source::Failed(error);
     }
 
     /// The settlement has committed, or none is waited for.
@@ -323,7 +354,11 @@ impl Body for Tee {
         let held: usize = self.held.iter().filter_map(Frame::data_ref).map(Bytes::len).sum();
         let source = match &self.source {
             Source::Flowing(_) if self.withheld.is_some() || self.account.may_end_early() => SizeHint::new(),
-            Source::Flowing(body) => body.size_hint(),
+            Source::Flowing(_) if self.screen.as_ref().is_some_and(InboundScreen::is_decoded) => SizeHint::new(),
+            Source::Flowing(body) => {
+                let held = self.screen.as_ref().map_or(0, InboundScreen::held);
+                longer(&body.size_hint(), u64::try_from(held).unwrap_or(u64::MAX))
+            }
             Source::Ended | Source::Failed(_) | Source::Over => SizeHint::with_exact(0),
         };
         longer(&source, u64::try_from(held).unwrap_or(u64::MAX))

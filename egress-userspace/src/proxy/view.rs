@@ -17,7 +17,8 @@ use crate::policy::{Decision, Destination, MeteredTable, RouteFiles, Secrets, Wa
 
 use super::limits::{
     BODY_PREFIX_TIME_MAX, BUDGETS_AGE_MAX, CONNECTIONS_PER_BOTTLE_MAX, LONG_PREFIXES_PER_BOTTLE_MAX,
-    REFUSAL_TOLD_EVERY, REFUSALS_TOLD_MAX, STRANGE_NAME_EVERY, STRANGE_NAMES_MAX, WEBSOCKETS_PER_BOTTLE_MAX,
+    REFUSAL_TOLD_EVERY, REFUSALS_TOLD_MAX, REQUESTS_PER_BOTTLE_MAX, STRANGE_NAME_EVERY, STRANGE_NAMES_MAX,
+    WEBSOCKETS_PER_BOTTLE_MAX,
 };
 use super::reports::Allowance;
 use super::traffic::Traffic;
@@ -53,6 +54,7 @@ pub(super) struct Passage {
     connections: Arc<Semaphore>,
     websockets: Arc<Semaphore>,
     long_prefixes: Arc<Semaphore>,
+    requests: Arc<Semaphore>,
     /// What the bottle was last told of its budgets.
     told: Mutex<Option<(Instant, Bytes)>>,
     /// One question at a time.
@@ -72,6 +74,7 @@ impl Passage {
         let connections = Arc::new(Semaphore::new(CONNECTIONS_PER_BOTTLE_MAX));
         let websockets = Arc::new(Semaphore::new(WEBSOCKETS_PER_BOTTLE_MAX));
         let long_prefixes = Arc::new(Semaphore::new(LONG_PREFIXES_PER_BOTTLE_MAX));
+        let requests = Arc::new(Semaphore::new(REQUESTS_PER_BOTTLE_MAX));
         let (told, telling) = (Mutex::default(), Semaphore::new(1));
         let traffic = Arc::new(traffic);
         let refusals = Allowance::new(REFUSALS_TOLD_MAX, REFUSAL_TOLD_EVERY);
@@ -82,6 +85,7 @@ impl Passage {
             connections,
             websockets,
             long_prefixes,
+            requests,
             told,
             telling,
             refusals,
@@ -108,6 +112,17 @@ impl Passage {
     /// Room for one more connection, if there is any.
     pub(super) fn admit_connection(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.connections).try_acquire_owned().ok()
+    }
+
+    /// How many it holds.
+    pub(super) fn connections(&self) -> usize {
+        CONNECTIONS_PER_BOTTLE_MAX - self.connections.available_permits()
+    }
+
+    /// Waits until one more request may be answered.
+    pub(super) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        // Never closed.
+        Arc::clone(&self.requests).acquire_owned().await.ok()
     }
 
     /// What the bottle is told of its budgets: as it was told just before, or else as `ask` says.

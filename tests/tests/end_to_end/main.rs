@@ -1,6 +1,7 @@
 //! The whole path as a user has it: the real daemon, proxy and command line, real bottles, an ordinary client.
 #![expect(clippy::indexing_slicing, reason = "a test may fail by panicking, too")]
 
+mod approvals;
 mod audit;
 mod bad_input;
 mod budgets;

@@ -112,6 +112,17 @@ impl Client {
         timeout(PATIENCE, sending).await.expect("no answer in time")
     }
 
+    /// Requests that are sent at once, over HTTP/2; each resolves when it has been answered.
+    pub(crate) fn many(&mut self, count: usize) -> Vec<impl Future<Output = ()> + Send + 'static> {
+        let Speaker::H2(sender) = &self.speaker else { panic!("not HTTP/2") };
+        let request = |sender: &http2::SendRequest<Full<Bytes>>| {
+            let mut sender = sender.clone();
+            let request = Request::get(format!("https://{PROVIDER}/v1/models")).body(Full::new(Bytes::new())).unwrap();
+            async move { drop(whole(sender.send_request(request).await.unwrap()).await) }
+        };
+        (0..count).map(|_| request(sender)).collect()
+    }
+
     /// Asks the provider's metered path.
     pub(crate) async fn message(&mut self) -> hyper::Result<Response<Incoming>> {
         let body = r#"{"model":"claude-x","max_tokens":100,"stream":true}"#;

@@ -9,13 +9,17 @@
 mod client;
 mod counting;
 mod credentials;
+mod dlp;
 mod ending;
+mod frames;
 mod git;
 mod names;
 mod own;
 mod passing;
 mod provider;
+mod raw;
 mod refusing;
+mod room;
 mod routes;
 mod sandbox;
 mod sever;

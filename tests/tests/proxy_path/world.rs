@@ -11,7 +11,8 @@ use egress_userspace::broker::{
 };
 use egress_userspace::domain::{
     self, Allowance, Api, BottleId, BudgetView, CacheReads, CrossingMode, Host, PermitId, Preflight, Preflights,
-    Refusal, RefusalReason, RouteFile, Scope, Secret, SecretSource, Settlement, SpendRequest, Tokens,
+    Question, Refusal, RefusalReason, RouteFile, Scope, Secret, SecretSource, Settlement, SpendRequest, Supervised,
+    Tokens,
 };
 use egress_userspace::policy::{MeteredTable, RouteFiles};
 use egress_userspace::proxy::{Prepared, ProxyError};
@@ -85,6 +86,10 @@ pub(crate) struct Heard {
     pub(crate) unknown_paths: Vec<String>,
     pub(crate) budget_questions: usize,
     pub(crate) refused: Vec<Refused>,
+    /// What operators are asked.
+    pub(crate) questions: Vec<Question>,
+    /// Detector, host, method and path, whether the bottle sent it, how often.
+    pub(crate) redacted: Vec<(String, String, String, bool, u64)>,
 }
 
 /// A refused request, as it would be audited.
@@ -104,6 +109,8 @@ pub(crate) struct Script {
     pub(crate) crossed: bool,
     /// What is left of the host's budget, if there is one, before anything is settled.
     pub(crate) left: Option<u64>,
+    /// What an operator says; nothing when `None`.
+    pub(crate) verdict: Option<Supervised>,
     /// What the bottle's budgets are.
     pub(crate) budgets: Option<Vec<BudgetView>>,
 }
@@ -135,6 +142,8 @@ pub(crate) struct World {
     controller: JoinHandle<()>,
     metered: MeteredTable,
     routes: Mutex<RouteFiles>,
+    /// A second bottle is at this address.
+    neighbour: Mutex<Option<Ipv4Addr>>,
 }
 
 /// The controller's side of a fresh pair, listeners and configuration already sent.
@@ -188,7 +197,11 @@ impl World {
         let (heard_sender, heard) = watch::channel(Heard::default());
         let (holds_settlements, holds_admissions) = (watch::Sender::new(false), watch::Sender::new(false));
         let script = Arc::new(Mutex::new(Script::default()));
-        let configuration = Configuration { gateway: GATEWAY, extra_roots_pem: roots.pem.clone() };
+        let configuration = Configuration {
+            gateway: GATEWAY,
+            extra_roots_pem: roots.pem.clone(),
+            approval_key: Secret::new("key".to_owned()),
+        };
         to_proxy.send(FromController::Configure(configuration)).unwrap();
         let controller = Controller {
             authority,
@@ -218,6 +231,7 @@ impl World {
             controller,
             metered,
             routes: Mutex::new(RouteFiles { host: open_handed(), ..RouteFiles::default() }),
+            neighbour: Mutex::default(),
         };
         world.phase(Phase::Open);
         world
@@ -260,6 +274,12 @@ impl World {
         self.publish(Phase::Open, metered_at(address));
     }
 
+    /// Publishes a snapshot with a second bottle at this address; later ones keep it.
+    pub(crate) fn neighbour(&self, address: Ipv4Addr) {
+        *self.neighbour.lock().unwrap() = Some(address);
+        self.phase(Phase::Open);
+    }
+
     fn publish(&self, phase: Phase, metered: MeteredTable) {
         let bottle = BottleView {
             id: BOTTLE,
@@ -270,10 +290,17 @@ impl World {
             preflight: None,
             phase,
         };
+        let neighbour = self.neighbour.lock().unwrap().map(|address| BottleView {
+            id: BottleId(BOTTLE.0 + 1),
+            name: "api".parse().unwrap(),
+            address,
+            phase: Phase::Open,
+            ..bottle.clone()
+        });
         let preflight = *self.preflight.lock().unwrap();
         let preflight = Preflights { usual: preflight, ..Preflights::default() };
         let snapshot = Snapshot {
-            bottles: vec![bottle],
+            bottles: [Some(bottle), neighbour].into_iter().flatten().collect(),
             metered,
             routes: self.routes.lock().unwrap().clone(),
             preflight,
@@ -371,7 +398,14 @@ impl Controller {
                     let _ = to_proxy.send(answer);
                 });
             }
-            FromProxy::Exchanged { .. } => {}
+            FromProxy::Supervise { number, question, .. } => {
+                let verdict = self.script.lock().unwrap().verdict;
+                self.heard.send_modify(|heard| heard.questions.push(question));
+                if let Some(answer) = verdict {
+                    self.say(FromController::Supervised { number, answer });
+                }
+            }
+            FromProxy::Exchanged { .. } | FromProxy::SuperviseOver { .. } => {}
             FromProxy::Refused { bottle, reason, host, target, rule, count } => {
                 assert_eq!(bottle, BOTTLE);
                 let refused = Refused { reason, host: host.map(|host| host.to_string()), target, rule, count };
@@ -388,6 +422,11 @@ impl Controller {
             FromProxy::PathUnknown { bottle, host, target } => {
                 assert_eq!((bottle, host.as_str()), (BOTTLE, PROVIDER));
                 self.heard.send_modify(|heard| heard.unknown_paths.push(target));
+            }
+            FromProxy::Redacted { bottle, detector, host, target, is_outbound, count } => {
+                assert_eq!(bottle, BOTTLE);
+                let redacted = (detector, host.to_string(), target, is_outbound, count);
+                self.heard.send_modify(|heard| heard.redacted.push(redacted));
             }
             FromProxy::Budgets { number, bottle } => {
                 assert_eq!(bottle, BOTTLE);

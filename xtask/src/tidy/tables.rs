@@ -48,6 +48,7 @@ pub(super) const PURE: &[&str] = &[
     "egress-userspace/src/daemon/cutting.rs",
     "egress-userspace/src/daemon/gate_check.rs",
     "egress-userspace/src/daemon/traffic.rs",
+    "egress-userspace/src/proxy/framing.rs",
     "egress-userspace/src/proxy/in_flight.rs",
     "egress-userspace/src/doctor/attacks/",
     "egress-userspace/src/doctor/frame.rs",
@@ -96,6 +97,7 @@ pub(super) const UNSAFE: &[&str] = &[
 
 /// Who may name a dependency of `egress-userspace`; `TOP` are the files directly in `src/`.
 pub(super) const OWNERS: &[(&str, &[&str])] = &[
+    ("aho_corasick", &["policy"]),
     ("anyhow", &[TOP, "cli"]),
     ("aya", &["kernel"]),
     ("base64", &["meter", "policy"]),
@@ -116,13 +118,14 @@ pub(super) const OWNERS: &[(&str, &[&str])] = &[
     ("hyper_util", &["proxy", "control"]),
     ("jiff", &["domain", "budget", "policy", "cli", "tui", "daemon", "doctor"]),
     ("landlock", &["proxy"]),
-    ("memchr", &["meter", "proxy"]),
+    ("memchr", &["meter", "policy", "proxy"]),
     ("netlink_packet_core", &["kernel"]),
     ("netlink_packet_route", &["kernel"]),
     ("netlink_sys", &["kernel"]),
     ("nix", ANYONE),
     ("rcgen", &["daemon"]),
-    ("ring", &["bottle", "ledger", "policy"]),
+    ("regex_automata", &["policy"]),
+    ("ring", &["bottle", "ledger", "policy", "proxy", "daemon"]),
     ("rtnetlink", &["bottle"]),
     ("rusqlite", &["ledger"]),
     ("rustix", ANYONE),

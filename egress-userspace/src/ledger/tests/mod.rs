@@ -1,6 +1,7 @@
 //! The ledger on real files: what is promised to hold is read back through a connection of the test's own.
 
 mod account;
+mod approvals;
 mod budgets;
 mod chain;
 mod crash;

@@ -8,7 +8,7 @@ mod syscalls;
 use caps::CapSet;
 use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetStatus, Scope};
 use nix::sys::prctl;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{Gid, Uid, User, geteuid, setgid, setgroups, setuid};
 use thiserror::Error;
 
@@ -61,10 +61,8 @@ pub(super) fn enter() -> Result<(), SandboxError> {
     Ok(syscalls::install()?)
 }
 
-/// As many sockets as allowed, no memory image on disk.
+/// No memory image on disk.
 fn limit_resources() -> Result<(), SandboxError> {
-    let (_, most) = step("reading RLIMIT_NOFILE", getrlimit(Resource::RLIMIT_NOFILE))?;
-    step("raising RLIMIT_NOFILE", setrlimit(Resource::RLIMIT_NOFILE, most, most))?;
     step("RLIMIT_CORE", setrlimit(Resource::RLIMIT_CORE, 0, 0))
 }
 

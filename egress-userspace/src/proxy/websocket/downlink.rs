@@ -13,7 +13,7 @@ use crate::meter::websocket::{Frame, Opcode};
 use super::super::limits::WEBSOCKET_CLOSE_TIME_MAX;
 use super::talk::{Settling, Step, Stranger, Talk, Unsent, Word};
 use super::wire::{FrameSource, WireError, send_to_client};
-use super::{Broken, Reader, Writer};
+use super::{Broken, MAY_NOT_PASS, POLICY_VIOLATION, Reader, Writer};
 
 /// All that was to be said has been said (RFC 6455 §7.4.1).
 const NORMAL: u16 = 1000;
@@ -53,11 +53,18 @@ impl Downlink {
     /// Until the provider closes, or either side breaks.
     pub(super) async fn run(mut self) -> Result<(), Broken> {
         let ended = self.pass().await;
-        if let Err(broken @ (Broken::Provider(_) | Broken::Silent | Broken::Exceeded | Broken::Unasked)) = &ended {
+        if let Err(
+            broken @ (Broken::Provider(_) | Broken::Screened(_) | Broken::Silent | Broken::Exceeded | Broken::Unasked),
+        ) = &ended
+        {
             tracing::warn!(host = %self.talk.target.host, error = with_causes(broken), "a WebSocket is ended");
             settled(self.talk.settle_unfinished(broken.ending())).await?;
             // How the farewell ends changes nothing.
-            let farewell = Frame::close(INTERNAL_ERROR, "egress ends this WebSocket");
+            let farewell = if matches!(broken, Broken::Screened(_)) {
+                Frame::close(POLICY_VIOLATION, MAY_NOT_PASS)
+            } else {
+                Frame::close(INTERNAL_ERROR, "egress ends this WebSocket")
+            };
             let _ = timeout(WEBSOCKET_CLOSE_TIME_MAX, self.send(&farewell)).await;
         }
         let _ = timeout(WEBSOCKET_CLOSE_TIME_MAX, self.client.shutdown()).await;
@@ -97,6 +104,7 @@ impl Downlink {
                 return Err(Broken::ProviderLeft);
             }
             Err(WireError::Malformed(error)) => return Err(Broken::Provider(error)),
+            Err(WireError::Screened(found)) => return Err(Broken::Screened(found)),
         };
         if frame.opcode != Opcode::Pong {
             self.heard = Instant::now();

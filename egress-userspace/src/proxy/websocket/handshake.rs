@@ -32,26 +32,34 @@ impl Run<'_> {
             discard(body).await;
             return Ok(self.answer(&Answer::UpgradeRefused(None)));
         };
+        let body = match self.screen(&allowed, &mut head, RequestBody::unread(body)).await {
+            Ok(body) => body,
+            Err(answer) => return Ok(self.answer(&answer)),
+        };
+        let screens = match self.frame_screens(&allowed) {
+            Ok(screens) => screens,
+            Err(refusal) => return Ok(self.answer(&Answer::Refused(refusal))),
+        };
         let path = head.uri.path().to_owned();
         let mut account = match &allowed.way.metered {
             None => Account::of_nobody(Arc::clone(&self.origin.passage)),
             Some(metered) => {
                 let ask = meter::ask(metered.api, head.method.as_str(), &path, &[], None);
-                let target = format!("{} {path}", head.method);
+                let target = self.shown_target();
                 match self.admit(metered, &allowed.target.host, &target, &ask).await {
                     Ok(permit) => Account::new(permit, ask, Arc::clone(&self.origin.passage)),
                     Err(answer) => return Ok(self.answer(&for_later(answer))),
                 }
             }
         };
-        let mut request = match outgoing(&allowed, head, RequestBody::unread(body)) {
+        let mut request = match outgoing(&allowed, head, body) {
             Ok(request) => request,
             Err(answer) => return Ok(self.answer(&answer)),
         };
         headers::open_websocket(request.headers_mut());
         let response = match self.send(&allowed, request, &mut account).await? {
             Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => response,
-            Ok(response) => return Ok(self.respond(response, account, false).await),
+            Ok(response) => return Ok(self.respond(&allowed, response, account, false).await),
             Err(answer) => return Ok(self.answer(&answer)),
         };
         if !headers::opens_plain_websocket(response.headers()) {
@@ -67,7 +75,7 @@ impl Run<'_> {
                 What::Work(Arc::new(Talk::new(link, socket, passage, bottle, (allowed.target, metered), path)))
             }
         };
-        Ok(self.switch(response, account, |provider| Relay { client, provider, what, _place: place }))
+        Ok(self.switch(response, account, |provider| Relay { client, provider, what, screens, _place: place }))
     }
 
     /// Passes the provider's word on; the socket begins when it has left.

@@ -35,12 +35,18 @@ use super::limits::{
     WEBSOCKET_TIME_MAX, WEBSOCKET_WORDS_MAX,
 };
 use super::link::NoAnswer;
+use super::scan::{Found, FrameScreens};
 use super::view::Passage;
 
 use downlink::Downlink;
 use talk::Talk;
 use uplink::Uplink;
 use wire::FrameSource;
+
+/// Something passed that policy does not let pass (RFC 6455 §7.4.1).
+const POLICY_VIOLATION: u16 = 1008;
+/// Why, for people.
+const MAY_NOT_PASS: &str = "a detector of egress found something that may not pass";
 
 type Reader = ReadHalf<TokioIo<Upgraded>>;
 type Writer = WriteHalf<TokioIo<Upgraded>>;
@@ -60,6 +66,9 @@ pub(super) enum Broken {
     /// Nor here.
     #[error("the client sends no frames")]
     Client(#[source] FrameError),
+    /// Something was found that may not pass.
+    #[error(transparent)]
+    Screened(#[from] Found),
     /// While a response was in flight.
     #[error("the provider fell silent")]
     Silent,
@@ -96,6 +105,7 @@ impl Broken {
             Self::Severed | Self::Exhausted => Ending::Cut,
             Self::Provider(_)
             | Self::Client(_)
+            | Self::Screened(_)
             | Self::TooOld
             | Self::NoUpgrade(_)
             | Self::Exceeded
@@ -111,6 +121,7 @@ pub(super) struct Relay {
     client: OnUpgrade,
     provider: OnUpgrade,
     what: What,
+    screens: FrameScreens,
     /// One of those that the bottle may hold.
     _place: OwnedSemaphorePermit,
 }
@@ -127,7 +138,7 @@ enum What {
 impl Relay {
     /// Passes messages until an end closes or breaks.
     pub(super) async fn run(self) -> Result<(), Broken> {
-        let Self { client, provider, what, .. } = &self;
+        let Self { client, provider, what, screens, _place } = self;
         let upgraded = |end: &OnUpgrade| {
             let end = end.clone();
             async move {
@@ -135,20 +146,20 @@ impl Relay {
                 upgraded.map(TokioIo::new).map_err(|error| Broken::NoUpgrade(Some(error)))
             }
         };
-        let (from_client, to_client) = split(upgraded(client).await?);
-        let (from_provider, to_provider) = split(upgraded(provider).await?);
+        let (from_client, to_client) = split(upgraded(&client).await?);
+        let (from_provider, to_provider) = split(upgraded(&provider).await?);
         let talk = match what {
             What::Work(talk) => talk,
             What::Messages(passage) => {
                 let (client, provider) = ((from_client, to_client), (from_provider, to_provider));
-                return passing::run(client, provider, Arc::clone(passage)).await;
+                return passing::run(client, provider, screens, passage).await;
             }
         };
         let (words, waiting) = mpsc::channel(WEBSOCKET_WORDS_MAX);
-        let from_client = FrameSource::new(from_client, Side::Client, CLIENT_MESSAGE_BYTES_MAX);
-        let from_provider = FrameSource::new(from_provider, Side::Server, PROVIDER_MESSAGE_BYTES_MAX);
-        let uplink = Uplink::new(from_client, to_provider, words, Arc::clone(talk));
-        let downlink = Downlink::new(from_provider, to_client, waiting, Arc::clone(talk));
+        let from_client = FrameSource::new(from_client, Side::Client, CLIENT_MESSAGE_BYTES_MAX, screens.outbound);
+        let from_provider = FrameSource::new(from_provider, Side::Server, PROVIDER_MESSAGE_BYTES_MAX, screens.inbound);
+        let uplink = Uplink::new(from_client, to_provider, words, Arc::clone(&talk));
+        let downlink = Downlink::new(from_provider, to_client, waiting, Arc::clone(&talk));
         let ended = pass(uplink.run(), downlink.run()).await;
         talk.settle_rest(ended.as_ref().err().map_or(Ending::Cancelled, Broken::ending));
         ended

@@ -10,9 +10,10 @@ use tokio::time::timeout;
 use crate::meter::websocket::{Frame, Opcode, Side};
 
 use super::super::limits::{CLIENT_MESSAGE_BYTES_MAX, PROVIDER_MESSAGE_BYTES_MAX, WEBSOCKET_CLOSE_TIME_MAX};
+use super::super::scan::FrameScreens;
 use super::super::view::Passage;
 use super::wire::{FrameSource, WireError, send_to_client, send_to_provider};
-use super::{Broken, Reader, Writer, pass};
+use super::{Broken, MAY_NOT_PASS, POLICY_VIOLATION, Reader, Writer, pass};
 
 /// A side breaks the protocol (RFC 6455 §7.4.1).
 const PROTOCOL_ERROR: u16 = 1002;
@@ -21,10 +22,11 @@ const PROTOCOL_ERROR: u16 = 1002;
 pub(super) async fn run(
     (from_client, mut to_client): (Reader, Writer),
     (from_provider, mut to_provider): (Reader, Writer),
+    screens: FrameScreens,
     passage: Arc<Passage>,
 ) -> Result<(), Broken> {
-    let client = FrameSource::new(from_client, Side::Client, CLIENT_MESSAGE_BYTES_MAX);
-    let provider = FrameSource::new(from_provider, Side::Server, PROVIDER_MESSAGE_BYTES_MAX);
+    let client = FrameSource::new(from_client, Side::Client, CLIENT_MESSAGE_BYTES_MAX, screens.outbound);
+    let provider = FrameSource::new(from_provider, Side::Server, PROVIDER_MESSAGE_BYTES_MAX, screens.inbound);
     let ended = {
         let uplink = pin!(pass_up(client, &mut to_provider));
         let downlink = pin!(pass_down(provider, &mut to_client));
@@ -34,8 +36,12 @@ pub(super) async fn run(
             ended = pass(uplink, downlink) => ended,
         }
     };
-    if let Err(Broken::Client(_) | Broken::Provider(_)) = &ended {
-        let farewell = Frame::close(PROTOCOL_ERROR, "these are no frames");
+    let farewell = match &ended {
+        Err(Broken::Client(_) | Broken::Provider(_)) => Some(Frame::close(PROTOCOL_ERROR, "these are no frames")),
+        Err(Broken::Screened(_)) => Some(Frame::close(POLICY_VIOLATION, MAY_NOT_PASS)),
+        Ok(()) | Err(_) => None,
+    };
+    if let Some(farewell) = farewell {
         // How the farewells end changes nothing.
         let saying = async {
             tokio::join!(send_to_client(&mut to_client, &farewell), send_to_provider(&mut to_provider, &farewell))
@@ -52,6 +58,7 @@ async fn pass_up(mut client: FrameSource<Reader>, provider: &mut Writer) -> Resu
         let frame = client.next().await.map_err(|error| match error {
             WireError::Gone => Broken::ClientLeft,
             WireError::Malformed(error) => Broken::Client(error),
+            WireError::Screened(found) => Broken::Screened(found),
         })?;
         send_to_provider(provider, &frame).await.map_err(|_| Broken::ProviderLeft)?;
         if frame.opcode == Opcode::Close {
@@ -65,6 +72,7 @@ async fn pass_down(mut provider: FrameSource<Reader>, client: &mut Writer) -> Re
         let frame = provider.next().await.map_err(|error| match error {
             WireError::Gone => Broken::ProviderLeft,
             WireError::Malformed(error) => Broken::Provider(error),
+            WireError::Screened(found) => Broken::Screened(found),
         })?;
         send_to_client(client, &frame).await.map_err(|_| Broken::ClientLeft)?;
         if frame.opcode == Opcode::Close {

@@ -10,7 +10,7 @@ use crate::meter::websocket::{Frame, Opcode};
 
 use super::talk::{Talk, Unsent, Word};
 use super::wire::{FrameSource, WireError, send_to_provider};
-use super::{Broken, Reader, Writer};
+use super::{Broken, MAY_NOT_PASS, POLICY_VIOLATION, Reader, Writer};
 
 /// The client breaks the protocol (RFC 6455 §7.4.1).
 const PROTOCOL_ERROR: u16 = 1002;
@@ -53,6 +53,11 @@ impl Uplink {
                 None => match self.client.next().await {
                     Ok(frame) => frame,
                     Err(WireError::Gone) => return Err(Broken::ClientLeft),
+                    Err(WireError::Screened(_)) => {
+                        // The provider, which has heard nothing of it, is left as it would be left by a client.
+                        let _ = self.send(&Frame::close(POLICY_VIOLATION, MAY_NOT_PASS)).await;
+                        return self.dismiss(POLICY_VIOLATION, MAY_NOT_PASS).await;
+                    }
                     Err(WireError::Malformed(error)) => {
                         tracing::debug!(%error, "a client sends no frames");
                         return self.dismiss(PROTOCOL_ERROR, "these are no frames").await;
@@ -114,7 +119,7 @@ impl Uplink {
                 Ok(frame) => self.next = Some(frame),
                 Err(WireError::Gone) => return Err(Broken::ClientLeft),
                 // Said again when it is read again.
-                Err(WireError::Malformed(_)) => return Ok(admitting.await),
+                Err(WireError::Malformed(_) | WireError::Screened(_)) => return Ok(admitting.await),
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Frames from and to a connection.
 
+use std::future::poll_fn;
 use std::io;
 
 use bytes::{Buf, BytesMut};
@@ -10,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use crate::meter::websocket::{Frame, FrameError, Frames, Side};
 
 use super::super::limits::WEBSOCKET_READ_BYTES;
+use super::super::scan::{Found, FrameScreen};
 
 /// Why there is no next frame.
 #[derive(Debug, Error)]
@@ -20,6 +22,9 @@ pub(super) enum WireError {
     /// What comes over it are no frames.
     #[error(transparent)]
     Malformed(#[from] FrameError),
+    /// Something is in it that may not pass.
+    #[error(transparent)]
+    Screened(#[from] Found),
 }
 
 /// What one side sends.
@@ -28,23 +33,34 @@ pub(super) struct FrameSource<R> {
     from: R,
     buffer: BytesMut,
     frames: Frames,
+    screen: Option<FrameScreen>,
 }
 
 impl<R: AsyncRead + Unpin> FrameSource<R> {
     /// Frames that `side` sends over `from`.
-    pub(super) fn new(from: R, side: Side, message_bytes_max: usize) -> Self {
-        Self { from, buffer: BytesMut::new(), frames: Frames::new(side, message_bytes_max) }
+    pub(super) fn new(from: R, side: Side, message_bytes_max: usize, screen: Option<FrameScreen>) -> Self {
+        Self { from, buffer: BytesMut::new(), frames: Frames::new(side, message_bytes_max), screen }
     }
 
     /// The next frame. Dropped, the future has lost nothing.
     pub(super) async fn next(&mut self) -> Result<Frame, WireError> {
         loop {
+            if let Some(screen) = &mut self.screen
+                && let Some(frame) = poll_fn(|cx| screen.poll_frame(cx)).await?
+            {
+                return Ok(frame);
+            }
             let mut rest: &[u8] = &self.buffer;
             let frame = self.frames.next(&mut rest)?;
             let read = self.buffer.len() - rest.len();
             self.buffer.advance(read);
-            if let Some(frame) = frame {
-                return Ok(frame);
+            match (frame, &mut self.screen) {
+                (Some(frame), None) => return Ok(frame),
+                (Some(frame), Some(screen)) => {
+                    screen.take(frame)?;
+                    continue;
+                }
+                (None, _) => {}
             }
             self.buffer.reserve(WEBSOCKET_READ_BYTES);
             match self.from.read_buf(&mut self.buffer).await {

@@ -59,7 +59,7 @@ pub(crate) async fn ask(
 }
 
 /// The same of another host.
-async fn ask_at(
+pub(crate) async fn ask_at(
     world: &World,
     way: Way,
     host: &str,

@@ -1,0 +1,91 @@
+//! What a body is, without its content encoding: for whoever looks at bodies beside the meter.
+
+use std::io::{Error, ErrorKind, Result, Write};
+
+use super::decode::Pipe;
+
+/// So much is decoded together, in bytes, and may become at most [`DECODED_AT_ONCE_BYTES_MAX`].
+const PIECE_BYTES: usize = 4 << 10;
+/// Most bytes that one piece may become. What is written by people or programs stays far below; a bomb does not.
+const DECODED_AT_ONCE_BYTES_MAX: usize = 8 << 20;
+
+/// A body's decoders.
+pub struct Decoder(Pipe<Decoded>);
+
+#[derive(Debug, Default)]
+struct Decoded(Vec<u8>);
+
+impl Write for Decoded {
+    fn write(&mut self, bytes: &[u8]) -> Result<usize> {
+        if self.0.len() + bytes.len() > DECODED_AT_ONCE_BYTES_MAX {
+            return Err(Error::from(ErrorKind::FileTooLarge));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl Decoder {
+    /// For a `content-encoding` header; `None` when there is no decoder for it. Without one, the first bytes tell.
+    #[must_use]
+    pub fn new(content_encoding: Option<&str>) -> Option<Self> {
+        Pipe::new(content_encoding, Decoded::default()).map(Self)
+    }
+
+    /// Decodes more of the body, handing each part of what it becomes to `take`.
+    ///
+    /// # Errors
+    ///
+    /// The body is not encoded as it says, or becomes more than may be looked at.
+    pub fn push(&mut self, bytes: &[u8], mut take: impl FnMut(&[u8])) -> Result<()> {
+        for piece in bytes.chunks(PIECE_BYTES) {
+            self.0.write_all(piece)?;
+            self.0.flush()?;
+            take(&std::mem::take(&mut self.0.writer_mut().0));
+        }
+        Ok(())
+    }
+
+    /// Nothing follows.
+    ///
+    /// # Errors
+    ///
+    /// As above.
+    pub fn finish(&mut self, mut take: impl FnMut(&[u8])) -> Result<()> {
+        let ended = self.0.finish();
+        take(&std::mem::take(&mut self.0.writer_mut().0));
+        ended
+    }
+}
+
+impl std::fmt::Debug for Decoder {
+    /// Never shows bytes of the exchange.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Decoder").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_is_decoded_as_it_comes_and_a_bomb_is_an_error() {
+        let text = "something to be compressed ".repeat(1000);
+        let body = zstd::encode_all(text.as_bytes(), 3).unwrap();
+        let mut decoder = Decoder::new(Some("zstd")).unwrap();
+        let mut decoded = Vec::new();
+        for chunk in body.chunks(7) {
+            decoder.push(chunk, |bytes| decoded.extend_from_slice(bytes)).unwrap();
+        }
+        decoder.finish(|bytes| decoded.extend_from_slice(bytes)).unwrap();
+        assert_eq!(decoded, text.as_bytes());
+        assert!(Decoder::new(Some("lzw")).is_none());
+        let bomb = zstd::encode_all(&vec![0; 64 << 20][..], 3).unwrap();
+        assert!(Decoder::new(Some("zstd")).unwrap().push(&bomb, |_| {}).is_err());
+    }
+}

@@ -1,0 +1,263 @@
+//! The body of a request on its way: decoded, looked at, and passed on once it is decided that it may pass.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use hyper::HeaderMap;
+use hyper::http::header::CONTENT_ENCODING;
+use zeroize::Zeroizing;
+
+use crate::domain::{OutboundOnMatch, Refusal};
+use crate::meter::Decoder;
+use crate::policy::dlp::{Finding, Layers, Passing, Redactor, Scan};
+
+use super::super::headers::text;
+use super::{Screening, found_outbound, media_type, unreadable};
+
+/// Most bytes that become of what comes at once.
+const DECODED_BYTES_MAX: usize = 32 << 20;
+/// Findings that an operator has approved, for one request.
+const APPROVED_MAX: usize = 256;
+/// How a body begins that is compressed, whatever its head says: gzip, zstd.
+const COMPRESSED: [&[u8]; 2] = [b"\x1f\x8b", b"\x28\xb5\x2f\xfd"];
+/// What S3 calls a body in signed chunks; its text stands there as it is.
+const AWS_CHUNKED: &str = "aws-chunked";
+
+/// Why a body did not pass, for whoever answers the client.
+pub(in super::super) type Verdict = Arc<OnceLock<Refusal>>;
+
+/// A body on its way.
+pub(in super::super) struct Screen {
+    screening: Screening,
+    decoder: Option<Decoder>,
+    /// For a body that is compressed and does not say so: it passes as it is, and what is in it is looked at all the same.
+    hidden: Hidden,
+    redactor: Redactor,
+    /// What passes when everything that was found has been approved.
+    passing: BytesMut,
+    found: VecDeque<Finding>,
+    asking: Option<Asking>,
+    approved: Vec<(usize, Zeroizing<Vec<u8>>)>,
+    verdict: Verdict,
+    is_finished: bool,
+}
+
+/// In a lock, for want of another proof that nobody shares it.
+type Asking = (Finding, Mutex<Pin<Box<dyn Future<Output = bool> + Send>>>);
+
+enum Hidden {
+    /// So far it may be either.
+    Unknown(Vec<u8>),
+    No,
+    Yes(Box<(Decoder, Scan)>),
+}
+
+impl Screen {
+    /// For a body with these headers. Refused, when it cannot be decoded.
+    pub(super) fn new(screening: Screening, headers: &HeaderMap) -> Result<Self, Refusal> {
+        let encoding = headers.contains_key(CONTENT_ENCODING).then(|| text(headers, &CONTENT_ENCODING).unwrap_or("?"));
+        let encoding = encoding
+            .map(str::trim)
+            .filter(|encoding| !["", "identity", AWS_CHUNKED].iter().any(|plain| encoding.eq_ignore_ascii_case(plain)));
+        let is_one = headers.get_all(CONTENT_ENCODING).iter().count() <= 1;
+        let decoder = match encoding {
+            None if is_one => None,
+            Some(_) if is_one => Some(Decoder::new(encoding).ok_or_else(|| unreadable("a body in this encoding"))?),
+            None | Some(_) => return Err(unreadable("a body in several encodings")),
+        };
+        let is_form = media_type(headers).eq_ignore_ascii_case("application/x-www-form-urlencoded");
+        let layers = if is_form { Layers::Form } else { Layers::Body };
+        let redactor = match screening.on_match {
+            OutboundOnMatch::Redact => Redactor::new(&screening.detectors, layers),
+            OutboundOnMatch::Off | OutboundOnMatch::Block | OutboundOnMatch::Supervise => {
+                Redactor::watching(&screening.detectors, layers)
+            }
+        };
+        Ok(Self {
+            screening,
+            hidden: if decoder.is_some() { Hidden::No } else { Hidden::Unknown(Vec::new()) },
+            decoder,
+            redactor,
+            passing: BytesMut::new(),
+            found: VecDeque::new(),
+            asking: None,
+            approved: Vec::new(),
+            verdict: Verdict::default(),
+            is_finished: false,
+        })
+    }
+
+    /// Does the body pass without its encoding?
+    pub(in super::super) fn is_decoded(&self) -> bool {
+        self.decoder.is_some()
+    }
+
+    /// Has everything been looked at?
+    pub(in super::super) fn is_finished(&self) -> bool {
+        self.is_finished
+    }
+
+    /// Is an operator being asked?
+    pub(in super::super) fn is_asking(&self) -> bool {
+        self.asking.is_some()
+    }
+
+    /// Bytes that are here and have not passed.
+    pub(in super::super) fn held(&self) -> usize {
+        self.redactor.held() + self.passing.len()
+    }
+
+    /// Where it will stand why the body did not pass.
+    pub(in super::super) fn verdict(&self) -> Verdict {
+        Arc::clone(&self.verdict)
+    }
+
+    /// Looks at more of the body.
+    pub(in super::super) fn push(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
+        self.look_inside(bytes)?;
+        let Some(mut decoder) = self.decoder.take() else {
+            let passing = self.redactor.push(bytes);
+            return self.judge(passing);
+        };
+        let mut judged = Ok(());
+        let most = self.passing.len() + DECODED_BYTES_MAX;
+        let decoded = decoder.push(bytes, |bytes| {
+            if judged.is_ok() {
+                let passing = self.redactor.push(bytes);
+                judged = self.judge(passing);
+            }
+            if judged.is_ok() && self.passing.len() > most {
+                judged = Err(unreadable("a body that is so much larger than it looks"));
+            }
+        });
+        self.decoder = Some(decoder);
+        judged?;
+        decoded.map_err(|_| unreadable("a body that is not encoded as it says"))
+    }
+
+    /// Nothing follows.
+    pub(in super::super) fn finish(&mut self) -> Result<(), Refusal> {
+        self.is_finished = true;
+        if let Some(mut decoder) = self.decoder.take() {
+            let mut rest = Vec::new();
+            let ended = decoder.finish(|bytes| rest.extend_from_slice(bytes));
+            self.decoder = Some(decoder);
+            ended.map_err(|_| unreadable("a body that is not encoded as it says"))?;
+            let passing = self.redactor.push(&rest);
+            self.judge(passing)?;
+        }
+        let passing = self.redactor.finish();
+        self.judge(passing)?;
+        let Hidden::Yes(hidden) = &mut self.hidden else { return Ok(()) };
+        let (decoder, scan) = &mut **hidden;
+        let mut found = Vec::new();
+        // Cut short, it says what it said so far.
+        let _ = decoder.finish(|bytes| found.extend(scan.push(bytes)));
+        found.extend(scan.finish());
+        self.refuse_hidden(&found)
+    }
+
+    /// What may pass of what was looked at, when everything that was found in it has been decided on.
+    pub(in super::super) fn poll_passing(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Refusal>> {
+        loop {
+            if let Some((finding, answer)) = &mut self.asking {
+                let answer = answer.get_mut().unwrap_or_else(PoisonError::into_inner);
+                let is_approved = ready!(answer.as_mut().poll(cx));
+                let (detector, value) = (finding.detector, finding.value.clone());
+                self.asking = None;
+                if !is_approved {
+                    return Poll::Ready(Err(found_outbound(self.screening.detectors.name(detector), "body")));
+                }
+                self.approved.truncate(APPROVED_MAX - 1);
+                self.approved.push((detector, value));
+            }
+            let Some(finding) = self.found.pop_front() else { return Poll::Ready(Ok(self.passing.split().freeze())) };
+            let is_known = |(detector, value): &(usize, Zeroizing<Vec<u8>>)| {
+                *detector == finding.detector && *value == finding.value
+            };
+            if !self.approved.iter().any(is_known) {
+                let name = self.screening.detectors.name(finding.detector).to_owned();
+                let answer: Pin<Box<dyn Future<Output = bool> + Send>> =
+                    Box::pin(self.screening.supervisor.clone().approves(name, finding.value.clone()));
+                self.asking = Some((finding, Mutex::new(answer)));
+            }
+        }
+    }
+
+    /// Says why nothing more passes.
+    pub(in super::super) fn close(&self, refusal: Refusal) {
+        // The first reason is the one that counts.
+        let _ = self.verdict.set(refusal);
+    }
+
+    /// What comes after a body is looked at like any header; it cannot be changed any more.
+    pub(in super::super) fn judge_trailers(&mut self, trailers: &HeaderMap) -> Result<(), Refusal> {
+        for (name, value) in trailers {
+            let line = [name.as_str().as_bytes(), b": ", value.as_bytes()].concat();
+            let found = Scan::all(&self.screening.detectors, Layers::Body, &line);
+            if let Some(finding) = found.first() {
+                return Err(found_outbound(self.screening.detectors.name(finding.detector), "trailers"));
+            }
+        }
+        Ok(())
+    }
+
+    fn judge(&mut self, passing: Passing) -> Result<(), Refusal> {
+        let Passing { bytes, found } = passing;
+        self.passing.extend_from_slice(&bytes);
+        let Some(first) = found.iter().min_by_key(|finding| finding.detector) else { return Ok(()) };
+        match self.screening.on_match {
+            OutboundOnMatch::Redact => self.screening.report.count(&self.screening.detectors, &found),
+            OutboundOnMatch::Supervise => self.found.extend(found),
+            OutboundOnMatch::Off | OutboundOnMatch::Block => {
+                return Err(found_outbound(self.screening.detectors.name(first.detector), "body"));
+            }
+        }
+        Ok(())
+    }
+
+    fn look_inside(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
+        if let Hidden::Unknown(head) = &mut self.hidden {
+            head.extend_from_slice(bytes);
+            if COMPRESSED.iter().any(|magic| head.len() < magic.len() && magic.starts_with(head)) {
+                return Ok(());
+            }
+            let head = std::mem::take(head);
+            let is_compressed = COMPRESSED.iter().any(|magic| head.starts_with(magic));
+            let Some(decoder) = Decoder::new(None).filter(|_| is_compressed) else {
+                self.hidden = Hidden::No;
+                return Ok(());
+            };
+            let scan = Scan::new(&self.screening.detectors, Layers::Body);
+            self.hidden = Hidden::Yes(Box::new((decoder, scan)));
+            return self.look_into(&head);
+        }
+        self.look_into(bytes)
+    }
+
+    fn look_into(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
+        let Hidden::Yes(hidden) = &mut self.hidden else { return Ok(()) };
+        let (decoder, scan) = &mut **hidden;
+        let mut found = Vec::new();
+        if decoder.push(bytes, |bytes| found.extend(scan.push(bytes))).is_err() {
+            // It only began like something compressed, or is more than may be looked at.
+            self.hidden = Hidden::No;
+        }
+        self.refuse_hidden(&found)
+    }
+
+    /// What is found in a body that is not to be changed stops it.
+    fn refuse_hidden(&self, found: &[Finding]) -> Result<(), Refusal> {
+        let first = found.iter().min_by_key(|finding| finding.detector);
+        first.map_or(Ok(()), |first| Err(found_outbound(self.screening.detectors.name(first.detector), "body")))
+    }
+}
+
+impl std::fmt::Debug for Screen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Screen").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,235 @@
+//! Responses on their way, where a route asks that they be looked at.
+//!
+//! A stream of events is looked at event by event, each when it is whole, so that none waits for the next; anything else as it
+//! comes.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use hyper::HeaderMap;
+use hyper::http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
+use hyper::http::response;
+use memchr::memchr;
+use thiserror::Error;
+
+use crate::domain::{InboundOnMatch, Refusal};
+use crate::meter::Decoder;
+use crate::policy::dlp::{Detectors, Layers, Passing, Redactor, Wanted};
+
+use super::super::exchange::{Allowed, Run};
+use super::super::headers::text;
+use super::{Report, media_type, unreadable};
+
+/// Longest event that is held until it is whole, in bytes; what is longer is looked at as it comes.
+const EVENT_BYTES_MAX: usize = 1 << 20;
+/// Media types of streams whose events are lines.
+const LINES: [&str; 4] = ["application/x-ndjson", "application/ndjson", "application/jsonl", "application/json-seq"];
+
+/// Why a response goes no further.
+#[derive(Debug, Error)]
+pub(in super::super) enum Screened {
+    /// Something was found.
+    #[error("the detector {0} found something in the response that may not come in")]
+    Found(String),
+    /// It cannot be looked at.
+    #[error("the response is not encoded as it says")]
+    Undecodable(#[from] io::Error),
+}
+
+/// A response's body on its way.
+pub(in super::super) struct InboundScreen {
+    detectors: Arc<Detectors>,
+    blocks: bool,
+    decoder: Option<Decoder>,
+    events: Option<Events>,
+    redactor: Redactor,
+    report: Report,
+}
+
+/// Where events end.
+struct Events {
+    are_lines: bool,
+    /// The event of which the end has not been seen.
+    event: BytesMut,
+    /// It is too long to be held, and its beginning has passed.
+    is_passing: bool,
+    /// The line of which the end has not been seen is not blank.
+    is_in_line: bool,
+}
+
+impl InboundScreen {
+    /// For a response with this head, of which what is decoded is taken out.
+    fn new(
+        detectors: Arc<Detectors>,
+        on_match: InboundOnMatch,
+        head: &mut response::Parts,
+        report: Report,
+    ) -> Result<Self, Refusal> {
+        let encoding = text(&head.headers, &CONTENT_ENCODING).map(str::trim);
+        let encoding = encoding.filter(|encoding| !encoding.is_empty() && !encoding.eq_ignore_ascii_case("identity"));
+        let decoder = match encoding {
+            None => None,
+            Some(_) => Some(Decoder::new(encoding).ok_or_else(|| unreadable("a response in this encoding"))?),
+        };
+        if decoder.is_some() {
+            head.headers.remove(CONTENT_ENCODING);
+            head.headers.remove(CONTENT_LENGTH);
+        }
+        if on_match == InboundOnMatch::Redact {
+            super::DIGESTS.iter().for_each(|name| drop(head.headers.remove(name)));
+        }
+        let blocks = on_match == InboundOnMatch::Block || is_checked(&head.headers);
+        let redactor = redactor(&detectors, blocks);
+        Ok(Self { events: Events::of(&head.headers), detectors, blocks, decoder, redactor, report })
+    }
+
+    /// Is the body decoded on its way, and may it be of another length?
+    pub(in super::super) fn is_decoded(&self) -> bool {
+        self.decoder.is_some()
+    }
+
+    /// Bytes that are here and have not passed.
+    pub(in super::super) fn held(&self) -> usize {
+        self.redactor.held() + self.events.as_ref().map_or(0, |events| events.event.len())
+    }
+
+    /// Looks at more of the body. Returns what may pass.
+    pub(in super::super) fn push(&mut self, bytes: &[u8]) -> Result<Bytes, Screened> {
+        let mut passing = BytesMut::new();
+        let Some(mut decoder) = self.decoder.take() else {
+            self.look(bytes, &mut passing)?;
+            return Ok(passing.freeze());
+        };
+        let mut looked = Ok(());
+        let decoded = decoder.push(bytes, |bytes| {
+            if looked.is_ok() {
+                looked = self.look(bytes, &mut passing);
+            }
+        });
+        self.decoder = Some(decoder);
+        looked?;
+        decoded?;
+        Ok(passing.freeze())
+    }
+
+    /// The response has ended; what is left of it.
+    pub(in super::super) fn finish(&mut self) -> Result<Bytes, Screened> {
+        let mut passing = BytesMut::new();
+        if let Some(mut decoder) = self.decoder.take() {
+            let mut rest = Vec::new();
+            // A stream cut inside its encoding passes what it had.
+            let _ = decoder.finish(|bytes| rest.extend_from_slice(bytes));
+            self.look(&rest, &mut passing)?;
+        }
+        if let Some(events) = &mut self.events {
+            let rest = events.event.split();
+            self.feed(&rest, &mut passing)?;
+        }
+        self.end(&mut passing)?;
+        Ok(passing.freeze())
+    }
+
+    fn look(&mut self, mut bytes: &[u8], passing: &mut BytesMut) -> Result<(), Screened> {
+        let Some(mut events) = self.events.take() else { return self.feed(bytes, passing) };
+        let mut looked = Ok(());
+        while looked.is_ok() && !bytes.is_empty() {
+            let end = events.end_in(bytes);
+            let (event, rest) = bytes.split_at(end.unwrap_or(bytes.len()));
+            events.event.extend_from_slice(event);
+            bytes = rest;
+            if end.is_some() || events.is_passing || events.event.len() > EVENT_BYTES_MAX {
+                let event = events.event.split();
+                looked = self.feed(&event, passing);
+                events.is_passing = end.is_none();
+            }
+            if looked.is_ok() && end.is_some() {
+                looked = self.end(passing);
+            }
+        }
+        self.events = Some(events);
+        looked
+    }
+
+    fn feed(&mut self, bytes: &[u8], passing: &mut BytesMut) -> Result<(), Screened> {
+        let looked = self.redactor.push(bytes);
+        self.judge(&looked, passing)
+    }
+
+    /// What comes next has nothing to do with what came before.
+    fn end(&mut self, passing: &mut BytesMut) -> Result<(), Screened> {
+        let next = redactor(&self.detectors, self.blocks);
+        let looked = std::mem::replace(&mut self.redactor, next).finish();
+        self.judge(&looked, passing)
+    }
+
+    fn judge(&mut self, looked: &Passing, passing: &mut BytesMut) -> Result<(), Screened> {
+        let first = looked.found.iter().min_by_key(|finding| finding.detector);
+        if let Some(first) = first.filter(|_| self.blocks) {
+            let detector = self.detectors.name(first.detector);
+            self.report.refused(detector);
+            return Err(Screened::Found(detector.to_owned()));
+        }
+        self.report.count(&self.detectors, &looked.found);
+        passing.extend_from_slice(&looked.bytes);
+        Ok(())
+    }
+}
+
+impl Events {
+    fn of(headers: &HeaderMap) -> Option<Self> {
+        let media_type = media_type(headers);
+        let are_lines = LINES.iter().any(|lines| media_type.eq_ignore_ascii_case(lines));
+        (are_lines || media_type.eq_ignore_ascii_case("text/event-stream")).then(|| Self {
+            are_lines,
+            event: BytesMut::new(),
+            is_passing: false,
+            is_in_line: false,
+        })
+    }
+
+    /// Where the event ends in the bytes that come next: with its line, or with a blank one.
+    fn end_in(&mut self, bytes: &[u8]) -> Option<usize> {
+        let mut at = 0;
+        while let Some(length) = memchr(b'\n', bytes.get(at..).unwrap_or_default()) {
+            let line = bytes.get(at..at + length).unwrap_or_default();
+            let is_blank = !self.is_in_line && line.iter().all(|byte| *byte == b'\r');
+            self.is_in_line = false;
+            at += length + 1;
+            if self.are_lines || is_blank {
+                return Some(at);
+            }
+        }
+        let rest = bytes.get(at..).unwrap_or_default();
+        self.is_in_line |= rest.iter().any(|byte| *byte != b'\r');
+        None
+    }
+}
+
+impl Run<'_> {
+    /// What looks at a response; `None` where nothing does.
+    pub(in super::super) fn inbound(
+        &self,
+        allowed: &Allowed,
+        head: &mut response::Parts,
+    ) -> Result<Option<InboundScreen>, Refusal> {
+        let on_match = allowed.way.inbound;
+        let lineage = &self.bottle.view.lineage;
+        let wanted = Wanted::inbound(on_match, &self.policy.routes, lineage, &self.policy.secrets);
+        let detectors = self.exchange.sets.of(wanted).map_err(|error| unreadable(&error.to_string()))?;
+        if detectors.is_empty() {
+            return Ok(None);
+        }
+        let report = self.report(&allowed.target.host, false);
+        InboundScreen::new(detectors, on_match, head, report).map(Some)
+    }
+}
+
+fn redactor(detectors: &Arc<Detectors>, blocks: bool) -> Redactor {
+    if blocks { Redactor::watching(detectors, Layers::Body) } else { Redactor::new(detectors, Layers::Body) }
+}
+
+/// Amazon's events carry check sums: nothing can be changed in them.
+fn is_checked(headers: &HeaderMap) -> bool {
+    media_type(headers).eq_ignore_ascii_case("application/vnd.amazon.eventstream")
+}
