@@ -1,13 +1,10 @@
 //! The request handler. HTTP/1 and HTTP/2, with TLS and without, through CONNECT and not: every request comes through here.
 
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Incoming};
 use hyper::http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
@@ -17,12 +14,13 @@ use tokio::time::timeout;
 
 use crate::broker::{FromProxy, Phase};
 use crate::domain::{
-    Api, Auth, BottleId, Ending, Host, Preflight, Refusal, RefusalReason, RequestLog, SpendRequest, Tokens, with_causes,
+    Api, BottleId, Ending, Host, Preflight, Refusal, RefusalReason, RequestLog, SpendRequest, Tokens, with_causes,
 };
 use crate::meter;
 use crate::policy::{self, Credential, Decision, Destination, Forbidden, MeteredHost, Way};
 
 use super::account::Account;
+use super::allowed::Allowed;
 use super::count::{self, Asked, Endpoint};
 use super::delivery::Delivery;
 use super::git;
@@ -34,14 +32,15 @@ use super::own;
 use super::refusal::{self, Answer, Audience};
 use super::request_body::{BodyBroken, RequestBody, discard};
 use super::request_log::Line;
+use super::response_body::ResponseBody;
 use super::scan::Sets;
 use super::socket::ClientSocket;
 use super::stream_usage;
 use super::strict::StrictStream;
 use super::target::{Leads, PLAIN_PORT, TLS_PORT, Target, TargetError, agree};
-use super::tee::{Tee, TeeError, Terms};
+use super::tee::{Tee, Terms};
 use super::unknown_paths::UnknownPaths;
-use super::upstream::{DialError, Lane, Reach, Upstream};
+use super::upstream::{DialError, Upstream};
 use super::view::{Bottle, Passage, PolicyView};
 use super::websocket::Relay;
 
@@ -114,40 +113,6 @@ pub(super) struct Run<'a> {
     method: Method,
     /// As it may be told of: without what detectors find in it.
     uri: Uri,
-}
-
-/// A request that routes allow.
-#[derive(Clone, Debug)]
-pub(super) struct Allowed {
-    /// Where it goes.
-    pub(super) target: Target,
-    pub(super) way: Way,
-    /// What it presents there.
-    pub(super) credential: Credential,
-}
-
-impl Allowed {
-    /// To a provider, and with a secret, only over TLS.
-    fn new(target: Target, way: Way, credential: Credential) -> Self {
-        let is_plain_allowed = way.metered.is_none() && !matches!(way.auth, Auth::Inject(..));
-        let target = match target.is_tls || is_plain_allowed {
-            true => target,
-            false => {
-                let port = if target.port == PLAIN_PORT { TLS_PORT } else { target.port };
-                Target { is_tls: true, port, ..target }
-            }
-        };
-        Self { target, way, credential }
-    }
-
-    /// Whose connections it takes.
-    pub(super) fn lane<'a>(&self, passage: &'a Passage) -> Lane<'a> {
-        match (self.way.private, &self.way.metered) {
-            (false, Some(_)) => Lane::Shared,
-            (false, None) => Lane::Own(&passage.pools, Reach::Public),
-            (true, _) => Lane::Own(&passage.pools, Reach::Private),
-        }
-    }
 }
 
 impl Exchange {
@@ -560,56 +525,4 @@ async fn read_ask(api: Api, head: &Parts, body: RequestBody) -> Result<(meter::A
     };
     let ask = meter::ask(api, method, path, body.prefix(), body.bytes_total());
     Ok((ask, body))
-}
-
-/// What a client gets.
-pub(super) enum ResponseBody {
-    /// Nothing beyond the head.
-    Empty,
-    /// The proxy's own words.
-    Answer {
-        /// Until they are handed over.
-        bytes: Option<Bytes>,
-        /// Follows them to the client.
-        delivery: Option<Delivery>,
-    },
-    /// The provider's.
-    Tee(Box<Tee>),
-}
-
-impl Body for ResponseBody {
-    type Data = Bytes;
-    type Error = TeeError;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, TeeError>>> {
-        match self.get_mut() {
-            Self::Empty => Poll::Ready(None),
-            Self::Answer { bytes, delivery } => {
-                if let Some(delivery) = delivery.take() {
-                    delivery.start();
-                }
-                Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))))
-            }
-            Self::Tee(tee) => Pin::new(tee.as_mut()).poll_frame(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Empty => true,
-            Self::Answer { bytes, .. } => bytes.is_none(),
-            Self::Tee(tee) => tee.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Empty => SizeHint::with_exact(0),
-            Self::Answer { bytes, .. } => {
-                let length = bytes.as_ref().map_or(0, Bytes::len);
-                SizeHint::with_exact(u64::try_from(length).unwrap_or(u64::MAX))
-            }
-            Self::Tee(tee) => tee.size_hint(),
-        }
-    }
 }

@@ -9,11 +9,13 @@ use hyper::http::request::Parts;
 use crate::domain::{Refusal, RefusalReason};
 use crate::policy::git::{self, GitRefused, GitRequest, GitTerms, PUSH_BYTES_MAX};
 
-use super::exchange::{Allowed, ResponseBody, Run};
+use super::allowed::Allowed;
+use super::exchange::Run;
 use super::headers::text;
 use super::limits::{REFUSED_PUSH_BYTES_MAX, REFUSED_PUSH_TIME_MAX};
 use super::refusal::Answer;
 use super::request_body::{RequestBody, discard_within};
+use super::response_body::ResponseBody;
 
 /// For machines.
 const REASON: HeaderName = HeaderName::from_static("x-egress-reason");

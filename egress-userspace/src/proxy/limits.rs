@@ -26,7 +26,7 @@ pub(super) const STREAMS_PER_CONNECTION_MAX: u32 = 128;
 pub(super) const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 /// The same for a whole connection from a bottle.
 pub(super) const CLIENT_WINDOW_BYTES: u32 = 1 << 20;
-/// The same for a whole connection to a provider, which bottles share: more than all its streams together may take, so
+/// The same for a whole connection to a provider: more than all its streams together may take, so
 /// that one that is not read does not hold up the others.
 pub(super) const UPSTREAM_WINDOW_BYTES: u32 = 64 << 20;
 /// Bytes of one HTTP/2 stream that wait to be sent.

@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::broker::Phase;
 use crate::domain::{Host, RefusalReason, with_causes};
 
-use super::exchange::{Exchange, Origin, ResponseBody, Severed};
+use super::exchange::{Exchange, Origin, Severed};
 use super::limits::{
     ACCEPT_PAUSE, CLIENT_WINDOW_BYTES, CONNECTION_BUFFER_BYTES_MAX, HANDSHAKE_TIME_MAX, HEAD_BYTES_MAX, HEAD_TIME_MAX,
     STRANGER_POLL, STRANGER_TIME_MAX, STREAM_SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES, STREAMS_PER_CONNECTION_MAX,
@@ -31,6 +31,7 @@ use super::limits::{
 use super::own;
 use super::refusal::{self, Audience};
 use super::request_body::discard;
+use super::response_body::ResponseBody;
 use super::room::{InTurn, Room};
 use super::socket::{ClientSocket, ClientStream};
 use super::splice::{SpliceError, Spliced};

@@ -14,6 +14,7 @@
 //! ledger, the kernel or the CA key.
 
 mod account;
+mod allowed;
 mod approval;
 mod count;
 mod delivery;
@@ -34,6 +35,7 @@ mod refusal;
 mod reports;
 mod request_body;
 mod request_log;
+mod response_body;
 mod room;
 mod sandbox;
 mod scan;

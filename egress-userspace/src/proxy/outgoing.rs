@@ -9,7 +9,8 @@ use hyper::{Request, Uri, Version};
 use crate::domain::{Refusal, RefusalReason};
 use crate::policy::Unsigned;
 
-use super::exchange::{Allowed, Run};
+use super::allowed::Allowed;
+use super::exchange::Run;
 use super::headers;
 use super::limits::SIGNED_BODY_BYTES_MAX;
 use super::refusal::{self, Answer};

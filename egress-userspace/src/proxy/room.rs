@@ -10,8 +10,8 @@ use hyper::body::{Body, Frame, SizeHint};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::exchange::ResponseBody;
 use super::limits::{FILES_OF_OUR_OWN, FILES_PER_CONNECTION, FILES_WANTED};
+use super::response_body::ResponseBody;
 use super::tee::TeeError;
 
 /// Allows this process as many open files as it may have; returns how many. To be called while it may raise the limit.

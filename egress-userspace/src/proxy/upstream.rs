@@ -39,18 +39,19 @@ use super::tls::{ALPN_H2, ALPN_HTTP1};
 
 /// Sends requests to providers: over HTTP/2 what came over HTTP/2, over HTTP/1 the rest.
 ///
-/// Not all over HTTP/2, because that is one connection for all bottles: it carries as many streams as the provider allows
-/// (100 or so, further requests would wait for one to end), and each frame of each stream passes one task.
+/// Not all over HTTP/2, because that is one connection: it carries as many streams as the provider allows (100 or so, further
+/// requests wait for one to end), and each frame of each stream passes one task. So that no bottle waits for another's
+/// streams, each has its own.
 pub(super) struct Upstream {
-    /// For metered hosts: a provider knows each request by the key in it.
-    shared: Pools,
+    /// For metered hosts over HTTP/1: a provider knows each request by the key in it.
+    shared: Client<Connector, RequestBody>,
     /// Makes connectors.
     tls: ClientConfig,
     link: Arc<Link>,
     resolver: Option<TokioResolver>,
 }
 
-/// Connections of one bottle to hosts of routes: some servers know who asks by the connection (NTLM), so that none is used by
+/// Connections of one bottle, to hosts of routes all of them: some servers know who asks by the connection (NTLM), so that none is used by
 /// two bottles.
 #[derive(Debug, Default)]
 pub(super) struct OwnPools {
@@ -62,8 +63,8 @@ pub(super) struct OwnPools {
 /// Whose connections a request takes.
 #[derive(Clone, Copy)]
 pub(super) enum Lane<'a> {
-    /// Those of all bottles to metered hosts.
-    Shared,
+    /// Those of all bottles to metered hosts; over HTTP/2 the bottle's own.
+    Metered(&'a OwnPools),
     /// The bottle's own.
     Own(&'a OwnPools, Reach),
 }
@@ -140,7 +141,7 @@ impl Upstream {
     /// Pools of connections to providers; `resolver` is absent on hosts that have none.
     pub(super) fn new(link: &Arc<Link>, resolver: Option<&TokioResolver>, tls: &ClientConfig) -> Self {
         let connector = |alpn: &[&[u8]]| connector(link, resolver, tls, (alpn, Reach::Public));
-        let shared = Pools::new(connector, POOL_IDLE_CONNECTIONS_MAX);
+        let shared = builder(POOL_IDLE_CONNECTIONS_MAX).build(connector(&[ALPN_HTTP1]));
         Self { shared, tls: tls.clone(), link: Arc::clone(link), resolver: resolver.cloned() }
     }
 
@@ -151,8 +152,8 @@ impl Upstream {
             Pools::new(connector, OWN_POOL_IDLE_CONNECTIONS_MAX)
         };
         let pools = match lane {
-            Lane::Shared => &self.shared,
-            Lane::Own(pools, reach @ Reach::Public) => pools.public.get_or_init(|| own(reach)),
+            Lane::Metered(_) if version != Version::HTTP_2 => return self.shared.request(request),
+            Lane::Metered(pools) | Lane::Own(pools, Reach::Public) => pools.public.get_or_init(|| own(Reach::Public)),
             Lane::Own(pools, reach @ Reach::Private) => pools.private.get_or_init(|| own(reach)),
         };
         if version == Version::HTTP_2 { pools.http2.request(request) } else { pools.http1.request(request) }

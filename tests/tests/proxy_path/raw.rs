@@ -153,6 +153,18 @@ async fn a_head_has_one_meaning() {
             get("POST /v1/models HTTP/1.0", &format!("{host}Transfer-Encoding: chunked\r\n")),
             400,
         ),
+    ];
+    for (name, bytes, status) in cases {
+        check(&world, name, &bytes, End::Refused(status)).await;
+    }
+    is_untouched(&world).await;
+}
+
+#[tokio::test]
+async fn a_request_names_one_host() {
+    let world = World::start().await;
+    let host = format!("Host: {PROVIDER}\r\n");
+    let cases = [
         ("no Host", get("GET /v1/models HTTP/1.1", "X: y\r\nConnection: close\r\n"), 421),
         ("Host twice", get("GET /v1/models HTTP/1.1", &format!("{host}{host}Connection: close\r\n")), 421),
         (

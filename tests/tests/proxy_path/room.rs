@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use super::client::{Client, Way, tcp, whole};
+use super::client::{Client, Way, tcp, tls, whole};
 use super::world::{PATIENCE, PROVIDER, World};
 
 /// What one bottle may hold.
@@ -63,7 +63,8 @@ async fn a_bottle_that_holds_all_its_connections_keeps_nobody_else_from_being_se
 
 #[tokio::test]
 async fn requests_wait_for_their_turn_and_only_those_of_their_bottle() {
-    let world = World::start().await;
+    // Over HTTP/1, where each has a connection of its own: a provider's limit of streams holds nobody up.
+    let (world, _serving) = World::start_with(false).await;
     world.neighbour(NEIGHBOUR);
     let mut answers = Vec::new();
     for _ in 0..CONNECTIONS / 64 {
@@ -90,4 +91,34 @@ async fn requests_wait_for_their_turn_and_only_those_of_their_bottle() {
     world.provider.asked().await.whole(Response::builder(), "done");
     timeout(PATIENCE, one_more).await.expect("its turn does not come").unwrap();
     answers.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn a_providers_limit_of_streams_holds_up_only_who_fills_it() {
+    let world = World::start().await;
+    world.neighbour(NEIGHBOUR);
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        let mut client = Client::open(&world, Way::Transparent, Version::HTTP_2).await;
+        // More than providers allow on a connection, most of which wait.
+        client.many(100).into_iter().for_each(|sending| drop(tokio::spawn(sending)));
+        clients.push(client);
+    }
+    let mut asked = vec![world.provider.asked().await];
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    while !world.provider.is_untouched().await {
+        asked.push(world.provider.asked().await);
+    }
+    assert!(asked.len() < 400, "the provider has no limit");
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((NEIGHBOUR, 0).into()).unwrap();
+    let stream = socket.connect(world.doors.tls).await.unwrap();
+    let stream = tls(&world, stream, Version::HTTP_2, PROVIDER).await.unwrap();
+    let mut other = Client::speak(Way::Transparent, Version::HTTP_2, stream).await;
+    let (response, ()) = tokio::join!(other.send_to(PROVIDER, Request::get("/"), "/v1/other", ""), async {
+        let asked = world.provider.asked().await;
+        assert_eq!(asked.head.uri.path(), "/v1/other");
+        asked.whole(Response::builder(), "done");
+    });
+    assert_eq!(whole(response.unwrap()).await, "done");
 }

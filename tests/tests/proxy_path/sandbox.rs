@@ -62,6 +62,12 @@ async fn the_process_serves_and_holds_nothing() {
     for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
         assert_eq!(status(id, set), "0000000000000000", "{set}");
     }
+    let limits = std::fs::read_to_string(format!("/proc/{id}/limits")).unwrap();
+    let files = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    let files: Vec<u64> = files.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    let [soft, hard] = files[..] else { panic!("{limits}") };
+    // Several bottles with all their connections, each with one to a provider.
+    assert!(soft == hard && hard >= 4 * 2 * 2_048, "{limits}");
     assert_eq!(status(id, "NoNewPrivs"), "1");
     assert_eq!(status(id, "Seccomp"), "2");
     for thread in std::fs::read_dir(format!("/proc/{id}/task")).unwrap() {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use egress_userspace::broker::{
     Admission, BottleView, Configuration, FrameReader, FrameWriter, FromController, FromProxy, LeafReply, Listeners,
-    Permit, Phase, Snapshot, send_listeners,
+    Permit, Phase, RequestNumber, Snapshot, send_listeners,
 };
 use egress_userspace::domain::{
     self, Allowance, Api, BottleId, BudgetView, CacheReads, CrossingMode, Host, PermitId, Preflight, Preflights,
@@ -398,13 +398,7 @@ impl Controller {
                     let _ = to_proxy.send(answer);
                 });
             }
-            FromProxy::Supervise { number, question, .. } => {
-                let verdict = self.script.lock().unwrap().verdict;
-                self.heard.send_modify(|heard| heard.questions.push(question));
-                if let Some(answer) = verdict {
-                    self.say(FromController::Supervised { number, answer });
-                }
-            }
+            FromProxy::Supervise { number, question, .. } => self.take_question(number, question),
             FromProxy::Exchanged { .. } | FromProxy::SuperviseOver { .. } => {}
             FromProxy::Refused { bottle, reason, host, target, rule, count } => {
                 assert_eq!(bottle, BOTTLE);
@@ -439,6 +433,14 @@ impl Controller {
                 self.heard.send_modify(|heard| heard.minted.push(host));
                 self.say(FromController::Leaf { number, leaf });
             }
+        }
+    }
+
+    fn take_question(&self, number: RequestNumber, question: Question) {
+        let verdict = self.script.lock().unwrap().verdict;
+        self.heard.send_modify(|heard| heard.questions.push(question));
+        if let Some(answer) = verdict {
+            self.say(FromController::Supervised { number, answer });
         }
     }
 

@@ -11,7 +11,8 @@ use crate::domain::{InboundOnMatch, OutboundOnMatch, Refusal};
 use crate::meter::websocket::{Frame, Opcode};
 use crate::policy::dlp::{Detectors, Finding, Layers, Passing, Redactor, Scan, Wanted};
 
-use super::super::exchange::{Allowed, Run};
+use super::super::allowed::Allowed;
+use super::super::exchange::Run;
 use super::supervisor::Supervisor;
 use super::{Report, Screening, unreadable};
 

@@ -17,7 +17,8 @@ use crate::domain::{InboundOnMatch, Refusal};
 use crate::meter::Decoder;
 use crate::policy::dlp::{Detectors, Layers, Passing, Redactor, Wanted};
 
-use super::super::exchange::{Allowed, Run};
+use super::super::allowed::Allowed;
+use super::super::exchange::Run;
 use super::super::headers::text;
 use super::{Report, media_type, unreadable};
 

@@ -22,7 +22,8 @@ use crate::broker::FromProxy;
 use crate::domain::{BottleId, Host, InboundOnMatch, OutboundOnMatch, Refusal, RefusalReason};
 use crate::policy::dlp::{Detectors, Finding, Wanted};
 
-use super::exchange::{Allowed, Run};
+use super::allowed::Allowed;
+use super::exchange::Run;
 use super::limits::BODY_PREFIX_BYTES_MAX;
 use super::link::Link;
 use super::refusal::Answer;

@@ -11,11 +11,13 @@ use crate::domain::{Ending, RefusalReason};
 use crate::meter;
 
 use super::super::account::Account;
-use super::super::exchange::{Allowed, ResponseBody, Run, Severed};
+use super::super::allowed::Allowed;
+use super::super::exchange::{Run, Severed};
 use super::super::headers;
 use super::super::outgoing::outgoing;
 use super::super::refusal::Answer;
 use super::super::request_body::{RequestBody, discard};
+use super::super::response_body::ResponseBody;
 use super::talk::Talk;
 use super::{Relay, What};
 

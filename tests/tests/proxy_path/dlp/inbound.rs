@@ -9,6 +9,8 @@ use super::super::provider::Sender;
 use super::super::world::{Heard, PROVIDER, ROUTED, World};
 use super::{brotli, gzip, open, token, world, zstd};
 
+type Encode = fn(&[u8]) -> Vec<u8>;
+
 /// Asks the routed host, which answers with this head and what is then sent.
 async fn asked(
     world: &World,
@@ -43,7 +45,7 @@ async fn an_event_passes_when_it_is_whole_and_without_what_is_found_in_it() {
                 let mut seen = String::new();
                 // Nothing more is sent until it is there.
                 while !seen.ends_with(end) {
-                    seen += &String::from_utf8(next(&mut body).await.unwrap().unwrap().to_vec()).unwrap();
+                    seen += str::from_utf8(&next(&mut body).await.unwrap().unwrap()).unwrap();
                 }
                 assert_eq!(seen.len(), sent.len());
                 assert_eq!(seen.contains('*'), !["hello", "bye"].contains(&text), "{seen}");
@@ -62,7 +64,7 @@ async fn any_other_response_is_looked_at_as_it_comes_and_decoded_where_it_must_b
     let world = world(OutboundOnMatch::Off, InboundOnMatch::Redact).await;
     let text = format!("{} {} {}", "before ".repeat(40_000), token(), "after ".repeat(1000));
     let clean = text.replace(&token(), &"*".repeat(token().len()));
-    let encoders: [(&str, fn(&[u8]) -> Vec<u8>); 4] =
+    let encoders: [(&str, Encode); 4] =
         [("identity", |bytes| bytes.to_vec()), ("gzip", gzip), ("br", brotli), ("zstd", zstd)];
     for (encoding, encode) in encoders {
         let mut client = open(&world, Version::HTTP_11).await;
