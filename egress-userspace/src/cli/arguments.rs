@@ -288,7 +288,7 @@ pub struct RouteCheckArguments {
     /// How it asks.
     #[arg(long, value_name = "METHOD", default_value = "GET", requires = "url")]
     pub method: MethodName,
-    /// Where the request would go: https://api.example.com/path, or a host name.
+    /// Where the request would go: `https://api.example.com/path`, or a host name.
     pub url: Option<Url>,
     #[command(flatten)]
     /// How to print.

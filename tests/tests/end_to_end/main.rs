@@ -14,6 +14,7 @@ mod faults;
 mod freeze;
 mod full_disk;
 mod guard;
+mod held;
 mod inside;
 mod nftables;
 mod own_hosts;
