@@ -144,7 +144,7 @@ fn open_approvals(open: u64) {
 
 fn settings_problem(problem: Option<&str>) {
     if let Some(problem) = problem {
-        note(&format!("settings.yml is not in force, the settings of before are: {problem}"));
+        note(problem);
     }
 }
 

@@ -52,7 +52,7 @@ pub struct StatusReply {
     pub pins: String,
     /// Why gates are not to be relied on, and so no bottle is started.
     pub not_enforcing: Option<String>,
-    /// Why settings.yml, as it is, is not in force.
+    /// What of settings, routes and secrets is not in force as it is written, and why.
     pub settings_problem: Option<String>,
     /// How many requests wait for an operator.
     #[serde(default)]
@@ -104,7 +104,7 @@ pub struct BottlesReply {
     pub enforcer: String,
     /// Why gates are not to be relied on, and so no bottle is started.
     pub not_enforcing: Option<String>,
-    /// Why settings.yml, as it is, is not in force.
+    /// What of settings, routes and secrets is not in force as it is written, and why.
     pub settings_problem: Option<String>,
     /// How many requests wait for an operator.
     #[serde(default)]

@@ -16,7 +16,7 @@ use crate::policy::{RouteFiles, metered_hosts};
 use crate::settings::Settings;
 
 use super::launch::Launcher;
-use super::secrets::SecretFiles;
+use super::secrets::{Looked, SecretFiles};
 use super::{bounds, files, policy, routes};
 
 /// How late a changed file is noticed, at most.
@@ -31,6 +31,7 @@ struct Said {
     cut_mode: CutMode,
     problem: Option<String>,
     routes_problem: Option<String>,
+    secrets_problem: Option<String>,
 }
 
 impl InForce {
@@ -53,22 +54,31 @@ impl InForce {
         self.0.read().unwrap_or_else(PoisonError::into_inner).cut_mode
     }
 
-    /// Why the settings file, or a routes file, is not what is in force.
+    /// Why the settings file, or a routes file, is not what is in force, or a secret not to be had.
     pub(super) fn problem(&self) -> Option<String> {
         let said = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let problems: Vec<&str> =
-            [&said.problem, &said.routes_problem].into_iter().flatten().map(String::as_str).collect();
-        (!problems.is_empty()).then(|| problems.join("; "))
+        let problems = [
+            ("settings.yml is not in force, the settings of before are", &said.problem),
+            ("routes are not in force, those of before are", &said.routes_problem),
+            ("requests that need it are refused", &said.secrets_problem),
+        ];
+        let told = problems.into_iter().filter_map(|(what, why)| Some(format!("{what}: {}", why.as_ref()?)));
+        let told: Vec<String> = told.collect();
+        (!told.is_empty()).then(|| told.join("; "))
     }
 
     fn replace(&self, settings: &Settings) {
         let mut said = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let routes_problem = said.routes_problem.take();
-        *said = Said { routes_problem, ..Said::of(settings) };
+        let (routes_problem, secrets_problem) = (said.routes_problem.take(), said.secrets_problem.take());
+        *said = Said { routes_problem, secrets_problem, ..Said::of(settings) };
     }
 
     fn complain_of_routes(&self, problem: Option<String>) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).routes_problem = problem;
+    }
+
+    fn complain_of_secrets(&self, problem: Option<String>) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).secrets_problem = problem;
     }
 
     fn complain(&self, problem: Option<String>) {
@@ -78,7 +88,13 @@ impl InForce {
 
 impl Said {
     fn of(settings: &Settings) -> Self {
-        Self { providers: providers(settings), cut_mode: settings.cut_mode, problem: None, routes_problem: None }
+        Self {
+            providers: providers(settings),
+            cut_mode: settings.cut_mode,
+            problem: None,
+            routes_problem: None,
+            secrets_problem: None,
+        }
     }
 }
 
@@ -152,8 +168,9 @@ impl Reload {
     }
 
     async fn reload_secrets(&mut self, is_asked: bool) {
-        if let Some(secrets) = self.secret_files.look(&self.routes, is_asked) {
-            self.launcher.controller.secrets(secrets).await;
+        if let Some(Looked { values, problems }) = self.secret_files.look(&self.routes, is_asked) {
+            self.launcher.in_force.complain_of_secrets((!problems.is_empty()).then(|| problems.join("; ")));
+            self.launcher.controller.secrets(values).await;
         }
     }
 

@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 
 use crate::domain::{Auth, LooksFor, RouteFile, Secret, SecretSource, with_causes};
 use crate::policy::RouteFiles;
+use crate::policy::dlp::SECRET_BYTES_MIN;
 
 /// Longest secret, in bytes: service accounts are JSON of a few thousand.
 const SECRET_BYTES_MAX: usize = 64 << 10;
@@ -52,6 +53,15 @@ type Stamp = (i64, i64, u64, u64);
 /// Secrets as they are said to the proxy.
 pub(super) type Values = Vec<(SecretSource, Secret)>;
 
+/// What was found.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Looked {
+    /// What there is.
+    pub(super) values: Values,
+    /// What is not to be had, and why.
+    pub(super) problems: Vec<String>,
+}
+
 /// Who reads them.
 pub(super) struct SecretFiles {
     home: PathBuf,
@@ -66,7 +76,7 @@ impl SecretFiles {
     }
 
     /// Every secret that these routes name, if it may be another than at the last look, or when that `is_asked`.
-    pub(super) fn look(&mut self, routes: &RouteFiles, is_asked: bool) -> Option<Values> {
+    pub(super) fn look(&mut self, routes: &RouteFiles, is_asked: bool) -> Option<Looked> {
         let found = sources(routes).into_iter().map(|source| {
             let stamp = self.stamp(&source);
             (source, stamp)
@@ -75,17 +85,24 @@ impl SecretFiles {
         if !is_asked && self.seen.as_ref() == Some(&found) {
             return None;
         }
-        let values = found.keys().filter_map(|source| match self.read(source) {
-            Ok(secret) => Some((source.clone(), secret)),
-            Err(error) => {
-                let problem = with_causes(&error);
-                warn!(%source, problem, "a secret is not to be had: requests of routes that name it are refused");
-                None
+        let (mut values, mut problems) = (Vec::new(), Vec::new());
+        for source in found.keys() {
+            match self.read(source) {
+                Ok(secret) => {
+                    if secret.reveal().trim().len() < SECRET_BYTES_MIN {
+                        warn!(%source, "a secret is shorter than {SECRET_BYTES_MIN} bytes: it is not looked for in what leaves");
+                    }
+                    values.push((source.clone(), secret));
+                }
+                Err(error) => {
+                    let problem = with_causes(&error);
+                    warn!(%source, problem, "a secret is not to be had: requests of routes that name it are refused");
+                    problems.push(format!("{source}: {problem}"));
+                }
             }
-        });
-        let values = values.collect();
+        }
         self.seen = Some(found);
-        Some(values)
+        Some(Looked { values, problems })
     }
 
     fn stamp(&self, source: &SecretSource) -> Option<Stamp> {
@@ -248,7 +265,7 @@ mod tests {
         let [one, two] = ["one", "two"].map(|name| SecretSource::File(name.into()));
         let mut files = SecretFiles::new(home.0.path().to_owned());
         let mut check = |sources: &[SecretSource], is_asked, expected: Option<&[(&SecretSource, &str)]>| {
-            let found = files.look(&naming(sources), is_asked);
+            let found = files.look(&naming(sources), is_asked).map(|looked| looked.values);
             let expected = expected.map(|values| {
                 let value =
                     |(source, value): &(&SecretSource, &str)| ((*source).clone(), Secret::new((*value).to_owned()));

@@ -276,7 +276,13 @@ fn status(answer: &Answer, audience: Audience) -> StatusCode {
         Answer::BodyBroken => return StatusCode::REQUEST_TIMEOUT,
     };
     match reason {
-        RefusalReason::BudgetExhausted | RefusalReason::BottleCut | RefusalReason::NotMeterable
+        RefusalReason::BudgetExhausted
+        | RefusalReason::BottleCut
+        | RefusalReason::RouteForbids
+        | RefusalReason::SensitiveData
+        | RefusalReason::CredentialMissing
+        | RefusalReason::CredentialNotAllowed
+        | RefusalReason::NotMeterable
             if audience == Audience::Responses =>
         {
             StatusCode::BAD_REQUEST
@@ -464,7 +470,9 @@ mod tests {
         assert_eq!(Audience::of(Api::OpenAi, "/v1/chat/completions"), Audience::OpenAi);
         let status = |answer: &Answer| respond(answer, audience, false).status().as_u16();
         assert_eq!(status(&Answer::Refused(exhausted())), 400);
-        assert_eq!(status(&plain(RefusalReason::NotMeterable, String::new())), 400);
+        for reason in [RefusalReason::NotMeterable, RefusalReason::SensitiveData, RefusalReason::CredentialNotAllowed] {
+            assert_eq!(status(&plain(reason, String::new())), 400, "{reason:?}");
+        }
         assert_eq!(status(&plain(RefusalReason::LedgerUnavailable, String::new())), 503);
         assert_eq!(status(&Answer::UpgradeRefused(Some(exhausted()))), 426);
     }

@@ -1,6 +1,7 @@
 //! Routes files of a running daemon: what they open and close, what is wrong with them, what is learned for them.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use anyhow::{Context, Result, ensure};
 use egress_userspace::control::{BottlesReply, StatusReply};
@@ -84,6 +85,25 @@ fn files_are_in_force_when_they_are_sound_and_nothing_is_lost_when_not() -> Resu
     until_status(&mut other, "for every bottle", "200")?;
     ensure!(world.audit(None)?.contains(&AuditKind::RoutesReloaded), "not on record");
     Ok(())
+}
+
+#[test]
+fn a_secret_that_is_not_to_be_had_is_told_and_nothing_goes_without_it() -> Result<()> {
+    let Some(world) = world("a missing secret")? else { return Ok(()) };
+    let mut bottle = world.shell("web", &[])?;
+    let inject = "    auth_scheme: bearer\n    token_file: tools.key\n";
+    write(&world, "routes.yaml", &format!("{OPEN}{inject}"))?;
+    let problem =
+        || -> Result<String> { Ok(world.json::<StatusReply>(&["status"])?.settings_problem.unwrap_or_default()) };
+    until("it is told", PATIENCE, || Ok(problem()?.contains("requests that need it are refused: the file tools.key")))?;
+    let (status, body) = ask(&mut bottle, URL)?;
+    ensure!(status == "403" && body.contains("credential_missing"), "{status} {body}");
+    ensure!(world.served().is_empty(), "it has left without");
+    let key = world.names.home.join("tools.key");
+    fs::write(&key, "s3cret-of-the-host")?;
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600))?;
+    until_status(&mut bottle, "with it, requests go", "200")?;
+    until("nothing is wrong", PATIENCE, || Ok(problem()?.is_empty()))
 }
 
 #[test]

@@ -80,7 +80,6 @@ pub struct Detectors {
     pub(super) automaton: Option<DFA>,
     pub(super) patterns: Option<Patterns>,
     pub(super) card: Option<usize>,
-    too_short: Vec<String>,
 }
 
 /// What something begins with.
@@ -115,7 +114,6 @@ impl Detectors {
             automaton: None,
             patterns: None,
             card: None,
-            too_short: Vec::new(),
         };
         let mut literals = Vec::new();
         for (name, sought) in &wanted.sought {
@@ -161,12 +159,6 @@ impl Detectors {
         self.automaton.is_none() && self.patterns.is_none()
     }
 
-    /// Secrets that are not looked for, because they are so short that they occur by chance.
-    #[must_use]
-    pub fn too_short(&self) -> &[String] {
-        &self.too_short
-    }
-
     /// The number of a detector of this name.
     fn detector(&mut self, name: &str) -> usize {
         let from = self.secrets_end;
@@ -183,7 +175,7 @@ impl Detectors {
     fn add_secret(&mut self, name: &str, secret: &Secret, literals: &mut Vec<Vec<u8>>) {
         let value = secret.reveal().trim();
         if value.len() < SECRET_BYTES_MIN {
-            return self.too_short.push(name.to_owned());
+            return;
         }
         let detector = self.detector(name);
         for way in ways(value) {

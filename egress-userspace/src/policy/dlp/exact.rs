@@ -9,7 +9,7 @@ use super::place::{Place, Verdict};
 use super::unescape::{Unescape, Writing};
 
 /// Shortest secret that is looked for, in bytes: shorter ones occur by chance.
-pub(super) const SECRET_BYTES_MIN: usize = 8;
+pub const SECRET_BYTES_MIN: usize = 8;
 
 /// One way of writing a secret.
 pub(super) struct Written {

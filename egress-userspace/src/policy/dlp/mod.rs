@@ -25,6 +25,7 @@ mod unescape;
 mod wanted;
 
 pub use detectors::{DetectorError, Detectors, Sought, Wanted, built_in};
+pub use exact::SECRET_BYTES_MIN;
 pub use markers::markers;
 pub use redactor::{Passing, Redactor};
 pub use scan::{Finding, Layers, Scan};

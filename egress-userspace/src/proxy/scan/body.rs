@@ -15,7 +15,7 @@ use crate::meter::Decoder;
 use crate::policy::dlp::{Finding, Layers, Passing, Redactor, Scan};
 
 use super::super::headers::text;
-use super::{Screening, found_outbound, media_type, unreadable};
+use super::{Screening, found_outbound, media_type, not_approved, unreadable};
 
 /// Most bytes that become of what comes at once.
 const DECODED_BYTES_MAX: usize = 32 << 20;
@@ -169,7 +169,7 @@ impl Screen {
                 let (detector, value) = (finding.detector, finding.value.clone());
                 self.asking = None;
                 if !is_approved {
-                    return Poll::Ready(Err(found_outbound(self.screening.detectors.name(detector), "body")));
+                    return Poll::Ready(Err(not_approved(self.screening.detectors.name(detector), "body")));
                 }
                 self.approved.truncate(APPROVED_MAX - 1);
                 self.approved.push((detector, value));

@@ -11,7 +11,7 @@ use crate::domain::{Auth, OutboundOnMatch, Refusal};
 use crate::policy::Way;
 use crate::policy::dlp::{Detectors, Finding, Layers, Scan};
 
-use super::{Screening, found_outbound};
+use super::{Screening, found_outbound, not_approved};
 
 /// Headers in which a request brings a credential for where it goes: it belongs there, whatever its shape. A secret whose value
 /// is known does not.
@@ -94,7 +94,7 @@ async fn decide(screening: &mut Screening, found: &[Finding], place: &str) -> Re
             for finding in found.iter().filter(|finding| !finding.is_told) {
                 let detector = screening.detectors.name(finding.detector).to_owned();
                 if !screening.supervisor.clone().approves(detector.clone(), finding.value.clone()).await {
-                    return Err(found_outbound(&detector, place));
+                    return Err(not_approved(&detector, place));
                 }
             }
             Ok(false)

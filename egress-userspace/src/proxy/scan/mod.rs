@@ -108,6 +108,15 @@ fn found_outbound(detector: &str, place: &str) -> Refusal {
     Refusal { rule: Some(detector.to_owned()), ..Refusal::of(RefusalReason::SensitiveData, message) }
 }
 
+/// An operator was asked whether it may leave, and has not said yes in time.
+fn not_approved(detector: &str, place: &str) -> Refusal {
+    let message = format!(
+        "the detector {detector} found something in the {place} of this request, and no operator approved that it leaves \
+         (`egress approvals list --all` says whether one denied it): send it without that"
+    );
+    Refusal { rule: Some(detector.to_owned()), ..Refusal::of(RefusalReason::SensitiveData, message) }
+}
+
 /// What cannot be looked at does not pass.
 fn unreadable(what: &str) -> Refusal {
     Refusal::of(RefusalReason::SensitiveData, format!("{what} cannot be looked at for secrets, and so may not pass"))
