@@ -1,6 +1,7 @@
 //! What the control API's requests mean: each goes to the one that knows, and the answer is put together here.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use egress_common::Outcome;
 use tokio::sync::mpsc;
@@ -22,6 +23,9 @@ use super::controller::{Running, View};
 use super::launch::{Launcher, failed, hang_up, refused};
 use super::lifeline::{Lifeline, RunEnd, Stopped};
 use super::stopping::Over;
+
+/// How often it is looked whether the end of a run is on record.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Everything requests are answered from.
 #[derive(Clone)]
@@ -298,7 +302,12 @@ impl Desk {
         if let Some(cause) = row.frozen {
             return Ok(one(self.launcher.frozen(&row, cause).await.into()));
         }
-        let Running { lifeline, signaller, .. } = self.running(name).await?;
+        let Running { lifeline, signaller, .. } = match self.running(name).await {
+            Ok(running) => running,
+            // Nothing of it runs any more, and it is still being taken down: how it ended is written last.
+            Err(_) if row.ended.is_none() && wanted.run.is_some() => return Ok(self.clone().when_recorded(row)),
+            Err(error) => return Err(error),
+        };
         let Lifeline { end, followed, mut exit, .. } = lifeline;
         followed.notify_one();
         let (events, receiver) = mpsc::channel(1);
@@ -321,6 +330,33 @@ impl Desk {
 fn after(seconds: u64) -> UnixMillis {
     let millis = i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1000);
     UnixMillis(now().0.saturating_add(millis))
+}
+
+impl Desk {
+    /// The end of a run that is being taken down.
+    fn when_recorded(self, before: BottleRow) -> mpsc::Receiver<RunEvent> {
+        let (events, receiver) = mpsc::channel(1);
+        tokio::spawn(async move {
+            while !events.is_closed() {
+                tokio::time::sleep(LOOK_EVERY).await;
+                let Ok(row) = self.launcher.ledger.bottle(&before.name).await else { return };
+                if row.started != before.started {
+                    return;
+                }
+                let event = match (row.exit_code, row.frozen, row.ended) {
+                    (Some(exit_code), ..) => RunEvent::Exited { exit_code },
+                    (None, Some(cause), _) => self.launcher.frozen(&row, cause).await.into(),
+                    (None, None, None) => continue,
+                    // Killed: whoever asks again hears that it does not run.
+                    (None, None, Some(_)) => return,
+                };
+                // Nobody is left to hear it when this fails.
+                drop(events.send(event).await);
+                return;
+            }
+        });
+        receiver
+    }
 }
 
 /// Events of which there is one.

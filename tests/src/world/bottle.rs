@@ -11,6 +11,8 @@ use nix::unistd::Pid;
 
 use super::{PATIENCE, code_of, until};
 
+/// The reader of a front-end that has ended has this long, unless somebody else holds the stream.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Ends what a command printed; its exit code follows.
 const END: &str = "@end-of-command";
 
@@ -167,6 +169,8 @@ impl Bottle {
     pub fn end_of_front(&mut self) -> Result<i32> {
         until("the front-end ends", PATIENCE, || Ok(self.front.try_wait()?.is_some()))
             .with_context(|| format!("it said {:?} and {:?}", self.output(), self.errors()))?;
+        // What it said last is read in a moment; a command that lives on may keep the stream open.
+        let _ = until("its last words are read", LAST_WORDS, || Ok(Arc::strong_count(&self.errors) == 1));
         Ok(code_of(self.front.wait()?))
     }
 

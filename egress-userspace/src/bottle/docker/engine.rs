@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bollard::errors::Error;
 use bollard::models::{
@@ -29,6 +30,10 @@ const USUAL_SOCKETS: [&str; 2] = ["/var/run/docker.sock", "/run/podman/podman.so
 const ANSWER_SECONDS_MAX: u64 = 300;
 /// Docker's network without interfaces.
 pub(super) const NO_NETWORK: &str = "none";
+/// So often a container is looked at again whose state nobody can read.
+const LOOKS_MAX: u32 = 40;
+/// Between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 const NOT_FOUND: u16 = 404;
 /// It is so already.
 const NOT_MODIFIED: u16 = 304;
@@ -122,7 +127,15 @@ impl Engine {
     }
 
     pub(super) async fn look(&self, container: &str) -> io::Result<Seen> {
-        let found = self.0.inspect_container(container, None::<InspectContainerOptions>).await.map_err(into_io)?;
+        let mut looks = 0;
+        let found = loop {
+            match self.0.inspect_container(container, None::<InspectContainerOptions>).await {
+                // Podman's containers are, for a moment, in states that Docker's interface has no word for: `stopped`.
+                Err(Error::JsonDataError { .. } | Error::JsonSerdeError { .. }) if looks < LOOKS_MAX => looks += 1,
+                found => break found.map_err(into_io)?,
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        };
         let state = found.state.unwrap_or_default();
         let pid = state.pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid != 0);
         Ok(Seen {
