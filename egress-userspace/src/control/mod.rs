@@ -4,6 +4,7 @@
 mod approvals;
 mod client;
 mod kernel;
+mod live;
 mod message;
 mod peer;
 mod request;
@@ -15,6 +16,7 @@ pub use approvals::{
 };
 pub use client::{Client, ClientError, Events, RunEvents};
 pub use kernel::{GateCounter, GateProgram, GateTerms, KernelGate, KernelReply};
+pub use live::{BottleRoutesReply, GateCounts, LiveBottle, LiveEvent, LiveGate, LiveRequest, LiveSnapshot};
 pub use message::{
     AUDIT_ROWS_MAX, ApiError, AttachReply, AttachRequest, AuditReply, BottleInfo, BottlesReply, BudgetChangeRequest,
     BudgetsReply, CutAllReply, ErrorCode, ExplainReply, GateDifference, GateFault, GateReply, ResumeRequest, RunEvent,

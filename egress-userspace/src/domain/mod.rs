@@ -13,6 +13,7 @@ mod exchange;
 mod hash;
 mod host_pattern;
 mod limit;
+mod listed_route;
 mod name;
 mod preflight;
 mod provider;
@@ -40,6 +41,7 @@ pub use event::{
 pub use exchange::{ProviderNotes, Settlement, SpendRequest};
 pub use host_pattern::{HostPattern, HostPatternError};
 pub use limit::{Budget, Limit, LimitError, Window};
+pub use listed_route::{ListedRoute, RouteAuth};
 pub use name::{AgentName, BottleName, Host, HostError, NameError, ProviderName};
 pub use preflight::{Preflight, Preflights};
 pub use provider::Provider;

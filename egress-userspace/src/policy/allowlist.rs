@@ -1,46 +1,16 @@
 //! What a bottle is told of its own routes: where it may go and what happens on the way, never whence a secret comes.
 
-use serde::Serialize;
-
 use super::{MeteredTable, RouteFiles};
-use crate::domain::{Auth, BottleName, InboundOnMatch, OutboundOnMatch, ProviderName, RefPattern, Route};
-
-/// One destination.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Listed {
-    /// A name, or `*.` and every name below it; in the name of a metered host a `*` stands for part of a label.
-    pub host: String,
-    /// Whose tokens are counted there, if it is a metered host that needs no route.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub provider: Option<ProviderName>,
-    /// Where it is reached.
-    pub ports: Vec<u16>,
-    /// All when empty.
-    pub methods: Vec<String>,
-    /// All when empty.
-    pub paths: Vec<String>,
-    /// `injected`, `passthrough` or `own`.
-    pub auth: &'static str,
-    /// Whether requests are seen at all.
-    pub intercept: bool,
-    /// Whether git may fetch.
-    pub git_fetch: bool,
-    /// What git may push to.
-    pub git_push: Vec<String>,
-    /// What becomes of a request in which something is found.
-    pub outbound_on_match: &'static str,
-    /// What becomes of a response in which something is found.
-    pub inbound_on_match: &'static str,
-}
+use crate::domain::{Auth, BottleName, InboundOnMatch, ListedRoute, OutboundOnMatch, RefPattern, Route, RouteAuth};
 
 impl RouteFiles {
     /// Everywhere a bottle may go; of two that are about a request the first decides.
     #[must_use]
-    pub fn allowlist(&self, lineage: &[BottleName], table: &MeteredTable) -> Vec<Listed> {
+    pub fn allowlist(&self, lineage: &[BottleName], table: &MeteredTable) -> Vec<ListedRoute> {
         let outbound = self.chain(lineage).find_map(|file| file.outbound).unwrap_or(OutboundOnMatch::Off);
         let inbound = self.chain(lineage).find_map(|file| file.inbound).unwrap_or(InboundOnMatch::Off);
         let passes = self.chain(lineage).find_map(|file| file.passthrough).unwrap_or_default();
-        let listed = |route: &Route| Listed {
+        let listed = |route: &Route| ListedRoute {
             host: route.host.to_string(),
             provider: None,
             ports: route.ports.clone(),
@@ -50,11 +20,11 @@ impl RouteFiles {
             intercept: route.intercept,
             git_fetch: route.git_fetch,
             git_push: route.git_push.iter().map(RefPattern::as_str).map(str::to_owned).collect(),
-            outbound_on_match: route.outbound.unwrap_or(outbound).as_str(),
-            inbound_on_match: route.inbound.unwrap_or(inbound).as_str(),
+            outbound_on_match: route.outbound.unwrap_or(outbound),
+            inbound_on_match: route.inbound.unwrap_or(inbound),
         };
         let routes = self.chain(lineage).flat_map(|file| &file.routes).map(listed);
-        let metered = table.rows().filter(|row| self.is_open(lineage, row)).map(|row| Listed {
+        let metered = table.rows().filter(|row| self.is_open(lineage, row)).map(|row| ListedRoute {
             host: row.host.as_str().to_owned(),
             provider: Some(row.provider.clone()),
             ports: super::allow::METERED_PORTS.to_vec(),
@@ -64,18 +34,18 @@ impl RouteFiles {
             intercept: true,
             git_fetch: false,
             git_push: Vec::new(),
-            outbound_on_match: outbound.as_str(),
-            inbound_on_match: inbound.as_str(),
+            outbound_on_match: outbound,
+            inbound_on_match: inbound,
         });
         routes.chain(metered).collect()
     }
 }
 
-fn auth(auth: &Auth) -> &'static str {
+fn auth(auth: &Auth) -> RouteAuth {
     match auth {
-        Auth::Unsaid => "own",
-        Auth::Passthrough => "passthrough",
-        Auth::Inject(..) => "injected",
+        Auth::Unsaid => RouteAuth::Own,
+        Auth::Passthrough => RouteAuth::Passthrough,
+        Auth::Inject(..) => RouteAuth::Injected,
     }
 }
 

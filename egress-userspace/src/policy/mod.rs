@@ -15,7 +15,6 @@ mod provider;
 
 pub use address::is_public;
 pub use allow::{Decision, Destination, Forbidden, RouteFiles, Way};
-pub use allowlist::Listed;
 pub use credential::{Credential, Secrets, Unsigned, credential};
 pub use metered::MeteredTable;
 pub use provider::{MeteredHost, metered_hosts};
