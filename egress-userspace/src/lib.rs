@@ -15,6 +15,8 @@ pub mod ledger;
 pub mod bottle;
 pub mod kernel;
 
+pub mod metrics;
+
 pub mod broker;
 pub mod control;
 pub mod proxy;

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
+use super::measured::Measured;
 use crate::domain::{
     AgentName, Allowance, BottleId, BottleName, BudgetView, CacheReads, CrossingMode, Host, PermitId, Preflight,
     Preflights, Question, Refusal, RefusalReason, Secret, SecretSource, Settlement, SpendRequest, Supervised,
@@ -68,7 +69,7 @@ pub enum Phase {
 }
 
 /// From the proxy to the controller.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "snake_case")]
 pub enum FromProxy {
     /// The sandbox is closed, the listeners are served and the first snapshot is in force.
@@ -153,6 +154,13 @@ pub enum FromProxy {
         to_bottle: u64,
         /// Connections that are open.
         connections: u32,
+    },
+    /// What was counted and measured for a bottle since this was last said.
+    Measured {
+        /// Whose.
+        bottle: BottleId,
+        /// What.
+        measured: Vec<Measured>,
     },
     /// A request is held: may it go with what was found in it?
     Supervise {

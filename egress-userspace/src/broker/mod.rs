@@ -6,11 +6,13 @@
 
 mod frame;
 mod handoff;
+mod measured;
 mod message;
 mod wiped;
 
 pub use frame::{BrokerError, FRAME_BYTES_MAX, FrameReader, FrameWriter, read_frame_blocking, write_frames_blocking};
 pub use handoff::{HandoffError, Listeners, receive_listeners, send_listeners};
+pub use measured::{Measured, Operation, Stage, Work};
 pub use message::{
     Admission, BottleView, Configuration, FromController, FromProxy, LeafReply, Permit, Phase, RequestNumber, Snapshot,
 };

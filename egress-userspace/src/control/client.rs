@@ -61,6 +61,16 @@ impl Client {
         read_json(response).await
     }
 
+    /// Reads a text.
+    ///
+    /// # Errors
+    /// As [`ClientError`] says.
+    pub async fn text(&self, path: &str) -> Result<String, ClientError> {
+        let response = self.call(Method::GET, path, Bytes::new()).await?;
+        let body = response.into_body().collect().await.map_err(broken)?.to_bytes();
+        String::from_utf8(body.into()).map_err(broken)
+    }
+
     /// Does something and reads its result.
     ///
     /// # Errors

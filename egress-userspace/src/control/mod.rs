@@ -8,6 +8,7 @@ mod live;
 mod message;
 mod peer;
 mod request;
+mod scrape;
 mod server;
 
 pub use approvals::{
@@ -24,6 +25,7 @@ pub use message::{
 };
 pub use peer::Peer;
 pub use request::{ApiRequest, AuditQuery, RowFilter};
+pub use scrape::{bind_scrapes, serve_scrapes};
 pub use server::{ApiReply, bind, serve};
 
 /// Version of this API, first element of every path.

@@ -44,6 +44,8 @@ pub enum ApiRequest {
     Budgets,
     /// `POST budgets`
     ChangeBudget(BudgetChangeRequest),
+    /// `GET metrics`: everything that is exported, as OpenMetrics text.
+    Metrics,
     /// `GET usage`
     Usage(RowFilter),
     /// `GET audit`
@@ -102,6 +104,7 @@ impl ApiRequest {
             ["bottles", name, "budget"] if get => Ok(Self::Explain(name.parse().map_err(usage)?)),
             ["budgets"] if get => Ok(Self::Budgets),
             ["budgets"] if post => Ok(Self::ChangeBudget(json(body)?)),
+            ["metrics"] if get => Ok(Self::Metrics),
             ["usage"] if get => Ok(Self::Usage(filter(query)?)),
             ["audit"] if get => Ok(Self::Audit(audit(query)?)),
             ["audit", "events"] if get => follow_audit(query),

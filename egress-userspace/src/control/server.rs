@@ -32,6 +32,8 @@ use super::request::ApiRequest;
 pub enum ApiReply {
     /// One JSON document.
     Json(serde_json::Value),
+    /// A text of this content type.
+    Text(&'static str, String),
     /// Events until the sender is dropped. The receiver is dropped when the front-end has gone.
     Events(mpsc::Receiver<RunEvent>),
     /// Rows of the audit, in the same way.
@@ -135,6 +137,9 @@ where
     let request = ApiRequest::parse(&head.method, head.uri.path(), query, &body.to_bytes())?;
     Ok(match handler(peer, request).await? {
         ApiReply::Json(value) => document(StatusCode::OK, &value),
+        ApiReply::Text(content_type, text) => {
+            with_body(StatusCode::OK, content_type, Full::new(Bytes::from(text)).boxed())
+        }
         ApiReply::Events(events) => event_stream(events),
         ApiReply::Audit(rows) => event_stream(rows),
         ApiReply::Approvals(events) => event_stream(events),

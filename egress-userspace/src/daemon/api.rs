@@ -16,12 +16,14 @@ use crate::domain::{
     BottleId, BottleName, BottleState, CutCause, GateView, ProviderName, Scope, Stop, UnixMillis, with_causes,
 };
 use crate::ledger::{BottleRow, BudgetChange, Forgotten, UsageFilter};
+use crate::metrics;
 
 use super::approvals::Approvals;
 use super::clock::now;
 use super::controller::{Running, View};
 use super::launch::{Launcher, failed, hang_up, refused};
 use super::lifeline::{Lifeline, RunEnd, Stopped};
+use super::metrics::Metrics;
 use super::stopping::Over;
 
 /// How often it is looked whether the end of a run is on record.
@@ -33,6 +35,9 @@ pub(super) struct Desk {
     pub(super) launcher: Launcher,
     pub(super) pins: String,
     pub(super) approvals: Approvals,
+    pub(super) metrics: Metrics,
+    /// When the daemon was started, in seconds of Unix time.
+    pub(super) started: u64,
 }
 
 impl Desk {
@@ -67,6 +72,7 @@ impl Desk {
             ApiRequest::Cut(name) => ApiReply::json(&self.cut(name).await?),
             ApiRequest::CutAll => ApiReply::json(&self.cut_all().await?),
             ApiRequest::Restore(name) => ApiReply::json(&self.restore(name).await?),
+            ApiRequest::Metrics => Ok(ApiReply::Text(metrics::CONTENT_TYPE, self.metrics().await?)),
             ApiRequest::Usage(filter) => ApiReply::json(&self.usage(filter).await?),
             ApiRequest::Audit(query) => ApiReply::json(&self.audit(query).await?),
             ApiRequest::FollowAudit(bottle, after) => Ok(ApiReply::Audit(self.follow_audit(bottle, after).await?)),

@@ -16,8 +16,8 @@ use tracing::error;
 use crate::bottle::Signaller;
 use crate::broker::{BottleView, FromController, Phase, Snapshot};
 use crate::domain::{
-    AgentName, AuditKind, BottleId, BottleName, BudgetView, Crossing, CutCause, CutoffPolicy, ProviderName, Refusal,
-    RefusalReason, Rules, Stop, Tokens, with_causes,
+    AgentName, AuditKind, BottleId, BottleName, BudgetView, Crossing, CutCause, CutoffPolicy, Distribution,
+    ProviderName, Refusal, RefusalReason, Rules, Stop, Tokens, with_causes,
 };
 use crate::fault::{self, Point};
 use crate::kernel::{Enforcer, Gate, IfIndex, KernelError};
@@ -93,18 +93,22 @@ pub(super) enum Mended {
 pub(super) struct View {
     pub(super) running: Vec<Running>,
     pub(super) proxy_pid: Option<u32>,
+    pub(super) cut_times: CutTimes,
 }
+
+/// From when cuts were due to when the kernel held them.
+pub(super) type CutTimes = BTreeMap<CutCause, Distribution>;
 
 /// How the rest of the daemon reaches the controller.
 #[derive(Clone)]
 pub(super) struct ControllerHandle {
-    orders: UnboundedSender<Order>,
+    orders: UnboundedSender<(Instant, Order)>,
 }
 
 macro_rules! ask {
     ($self:ident, $order:ident { $($field:ident),* }) => {{
         let (done, answer) = oneshot::channel();
-        let _ = $self.orders.send(Order::$order { $($field,)* done });
+        $self.give(Order::$order { $($field,)* done });
         answer.await
     }};
 }
@@ -119,7 +123,7 @@ impl ControllerHandle {
     /// Budgets have been changed: returns when every bottle is as they want it.
     pub(super) async fn review(&self) {
         let (done, answer) = oneshot::channel();
-        let _ = self.orders.send(Order::Review { done });
+        self.give(Order::Review { done });
         let _ = answer.await;
     }
 
@@ -136,7 +140,7 @@ impl ControllerHandle {
 
     /// Its command has been started.
     pub(super) fn runs(&self, bottle: BottleId, process: Process, signaller: Signaller) {
-        let _ = self.orders.send(Order::Runs { bottle, process, signaller });
+        self.give(Order::Runs { bottle, process, signaller });
     }
 
     /// A bottle has a new interface, which is down: returns when it has the gate that the old one had. `None`: it has ended.
@@ -156,7 +160,7 @@ impl ControllerHandle {
 
     pub(super) async fn proxy_down(&self) {
         let (done, answer) = oneshot::channel();
-        let _ = self.orders.send(Order::ProxyDown { done });
+        self.give(Order::ProxyDown { done });
         let _ = answer.await;
     }
 
@@ -171,11 +175,11 @@ impl ControllerHandle {
     }
 
     pub(super) fn delivered(&self, bottle: BottleId) {
-        let _ = self.orders.send(Order::Delivered { bottle });
+        self.give(Order::Delivered { bottle });
     }
 
     pub(super) fn refusal_delivered(&self, bottle: BottleId) {
-        let _ = self.orders.send(Order::RefusalDelivered { bottle });
+        self.give(Order::RefusalDelivered { bottle });
     }
 
     /// Cuts at once; tells whether it was cut already.
@@ -186,7 +190,7 @@ impl ControllerHandle {
     /// Cuts all that run and are not cut, at once; returns which.
     pub(super) async fn cut_all(&self) -> Option<Vec<BottleName>> {
         let (done, answer) = oneshot::channel();
-        let _ = self.orders.send(Order::CutAll { done });
+        self.give(Order::CutAll { done });
         answer.await.ok()
     }
 
@@ -206,9 +210,15 @@ impl ControllerHandle {
         ask!(self, Mend { gate }).unwrap_or(Ok(Mended::NotRunning))
     }
 
+    /// When it was given is when a cut that it asks for is due.
+    fn give(&self, order: Order) {
+        // The controller gone means that the daemon stops.
+        let _ = self.orders.send((Instant::now(), order));
+    }
+
     pub(super) async fn look(&self) -> Option<View> {
         let (done, answer) = oneshot::channel();
-        let _ = self.orders.send(Order::Look { done });
+        self.give(Order::Look { done });
         answer.await.ok()
     }
 }
@@ -226,6 +236,9 @@ pub(super) struct Controller {
     proxy: Option<UnboundedSender<FromController>>,
     proxy_pid: Option<u32>,
     pub(super) unrecorded: VecDeque<Record>,
+    /// When what is being done was asked for.
+    pub(super) asked: Instant,
+    pub(super) cut_times: CutTimes,
 }
 
 /// What happened and is not in the ledger yet.
@@ -250,13 +263,15 @@ pub(super) fn spawn(ledger: Ledger, enforcer: Arc<dyn Enforcer>, policy: Snapsho
         proxy: None,
         proxy_pid: None,
         unrecorded: VecDeque::new(),
+        asked: Instant::now(),
+        cut_times: CutTimes::new(),
     };
     tokio::spawn(controller.run(queue));
     ControllerHandle { orders }
 }
 
 impl Controller {
-    async fn run(mut self, mut orders: UnboundedReceiver<Order>) {
+    async fn run(mut self, mut orders: UnboundedReceiver<(Instant, Order)>) {
         let mut review = tokio::time::interval(REVIEW_EVERY);
         review.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
@@ -265,11 +280,17 @@ impl Controller {
             let wake = self.wake();
             tokio::select! {
                 order = orders.recv() => match order {
-                    Some(order) => self.obey(order).await,
+                    Some((asked, order)) => {
+                        self.asked = asked;
+                        self.obey(order).await;
+                    }
                     None => return,
                 },
                 () = tokio::time::sleep_until(wake) => self.advance_all(Stage::due).await,
-                _ = review.tick() => self.review_clock().await,
+                _ = review.tick() => {
+                    self.asked = Instant::now();
+                    self.review_clock().await;
+                }
             }
         }
     }
@@ -348,7 +369,7 @@ impl Controller {
             }
             Order::Look { done } => {
                 let running = self.running.values().cloned().collect();
-                let _ = done.send(View { running, proxy_pid: self.proxy_pid });
+                let _ = done.send(View { running, proxy_pid: self.proxy_pid, cut_times: self.cut_times.clone() });
             }
         }
     }
@@ -433,7 +454,8 @@ impl Controller {
         }
         if let Stage::Cut(cause) = running.stage {
             let stop = running.policy.stop();
-            self.cut_gate(bottle, cause);
+            let due = before.deadline().filter(|deadline| *deadline <= now);
+            self.cut_gate(bottle, cause, due.map_or(self.asked, |due| self.born + due));
             self.unrecorded.push_back(Record::Cut(bottle, cause));
             if let Some(stop) = stop {
                 self.order_stop(bottle, stop, cause).await;
@@ -456,7 +478,7 @@ impl Controller {
     async fn stop_by_operator(&mut self, bottle: BottleId, stop: Stop) -> bool {
         let Some(running) = self.running.get(&bottle) else { return false };
         if !matches!(running.stage, Stage::Cut(_)) {
-            self.cut_gate(bottle, CutCause::Operator);
+            self.cut_gate(bottle, CutCause::Operator, self.asked);
         }
         if stop == Stop::Freeze {
             self.unrecorded.push_back(Record::Cut(bottle, CutCause::Operator));

@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
@@ -28,6 +28,7 @@ use super::approvals::Approvals;
 use super::authority::Authority;
 use super::clock::now;
 use super::controller::{ControllerHandle, with_advice};
+use super::metrics::{LedgerCommand, Metrics};
 use super::proxy_link::{SETTLE_RETRY_EVERY, announce};
 use super::traffic::{Exchanged, News};
 
@@ -45,6 +46,7 @@ pub(super) struct Conversation {
     pub(super) authority: Arc<Mutex<Authority>>,
     pub(super) exchanged: UnboundedSender<News>,
     pub(super) approvals: Approvals,
+    pub(super) metrics: Metrics,
     pub(super) runtime: Handle,
     /// Questions whose answers take longer.
     pub(super) unfinished: JoinSet<()>,
@@ -93,6 +95,7 @@ impl Conversation {
 
     /// What can be said at once to what was said.
     fn answer(&mut self, messages: impl Iterator<Item = FromProxy>) -> Vec<FromController> {
+        let start = Instant::now();
         let mut answers = Vec::new();
         let (mut questions, mut commands) = (Vec::new(), Vec::new());
         for message in messages {
@@ -115,6 +118,7 @@ impl Conversation {
                 FromProxy::Redacted { bottle, detector, host, target, is_outbound, count } => {
                     self.note(bottle, AuditKind::DataRedacted { detector, host, target, is_outbound, count });
                 }
+                FromProxy::Measured { bottle, measured } => self.metrics.measured(bottle, measured),
                 FromProxy::Budgets { number, bottle } => self.tell_budgets(number, bottle),
                 FromProxy::Exchanged { bottle, from_bottle, to_bottle, connections } => {
                     let exchanged = Exchanged { bottle, from_bottle, to_bottle, connections };
@@ -133,9 +137,24 @@ impl Conversation {
         }
         if !commands.is_empty() {
             let done = self.ledger.write_together(commands);
+            self.count(&questions, &done, start.elapsed());
             answers.extend(questions.into_iter().zip(done).filter_map(|(question, done)| self.resolve(question, done)));
         }
         answers
+    }
+
+    fn count(&self, questions: &[Question], done: &[Done], time: Duration) {
+        for (question, done) in questions.iter().zip(done) {
+            match (question, done) {
+                (Question::Settle(_, settlement), Done::Settled(settled)) => {
+                    self.metrics.answered(LedgerCommand::Settle, time);
+                    if let Ok(settled) = settled {
+                        self.metrics.settled(&settled.provider, &settlement.usage, settlement.known);
+                    }
+                }
+                (Question::Settle(..) | Question::Admit(..), _) => self.metrics.answered(LedgerCommand::Admit, time),
+            }
+        }
     }
 
     /// The answer, or nothing when it comes later.

@@ -4,22 +4,25 @@ use egress_common::CutReason;
 use tokio::time::Instant;
 use tracing::{error, info};
 
-use crate::domain::{BottleId, BottleName, CutCause, with_causes};
+use crate::domain::{BottleId, BottleName, CutCause, Distribution, Scale, with_causes};
 use crate::fault::{self, Point};
 use crate::kernel::{Gate, GateStatus, IfIndex, KernelError};
 use crate::ledger::{GateChange, LedgerError};
 
-use super::controller::{Controller, Mended, Record};
+use super::controller::{Controller, CutTimes, Mended, Record};
 use super::cutting::Stage;
 
 impl Controller {
-    /// Kernel first, then the exchanges in flight. The record of it comes next.
-    pub(super) fn cut_gate(&mut self, bottle: BottleId, cause: CutCause) {
+    /// Kernel first, then the exchanges in flight. The record of it comes next. `due` is when it was to be done.
+    pub(super) fn cut_gate(&mut self, bottle: BottleId, cause: CutCause, due: Instant) {
         let Some(running) = self.running.get_mut(&bottle) else { return };
         let start = Instant::now();
-        if let Err(error) = self.enforcer.set(running.interface, GateStatus::Cut(reason(cause))) {
-            error!(bottle = %running.name, error = with_causes(&error), "the gate could not be cut; the bottle is ended instead");
-            running.lifeline.end.notify_one();
+        match self.enforcer.set(running.interface, GateStatus::Cut(reason(cause))) {
+            Ok(()) => took(&mut self.cut_times, cause, due),
+            Err(error) => {
+                error!(bottle = %running.name, error = with_causes(&error), "the gate could not be cut; the bottle is ended instead");
+                running.lifeline.end.notify_one();
+            }
         }
         fault::point(Point::CutInKernel);
         running.stage = Stage::Cut(cause);
@@ -44,7 +47,7 @@ impl Controller {
     pub(super) async fn cut_by_operator(&mut self, bottle: BottleId) -> Result<bool, LedgerError> {
         let was_cut = self.running.get(&bottle).is_some_and(|running| matches!(running.stage, Stage::Cut(_)));
         if self.running.contains_key(&bottle) && !was_cut {
-            self.cut_gate(bottle, CutCause::Operator);
+            self.cut_gate(bottle, CutCause::Operator, self.asked);
             self.unrecorded.push_back(Record::Cut(bottle, CutCause::Operator));
             // The kernel holds the cut; a record that fails is written later.
             let _ = self.write_unrecorded().await;
@@ -67,8 +70,9 @@ impl Controller {
         }
         let mut names = Vec::new();
         for (bottle, _) in &open {
-            if cut.is_err() {
-                self.cut_gate(*bottle, CutCause::Operator);
+            match &cut {
+                Ok(()) => took(&mut self.cut_times, CutCause::Operator, self.asked),
+                Err(_) => self.cut_gate(*bottle, CutCause::Operator, self.asked),
             }
             if let Some(running) = self.running.get_mut(bottle) {
                 running.stage = Stage::Cut(CutCause::Operator);
@@ -104,6 +108,11 @@ impl Controller {
         self.tell_proxy();
         Ok(was_open)
     }
+}
+
+/// A cut that was due is held by the kernel.
+fn took(times: &mut CutTimes, cause: CutCause, due: Instant) {
+    times.entry(cause).or_insert_with(|| Distribution::new(Scale::Local)).record_time(due.elapsed());
 }
 
 /// What the gate of a bottle in this stage is to be.

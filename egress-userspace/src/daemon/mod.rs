@@ -19,6 +19,7 @@ mod kernel_view;
 mod launch;
 mod lifeline;
 mod listeners;
+mod metrics;
 mod proxy_link;
 mod reconcile;
 mod reload;
@@ -56,6 +57,7 @@ use authority::{Authority, AuthorityError};
 use controller::ControllerHandle;
 use cutting::Bounds;
 use launch::Launcher;
+use metrics::Metrics;
 use proxy_link::ProxyLink;
 use reload::{InForce, Reload};
 
@@ -197,8 +199,12 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     let (exchanged, news) = mpsc::unbounded_channel();
     let guard = guard::guard(launcher.clone(), news);
     let stale = proxy_link::settle_stale(ledger.clone(), controller.clone());
-    let desk = Desk { launcher, pins: place, approvals: approvals.clone() };
-    let link = ProxyLink { listeners, configuration, authority, ledger, controller, exchanged, approvals };
+    let metrics = Metrics::default();
+    let started = u64::try_from(clock::now().0 / 1000).unwrap_or_default();
+    let wanted = launcher.in_force.metrics();
+    let desk = Desk { launcher, pins: place, approvals: approvals.clone(), metrics: metrics.clone(), started };
+    let scrapes = metrics::serve(desk.clone(), wanted);
+    let link = ProxyLink { listeners, configuration, authority, ledger, controller, exchanged, approvals, metrics };
     let hang_up = stop_signal(SignalKind::hangup())?;
     let mut terminated = stop_signal(SignalKind::terminate())?;
     let mut interrupted = stop_signal(SignalKind::interrupt())?;
@@ -209,6 +215,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
         () = guard => {}
         () = reload.watch(hang_up, seen) => {}
         () = stale => {}
+        () = scrapes => {}
         () = control::serve(socket, move |peer, request| desk.clone().answer(peer, request)) => {}
         _ = terminated.recv() => {}
         _ = interrupted.recv() => {}

@@ -23,6 +23,7 @@ use super::approvals::Approvals;
 use super::authority::Authority;
 use super::controller::ControllerHandle;
 use super::conversation::Conversation;
+use super::metrics::Metrics;
 use super::traffic::News;
 
 /// A proxy that lived shorter than this is replaced a little later, so that one that cannot start does not eat the machine.
@@ -46,6 +47,8 @@ pub(super) struct ProxyLink {
     pub(super) exchanged: mpsc::UnboundedSender<News>,
     /// Who asks operators.
     pub(super) approvals: Approvals,
+    /// What is exported.
+    pub(super) metrics: Metrics,
 }
 
 impl ProxyLink {
@@ -57,6 +60,7 @@ impl ProxyLink {
                 Ok((child, socket)) => self.serve(child, socket).await,
                 Err(error) => error!(%error, "the proxy could not be started"),
             }
+            self.metrics.proxy_restarted();
             // The next proxy starts when the account of the last one is closed: open permits are its own then.
             let settled = settle_open(&self.ledger, &self.controller).await;
             warn!(
@@ -97,6 +101,7 @@ impl ProxyLink {
             authority: Arc::clone(&self.authority),
             exchanged: self.exchanged.clone(),
             approvals: self.approvals.clone(),
+            metrics: self.metrics.clone(),
             runtime: Handle::current(),
             unfinished: JoinSet::new(),
         };

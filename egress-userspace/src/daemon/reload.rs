@@ -2,12 +2,14 @@
 //! changes nothing and is complained about until it is mended; so does a settings file that is gone.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::signal::unix::Signal;
+use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tracing::{error, info, warn};
 
@@ -24,7 +26,11 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What settings say that is asked for now and then. Clones share it.
 #[derive(Clone)]
-pub(super) struct InForce(Arc<RwLock<Said>>);
+pub(super) struct InForce {
+    said: Arc<RwLock<Said>>,
+    /// Where metrics are to be had.
+    metrics: Arc<watch::Sender<Option<SocketAddr>>>,
+}
 
 struct Said {
     providers: BTreeSet<ProviderName>,
@@ -36,27 +42,33 @@ struct Said {
 
 impl InForce {
     pub(super) fn new(settings: &Settings) -> Self {
-        Self(Arc::new(RwLock::new(Said::of(settings))))
+        let metrics = Arc::new(watch::Sender::new(settings.metrics));
+        Self { said: Arc::new(RwLock::new(Said::of(settings))), metrics }
+    }
+
+    /// Where metrics are to be had, and what that changes to.
+    pub(super) fn metrics(&self) -> watch::Receiver<Option<SocketAddr>> {
+        self.metrics.subscribe()
     }
 
     /// Is there a provider of that name, for a budget to be about?
     pub(super) fn knows(&self, provider: &ProviderName) -> bool {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).providers.contains(provider)
+        self.said.read().unwrap_or_else(PoisonError::into_inner).providers.contains(provider)
     }
 
     /// Every provider's name.
     pub(super) fn providers(&self) -> Vec<ProviderName> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).providers.iter().cloned().collect()
+        self.said.read().unwrap_or_else(PoisonError::into_inner).providers.iter().cloned().collect()
     }
 
     /// What a cut bottle hears of it.
     pub(super) fn cut_mode(&self) -> CutMode {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).cut_mode
+        self.said.read().unwrap_or_else(PoisonError::into_inner).cut_mode
     }
 
     /// Why the settings file, or a routes file, is not what is in force, or a secret not to be had.
     pub(super) fn problem(&self) -> Option<String> {
-        let said = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let said = self.said.read().unwrap_or_else(PoisonError::into_inner);
         let problems = [
             ("settings.yml is not in force, the settings of before are", &said.problem),
             ("routes are not in force, those of before are", &said.routes_problem),
@@ -68,21 +80,22 @@ impl InForce {
     }
 
     fn replace(&self, settings: &Settings) {
-        let mut said = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        self.metrics.send_if_modified(|metrics| std::mem::replace(metrics, settings.metrics) != settings.metrics);
+        let mut said = self.said.write().unwrap_or_else(PoisonError::into_inner);
         let (routes_problem, secrets_problem) = (said.routes_problem.take(), said.secrets_problem.take());
         *said = Said { routes_problem, secrets_problem, ..Said::of(settings) };
     }
 
     fn complain_of_routes(&self, problem: Option<String>) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).routes_problem = problem;
+        self.said.write().unwrap_or_else(PoisonError::into_inner).routes_problem = problem;
     }
 
     fn complain_of_secrets(&self, problem: Option<String>) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).secrets_problem = problem;
+        self.said.write().unwrap_or_else(PoisonError::into_inner).secrets_problem = problem;
     }
 
     fn complain(&self, problem: Option<String>) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).problem = problem;
+        self.said.write().unwrap_or_else(PoisonError::into_inner).problem = problem;
     }
 }
 

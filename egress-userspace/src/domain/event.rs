@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{AgentName, ApprovalId, Host, Limit, ProviderName, Scope, Tokens, UnixMillis, Verdict};
 
 /// How an exchange ended. Named once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ending {
     /// The response arrived whole.
@@ -45,7 +45,7 @@ impl Ending {
 }
 
 /// Why a bottle's gate is to be cut.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CutCause {
     /// A budget is used up.
@@ -172,7 +172,7 @@ impl BottleState {
 }
 
 /// Why a request was refused, for machines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RefusalReason {
     /// A budget is used up, or the request cannot fit in what is left.

@@ -7,6 +7,7 @@ mod api;
 mod approval;
 mod audit;
 mod cause;
+mod distribution;
 mod enforcement;
 mod event;
 mod exchange;
@@ -24,6 +25,7 @@ mod route_check;
 mod rules;
 mod secret;
 mod usage;
+mod usage_sum;
 mod zone;
 
 pub use amount::{AmountError, Tokens};
@@ -33,6 +35,7 @@ pub use approval::{
 };
 pub use audit::{AuditHash, AuditHashError, ChainFault, ChainReport};
 pub use cause::with_causes;
+pub use distribution::{BOUNDS, Distribution, Scale};
 pub use enforcement::{CutMode, EnforcerChoice};
 pub use event::{
     AuditKind, BottleState, CutCause, CutoffPolicy, CutoffPolicyError, Ending, GateView, Refusal, RefusalReason,
@@ -55,6 +58,7 @@ pub use route_check::{CheckedFile, RouteAnswer, RouteCheck, RouteQuestion, Url, 
 pub use rules::{BottleRules, CacheReads, CrossingMode, Durability, Precedence, Rules, Thresholds};
 pub use secret::Secret;
 pub use usage::{Known, Usage, UsageDetails};
+pub use usage_sum::{GroupBy, GroupByError, UsageCursor, UsageCursorError, UsageGroup, UsageKey, UsageTally};
 pub use zone::{Zone, ZoneError};
 
 use serde::{Deserialize, Serialize};

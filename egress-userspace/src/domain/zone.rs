@@ -1,7 +1,10 @@
 //! The time zone whose calendar windows of budgets follow.
 
+use jiff::Timestamp;
 use jiff::tz::{TimeZone, TimeZoneDatabase};
 use thiserror::Error;
+
+use super::UnixMillis;
 
 /// A time zone of the IANA database, whose rules the program brings with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +26,13 @@ impl Zone {
     #[must_use]
     pub fn rules(&self) -> &TimeZone {
         &self.0
+    }
+
+    /// The day that a moment is in, as `2026-01-31`.
+    #[must_use]
+    pub fn day(&self, at: UnixMillis) -> String {
+        let moment = Timestamp::from_millisecond(at.0).unwrap_or(Timestamp::UNIX_EPOCH);
+        moment.to_zoned(self.0.clone()).date().to_string()
     }
 
     /// As the database calls it.
@@ -51,6 +61,21 @@ impl std::str::FromStr for Zone {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn days_follow_the_zones_clocks() {
+        let check = |zone: &str, at: &str, expected: &str| {
+            let at = UnixMillis(at.parse::<Timestamp>().unwrap().as_millisecond());
+            assert_eq!(zone.parse::<Zone>().unwrap().day(at), expected, "{zone} {at:?}");
+        };
+        check("UTC", "2026-03-28T23:59:59Z", "2026-03-28");
+        check("Europe/Berlin", "2026-03-28T22:59:59Z", "2026-03-28");
+        check("Europe/Berlin", "2026-03-28T23:00:00Z", "2026-03-29");
+        // A day of 23 hours, and one of 25.
+        check("Europe/Berlin", "2026-03-29T22:00:00Z", "2026-03-30");
+        check("Europe/Berlin", "2026-10-25T22:59:59Z", "2026-10-25");
+        check("Asia/Kolkata", "2026-03-28T18:30:00Z", "2026-03-29");
+    }
 
     #[test]
     fn zones_have_names_of_the_database() {

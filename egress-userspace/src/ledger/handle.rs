@@ -16,11 +16,11 @@ use super::exchange::Abandoned;
 use super::writer::{self, Desk, Job, QUEUE_COMMANDS_MAX, job};
 use super::{
     AddressPool, Admitted, AuditFilter, AuditPage, AuditTail, BottleRow, BudgetChange, Clock, Command, Done,
-    GateChange, NewRun, Settled, Terms, UsageFilter, audit, open, report,
+    GateChange, NewRun, Settled, Terms, UsageFilter, UsagePage, UsageSlice, UsageSums, audit, export, open, report,
 };
 use crate::domain::{
-    AuditHash, AuditKind, BottleId, BottleName, Budget, BudgetView, ChainReport, CutCause, Durability, Ending, Refusal,
-    Rules, ScopeView, Settlement, SpendRequest, Stop, UsageRow, UsageSum,
+    AuditHash, AuditKind, BottleId, BottleName, Budget, BudgetView, ChainReport, CutCause, Distribution, Durability,
+    Ending, GroupBy, Refusal, Rules, ScopeView, Settlement, SpendRequest, Stop, UsageRow, UsageSum, UsageTally,
 };
 
 /// Rows of the audit that are verified in one go: some milliseconds, for which other reports wait.
@@ -42,6 +42,7 @@ pub(super) struct Shared {
     rules: Mutex<Arc<Rules>>,
     clock: Clock,
     pub(super) desk: Arc<Mutex<Desk>>,
+    commits: Arc<Mutex<Distribution>>,
     audited: watch::Receiver<()>,
     /// Last, so that it outlives the writer.
     _lock: File,
@@ -59,6 +60,7 @@ impl Ledger {
         let (rules, clock) = (Mutex::new(Arc::new(terms.rules.clone())), Arc::clone(&terms.clock));
         let desk = Desk::new(opened.writer, terms).map_err(failed)?;
         let audited = desk.audited.subscribe();
+        let commits = Arc::clone(&desk.commits);
         let desk = Arc::new(Mutex::new(desk));
         let serving = Arc::clone(&desk);
         let (queue, commands) = mpsc::channel(QUEUE_COMMANDS_MAX);
@@ -68,7 +70,7 @@ impl Ledger {
             .map_err(|source| LedgerError::File { path: path.to_owned(), source })?;
         let reader = Some(Mutex::new(opened.reader));
         let (queue, writer) = (Some(queue), Some(writer));
-        let shared = Shared { queue, writer, reader, rules, clock, desk, audited, _lock: opened.lock };
+        let shared = Shared { queue, writer, reader, rules, clock, desk, commits, audited, _lock: opened.lock };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -275,6 +277,49 @@ impl Ledger {
             Ok(report::usage_rows(connection, bottle.as_ref(), &filter)?)
         })
         .await
+    }
+
+    /// The next so many requests of a slice.
+    ///
+    /// # Errors
+    /// When there is no such bottle or it could not be read.
+    pub async fn usage_page(&self, slice: UsageSlice, rows_max: u32) -> Result<UsagePage, LedgerError> {
+        self.read("read the usage", move |connection| {
+            let bottle = slice.bottle.as_ref().map(|name| named(connection, name)).transpose()?;
+            Ok(export::rows(connection, bottle.as_ref(), &slice, rows_max)?)
+        })
+        .await
+    }
+
+    /// The next so many requests of a slice, added up.
+    ///
+    /// # Errors
+    /// When there is no such bottle or it could not be read.
+    pub async fn usage_sums_page(
+        &self,
+        slice: UsageSlice,
+        by: Vec<GroupBy>,
+        rows_max: u32,
+    ) -> Result<UsageSums, LedgerError> {
+        self.read("read the usage", move |connection| {
+            let bottle = slice.bottle.as_ref().map(|name| named(connection, name)).transpose()?;
+            Ok(export::sums(connection, bottle.as_ref(), &slice, &by, rows_max)?)
+        })
+        .await
+    }
+
+    /// Totals of all requests there have ever been.
+    ///
+    /// # Errors
+    /// When they could not be read.
+    pub async fn usage_tallies(&self) -> Result<Vec<UsageTally>, LedgerError> {
+        self.read("read the totals", |connection| Ok(export::tallies(connection)?)).await
+    }
+
+    /// How long commits have taken since this ledger was opened, from their beginning to their end.
+    #[must_use]
+    pub fn commit_times(&self) -> Distribution {
+        self.shared.commits.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Totals per bottle and provider.

@@ -11,6 +11,7 @@ mod chain;
 mod column;
 mod error;
 mod exchange;
+mod export;
 mod handle;
 mod inspect;
 mod open;
@@ -29,7 +30,7 @@ use std::sync::Arc;
 use crate::domain::{
     AgentName, Allowance, AuditRow, BottleId, BottleName, BottleState, Budget, Crossing, CutCause, CutoffPolicy,
     Durability, GateView, Limit, PermitId, ProviderName, Refusal, Rules, RuntimeKind, Scope, Settlement, SpendRequest,
-    Stop, Tokens, UnixMillis,
+    Stop, Tokens, UnixMillis, UsageCursor, UsageGroup, UsageRow,
 };
 
 pub use address::AddressPool;
@@ -226,6 +227,41 @@ pub struct UsageFilter {
     pub bottle: Option<BottleName>,
     /// The last so many rows; all when `None`.
     pub last: Option<u32>,
+}
+
+/// Which of the usage leaves, in the order in which it was settled.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UsageSlice {
+    /// Of one bottle only.
+    pub bottle: Option<BottleName>,
+    /// What was settled then or later.
+    pub since: Option<UnixMillis>,
+    /// The newest so many of these, at most.
+    pub last: Option<u32>,
+    /// What comes after this, where a page before has ended.
+    pub after: Option<UsageCursor>,
+}
+
+/// Requests one by one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UsagePage {
+    /// The one settled first comes first.
+    pub rows: Vec<UsageRow>,
+    /// Where the next page begins; `None` when this is the last.
+    pub next: Option<UsageCursor>,
+    /// How many requests all pages have; counted with the first.
+    pub total: Option<u64>,
+}
+
+/// Requests added up, page by page: what several pages have in common is to be added up again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UsageSums {
+    /// With the quarter of an hour in which they were settled, where days are wanted.
+    pub groups: Vec<(Option<UnixMillis>, UsageGroup)>,
+    /// Where the next page begins; `None` when this is the last.
+    pub next: Option<UsageCursor>,
+    /// How many requests all pages have; counted with the first.
+    pub total: Option<u64>,
 }
 
 /// What to read of the audit.

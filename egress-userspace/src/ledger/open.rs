@@ -25,6 +25,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/0007_runtime.sql"),
     include_str!("../../../migrations/0008_exit_code.sql"),
     include_str!("../../../migrations/0009_approvals.sql"),
+    include_str!("../../../migrations/0010_tally.sql"),
 ];
 /// Wants its rows chained once it has run.
 const AUDIT_CHAIN: &str = include_str!("../../../migrations/0006_audit_chain.sql");

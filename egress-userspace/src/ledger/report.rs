@@ -183,7 +183,7 @@ fn bottle_row(row: &Row<'_>) -> rusqlite::Result<BottleRow> {
     })
 }
 
-fn usage_row(row: &Row<'_>) -> rusqlite::Result<UsageRow> {
+pub(super) fn usage_row(row: &Row<'_>) -> rusqlite::Result<UsageRow> {
     Ok(UsageRow {
         bottle: word(row, 0)?,
         agent: word_or_null(row, 1)?,
@@ -204,7 +204,7 @@ fn usage_row(row: &Row<'_>) -> rusqlite::Result<UsageRow> {
 }
 
 /// Four columns from `first` on.
-fn usage(row: &Row<'_>, first: usize) -> rusqlite::Result<Usage> {
+pub(super) fn usage(row: &Row<'_>, first: usize) -> rusqlite::Result<Usage> {
     Ok(Usage {
         input: tokens(row, first)?,
         cache_write: tokens(row, first + 1)?,

@@ -7,6 +7,7 @@
 //! commit; when it fails, nothing was kept and every command of the batch is told so.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -14,7 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::book::Book;
 use super::error::{Fault, LedgerError, again};
 use super::{Clock, Terms};
-use crate::domain::{PermitId, Rules, UnixMillis};
+use crate::domain::{Distribution, PermitId, Rules, Scale, UnixMillis};
 
 /// Most commands in one transaction.
 const BATCH_COMMANDS_MAX: usize = 512;
@@ -39,6 +40,8 @@ pub(super) struct Desk {
     pub(super) is_audited: bool,
     /// Rung when one has been committed.
     pub(super) audited: watch::Sender<()>,
+    /// How long batches took. Locked once for each, and to be looked at.
+    pub(super) commits: Arc<Mutex<Distribution>>,
     clock: Clock,
     next_permit: i64,
     /// Why the transaction can no longer be committed.
@@ -63,6 +66,7 @@ impl Desk {
             now: (terms.clock)(),
             is_audited: false,
             audited: watch::Sender::new(()),
+            commits: Arc::new(Mutex::new(Distribution::new(Scale::Local))),
             clock: terms.clock,
             next_permit,
             spoilt: None,
@@ -80,6 +84,7 @@ impl Desk {
     /// Does these in one transaction; every one is answered when this returns.
     pub(super) fn run_batch(&mut self, jobs: impl Iterator<Item = Job>) {
         self.now = (self.clock)();
+        let start = Instant::now();
         if std::mem::take(&mut self.wants_checkpoint) {
             // On a full disk the write-ahead log may be what fills it: once copied into the database, its room is used
             // again. Tried here because by now there may be the little space that takes; if not, COMMIT says so.
@@ -88,6 +93,7 @@ impl Desk {
         self.spoilt = self.execute("BEGIN IMMEDIATE").err();
         let answers: Vec<Answer> = jobs.map(|job| job(self)).collect();
         let outcome = self.commit();
+        self.commits.lock().unwrap_or_else(PoisonError::into_inner).record_time(start.elapsed());
         if std::mem::take(&mut self.is_audited) && outcome.is_ok() {
             self.audited.send_replace(());
         }

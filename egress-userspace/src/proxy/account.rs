@@ -5,20 +5,33 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use hyper::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use hyper::http::response::Parts;
+use tokio::time::Instant;
 
-use crate::domain::{Ending, Known, ProviderNotes, Settlement, Tokens, Usage};
+use crate::broker::{Stage, Work};
+use crate::domain::{Ending, Known, ProviderName, ProviderNotes, Settlement, Tokens, Usage};
 use crate::meter::{Ask, Details, EarlyEnd, HeaderCounts, Reading, ResponseHead, ResponseMeter, ServerEvent};
 
 use super::headers::text;
 use super::link::{Committed, LivePermit, NoAnswer};
+use super::measures::operation;
 use super::provider_notes;
 use super::view::Passage;
+
+/// What responses are that come piece by piece.
+const STREAMED: [&str; 3] = ["text/event-stream", "application/vnd.amazon.eventstream", "application/x-ndjson"];
 
 /// Settles exactly once: when told how the exchange ended, or else when dropped.
 #[derive(Debug)]
 pub(super) struct Account {
     permit: Option<LivePermit>,
     remaining: Option<Tokens>,
+    /// What its times are told of, if it is metered.
+    work: Option<Work>,
+    sent: Option<Instant>,
+    /// When the first bytes of the response came.
+    first: Option<Instant>,
+    /// It comes piece by piece.
+    is_streamed: bool,
     passage: Arc<Passage>,
     ask: Ask,
     is_sent: bool,
@@ -46,8 +59,9 @@ pub(super) struct Taken {
 
 impl Account {
     /// For a request that has been admitted and not yet sent.
-    pub(super) fn new(permit: LivePermit, ask: Ask, passage: Arc<Passage>) -> Self {
+    pub(super) fn new(permit: LivePermit, ask: Ask, (provider, passage): (ProviderName, Arc<Passage>)) -> Self {
         let mut account = Self::of_nobody(passage);
+        account.work = ask.is_metered.then(|| Work { provider, operation: operation(ask.dialect) });
         (account.remaining, account.permit, account.ask) = (permit.remaining(), Some(permit), ask);
         account
     }
@@ -57,6 +71,10 @@ impl Account {
         Self {
             remaining: None,
             permit: None,
+            work: None,
+            sent: None,
+            first: None,
+            is_streamed: false,
             passage,
             ask: Ask::nothing(),
             is_sent: false,
@@ -71,11 +89,11 @@ impl Account {
     }
 
     /// For a request that has been admitted on a WebSocket, where its response comes as events.
-    pub(super) fn of_events(permit: LivePermit, ask: Ask, passage: Arc<Passage>) -> Self {
+    pub(super) fn of_events(permit: LivePermit, ask: Ask, whose: (ProviderName, Arc<Passage>)) -> Self {
         let meter = ResponseMeter::of_events(&ask);
         let early_end = permit.ends_with_budget().then(|| Box::new(EarlyEnd::of_events(&ask)));
-        let mut account = Self::new(permit, ask, passage);
-        (account.meter, account.early_end) = (Some(meter), early_end);
+        let mut account = Self::new(permit, ask, whose);
+        (account.meter, account.early_end, account.is_streamed) = (Some(meter), early_end, true);
         account
     }
 
@@ -87,6 +105,7 @@ impl Account {
     /// Has some of the request left for the provider?
     pub(super) fn set_sent(&mut self, is_sent: bool) {
         self.is_sent = is_sent;
+        self.sent = is_sent.then(Instant::now);
     }
 
     /// The provider's head is there.
@@ -101,6 +120,8 @@ impl Account {
                 content_encoding: text(&head.headers, &CONTENT_ENCODING),
                 counts: HeaderCounts::read(|name| head.headers.get(name)?.to_str().ok()),
             };
+            let kind = response.content_type.unwrap_or_default();
+            self.is_streamed = STREAMED.iter().any(|streamed| kind.starts_with(streamed));
             self.meter = Some(ResponseMeter::new(&self.ask, &response));
             let ends_with_budget = self.permit.as_ref().is_some_and(LivePermit::ends_with_budget);
             self.early_end = ends_with_budget.then(|| Box::new(EarlyEnd::new(&self.ask, &response)));
@@ -164,6 +185,7 @@ impl Account {
 
     /// `true` when the provider's last word on usage has been seen.
     fn take_bytes(&mut self, bytes: &[u8]) -> bool {
+        self.first.get_or_insert_with(Instant::now);
         let Some(meter) = &mut self.meter else { return false };
         meter.push(bytes);
         meter.reading().is_final
@@ -171,6 +193,7 @@ impl Account {
 
     /// An event of the response, as it stands in `message`.
     pub(super) fn take_event(&mut self, event: &ServerEvent, message: &[u8]) {
+        self.first.get_or_insert_with(Instant::now);
         if let Some(meter) = &mut self.meter {
             meter.event(message);
         }
@@ -226,12 +249,13 @@ impl Account {
         let reading = self.reading(ending, is_error);
         // A stream that began well may end in an error, and end whole.
         let ending = if reading.failed && ending == Ending::Complete { Ending::Error } else { ending };
+        self.tell_times(ending);
         self.settled_total = reading.usage.total();
         self.context = context(&reading);
         let (status, provider_request_id) = (self.status, self.request_id.take());
         let mut notes = std::mem::take(&mut self.notes);
         notes.service_tier = reading.service_tier.or(notes.service_tier);
-        Some(permit.settle(move |permit| Settlement {
+        let settling = permit.settle(move |permit| Settlement {
             permit,
             usage: reading.usage,
             details: reading.details,
@@ -241,7 +265,20 @@ impl Account {
             model: reading.model,
             provider_request_id,
             notes,
-        }))
+        });
+        let (passage, asking) = (Arc::clone(&self.passage), Instant::now());
+        Some(async move {
+            let committed = settling.await;
+            passage.measures.passed(Stage::Settle, asking.elapsed());
+            committed
+        })
+    }
+
+    /// How long the provider took; nothing is told of what never left.
+    fn tell_times(&mut self, ending: Ending) {
+        let Some((work, sent)) = self.work.take().zip(self.sent) else { return };
+        let first = self.first.filter(|_| self.is_streamed).map(|first| first.saturating_duration_since(sent));
+        self.passage.measures.worked(work, ending, sent.elapsed(), first);
     }
 
     /// What the exchange used, were it to end like this.

@@ -1,6 +1,6 @@
 //! The request handler. HTTP/1 and HTTP/2, with TLS and without, through CONNECT and not: every request comes through here.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper_util::client::legacy::ResponseFuture;
 use thiserror::Error;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-use crate::broker::{FromProxy, Phase};
+use crate::broker::{FromProxy, Phase, Stage};
 use crate::domain::{
-    Api, BottleId, Ending, Host, Preflight, Refusal, RefusalReason, RequestLog, SpendRequest, Tokens, with_causes,
+    Api, Ending, Host, Preflight, Refusal, RefusalReason, RequestLog, SpendRequest, Tokens, with_causes,
 };
 use crate::meter;
 use crate::policy::{self, Credential, Decision, Destination, Forbidden, MeteredHost, Way};
@@ -113,6 +113,9 @@ pub(super) struct Run<'a> {
     method: Method,
     /// As it may be told of: without what detectors find in it.
     uri: Uri,
+    begun: Instant,
+    /// How long the body's beginning took to arrive, in microseconds.
+    waited_us: AtomicU64,
 }
 
 impl Exchange {
@@ -122,6 +125,7 @@ impl Exchange {
         origin: &Origin,
         request: Request<Incoming>,
     ) -> Result<Response<ResponseBody>, Severed> {
+        let begun = Instant::now();
         let policy = self.link.policy();
         let bottle = policy.bottle(origin.socket.peer());
         let bottle = bottle.filter(|bottle| Arc::ptr_eq(&bottle.passage, &origin.passage)).ok_or(Severed)?;
@@ -135,7 +139,9 @@ impl Exchange {
         let (version, method, uri) = (head.version, head.method.clone(), self.sets.shown(&policy, bottle, &head.uri));
         let api = target.as_ref().ok().and_then(|target| policy.metered.find(&target.host)).map(|row| row.api);
         let said = target.as_ref().ok().cloned();
-        let run = Run { exchange: self, origin, policy: &policy, bottle, version, target: said, api, method, uri };
+        let (policy, waited_us) = (&*policy, AtomicU64::new(0));
+        let run =
+            Run { exchange: self, origin, policy, bottle, version, target: said, api, method, uri, begun, waited_us };
         match run.allow(&head, target) {
             Ok(allowed) => {
                 run.log(None, allowed.way.rule.as_deref(), allowed.way.log);
@@ -222,7 +228,7 @@ impl Run<'_> {
         let (Answer::Refused(refused) | Answer::UpgradeRefused(Some(refused))) = answer else { return };
         let reason = refused.reason;
         if !refusal::is_of_routes(reason) {
-            return;
+            return self.bottle.passage.measures.refused(reason);
         }
         self.log(Some(reason), refused.rule.as_deref(), self.policy.routes.log(&self.bottle.view.lineage));
         let host = self.target.as_ref().map(|target| &target.host);
@@ -250,7 +256,11 @@ impl Run<'_> {
             Err(answer) => return Ok(self.answer(&answer)),
         };
         let Some(metered) = &allowed.way.metered else { return self.pass(&allowed, head, body).await };
-        let (mut ask, mut body) = match read_ask(metered.api, &head, body).await {
+        let reading = Instant::now();
+        let asked = read_ask(metered.api, &head, body).await;
+        let waited_us = u64::try_from(reading.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.waited_us.store(waited_us, Ordering::Relaxed);
+        let (mut ask, mut body) = match asked {
             Ok(asked) => asked,
             Err(error) => {
                 tracing::debug!(%error, bottle = %self.bottle.view.name, "request not read");
@@ -277,7 +287,8 @@ impl Run<'_> {
             head.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
         let withholds_usage = stream_usage::ask_for(metered.stream_usage, &ask, &mut head.headers, &mut body);
-        let mut account = Account::new(permit, ask, Arc::clone(&self.origin.passage));
+        let provider = metered.provider.clone();
+        let mut account = Account::new(permit, ask, (provider, Arc::clone(&self.origin.passage)));
         Ok(match self.forward(&allowed, head, body, &mut account).await? {
             Ok(response) => self.respond(&allowed, response, account, withholds_usage).await,
             Err(answer) => self.answer(&answer),
@@ -354,7 +365,7 @@ impl Run<'_> {
         target: &str,
         ask: &meter::Ask,
     ) -> Result<LivePermit, Answer> {
-        admit(&self.exchange.link, self.bottle.view.id, (metered, host), target, ask).await
+        admit(&self.exchange.link, self.bottle, (metered, host), target, ask).await
     }
 
     async fn forward(
@@ -386,6 +397,8 @@ impl Run<'_> {
         account: &mut Account,
     ) -> Result<Result<Response<Incoming>, Answer>, Severed> {
         let host = &allowed.target.host;
+        let waited = Duration::from_micros(self.waited_us.load(Ordering::Relaxed));
+        self.bottle.passage.measures.passed(Stage::Forward, self.begun.elapsed().saturating_sub(waited));
         account.set_sent(true);
         let verdict = request.body().verdict();
         let sending: ResponseFuture =
@@ -489,13 +502,13 @@ impl Run<'_> {
 /// Asks the ledger whether work may be sent.
 pub(super) async fn admit(
     link: &Arc<Link>,
-    bottle: BottleId,
+    bottle: &Bottle,
     (metered, host): (&MeteredHost, &Host),
     target: &str,
     ask: &meter::Ask,
 ) -> Result<LivePermit, Answer> {
     let request = SpendRequest {
-        bottle,
+        bottle: bottle.view.id,
         provider: metered.provider.clone(),
         host: host.clone(),
         target: shortened(target),
@@ -504,7 +517,10 @@ pub(super) async fn admit(
         input_estimate: ask.input_estimate,
         output_cap: ask.output_cap,
     };
-    match link.admit(request).await {
+    let asking = Instant::now();
+    let admitted = link.admit(request).await;
+    bottle.passage.measures.passed(Stage::Admit, asking.elapsed());
+    match admitted {
         Ok(Ok(permit)) => Ok(permit),
         Ok(Err(refusal)) => Err(Answer::Refused(refusal)),
         Err(error) => Err(refusal::plain(RefusalReason::ControllerUnavailable, error.to_string())),

@@ -143,6 +143,7 @@ impl Link {
         target: &str,
         rule: Option<String>,
     ) {
+        bottle.passage.measures.refused(reason);
         let Some(count) = bottle.passage.refusals.take(Instant::now()) else { return };
         let (bottle, host, target) = (bottle.view.id, host.cloned(), target.to_owned());
         self.say(FromProxy::Refused { bottle, reason, host, target, rule, count });

@@ -27,6 +27,7 @@ mod in_flight;
 mod limits;
 mod link;
 mod listen;
+mod measures;
 mod outgoing;
 mod own;
 mod process;

@@ -73,7 +73,7 @@ impl Drop for Traffic {
     }
 }
 
-/// Says what all bottles have exchanged, now and then, for as long as the process lives.
+/// Says what all bottles have exchanged, and what was measured of them, now and then, for as long as the process lives.
 pub(super) async fn tell_all(link: Arc<Link>) {
     let mut tick = interval(TRAFFIC_TOLD_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -81,6 +81,7 @@ pub(super) async fn tell_all(link: Arc<Link>) {
         tick.tick().await;
         for bottle in link.policy().bottles() {
             bottle.passage.traffic.tell();
+            bottle.passage.measures.tell();
         }
     }
 }

@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::broker::{BottleView, FromProxy, Phase, Snapshot};
-use crate::domain::{CacheReads, CrossingMode, Host, Preflights};
+use crate::domain::{BottleId, CacheReads, CrossingMode, Host, Preflights};
 use crate::policy::{Decision, Destination, MeteredTable, RouteFiles, Secrets, Way};
 
 use super::limits::{
@@ -20,6 +20,7 @@ use super::limits::{
     REFUSAL_TOLD_EVERY, REFUSALS_TOLD_MAX, REQUESTS_PER_BOTTLE_MAX, STRANGE_NAME_EVERY, STRANGE_NAMES_MAX,
     WEBSOCKETS_PER_BOTTLE_MAX,
 };
+use super::measures::Measures;
 use super::reports::Allowance;
 use super::traffic::Traffic;
 use super::upstream::OwnPools;
@@ -67,16 +68,19 @@ pub(super) struct Passage {
     pub(super) pools: OwnPools,
     /// Bytes, for the controller.
     pub(super) traffic: Arc<Traffic>,
+    /// What is counted and timed, for the controller.
+    pub(super) measures: Measures,
 }
 
 impl Passage {
-    fn open(traffic: Traffic) -> Self {
+    fn open(bottle: BottleId, controller: &UnboundedSender<FromProxy>) -> Self {
         let connections = Arc::new(Semaphore::new(CONNECTIONS_PER_BOTTLE_MAX));
         let websockets = Arc::new(Semaphore::new(WEBSOCKETS_PER_BOTTLE_MAX));
         let long_prefixes = Arc::new(Semaphore::new(LONG_PREFIXES_PER_BOTTLE_MAX));
         let requests = Arc::new(Semaphore::new(REQUESTS_PER_BOTTLE_MAX));
         let (told, telling) = (Mutex::default(), Semaphore::new(1));
-        let traffic = Arc::new(traffic);
+        let traffic = Arc::new(Traffic::new(bottle, controller.clone()));
+        let measures = Measures::new(bottle, controller.clone());
         let refusals = Allowance::new(REFUSALS_TOLD_MAX, REFUSAL_TOLD_EVERY);
         let strange_names = Allowance::new(STRANGE_NAMES_MAX, STRANGE_NAME_EVERY);
         let severed = watch::Sender::new(false);
@@ -92,6 +96,7 @@ impl Passage {
             strange_names,
             pools: OwnPools::default(),
             traffic,
+            measures,
         }
     }
 
@@ -184,7 +189,7 @@ impl PolicyView {
             .filter(|view| view.phase != Phase::Cut)
             .map(|view| {
                 let known = self.bottles.get(&view.address).filter(|known| known.view.id == view.id);
-                let fresh = || Arc::new(Passage::open(Traffic::new(view.id, controller.clone())));
+                let fresh = || Arc::new(Passage::open(view.id, controller));
                 let passage = known.map_or_else(fresh, |known| Arc::clone(&known.passage));
                 (view.address, Bottle { view, passage })
             })
@@ -218,7 +223,6 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::domain::BottleId;
 
     const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 213, 0, 2);
 
@@ -292,7 +296,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_controller_is_asked_for_budgets_as_often_as_the_limit_says() {
-        let passage = Passage::open(Traffic::new(BottleId(1), mpsc::unbounded_channel().0));
+        let passage = Passage::open(BottleId(1), &mpsc::unbounded_channel().0);
         let asked = std::cell::Cell::new(0);
         let ask = async || {
             asked.set(asked.get() + 1);
@@ -307,7 +311,7 @@ mod tests {
 
     #[test]
     fn a_bottle_holds_as_many_connections_as_the_limit_and_no_more() {
-        let passage = Passage::open(Traffic::new(BottleId(1), mpsc::unbounded_channel().0));
+        let passage = Passage::open(BottleId(1), &mpsc::unbounded_channel().0);
         let held: Vec<_> = (0..CONNECTIONS_PER_BOTTLE_MAX).map_while(|_| passage.admit_connection()).collect();
         assert_eq!(held.len(), CONNECTIONS_PER_BOTTLE_MAX);
         assert!(passage.admit_connection().is_none());

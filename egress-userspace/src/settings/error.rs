@@ -127,6 +127,9 @@ pub enum Problem {
     /// No address to connect to.
     #[error("{0:?} is not an address with a port: write 127.0.0.1:9443 or \"[::1]:9443\"")]
     Address(String),
+    /// An address that others reach.
+    #[error("{0:?} is not an address of this host's loopback: write 127.0.0.1:9464 or \"[::1]:9464\"")]
+    NotLoopback(String),
     /// No duration.
     #[error("{0:?} is not a duration: write 0, 500ms, 2s or 1m")]
     Duration(String),

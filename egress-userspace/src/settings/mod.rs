@@ -36,6 +36,8 @@ pub struct Settings {
     pub enforcer: EnforcerChoice,
     /// `cut_mode:` what a cut bottle hears of it.
     pub cut_mode: CutMode,
+    /// `metrics:` the loopback address and port that they are to be had from besides the control socket.
+    pub metrics: Option<SocketAddr>,
     /// `drain:` how long the response that crosses may take to reach the client.
     pub drain: Duration,
     /// `last_word:` how long a bottle may take to hear why it is cut.
@@ -57,6 +59,7 @@ impl Default for Settings {
             durability: Durability::default(),
             enforcer: EnforcerChoice::default(),
             cut_mode: CutMode::default(),
+            metrics: None,
             drain: Duration::from_secs(1),
             last_word: Duration::from_secs(2),
             providers: Vec::new(),

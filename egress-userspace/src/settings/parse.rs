@@ -26,6 +26,7 @@ const KEYS: &[&str] = &[
     "enforcer",
     "shutdown",
     "cut_mode",
+    "metrics",
     "drain",
     "last_word",
     "agents",
@@ -74,6 +75,7 @@ fn settings(text: &str, built_in: &BuiltIn) -> Result<Settings, Misplaced> {
             "shutdown" => rules.shutdown = read(&key, value, shutdown)?,
             "enforcer" => settings.enforcer = read(&key, value, enforcer)?,
             "cut_mode" => settings.cut_mode = read(&key, value, cut_mode)?,
+            "metrics" => settings.metrics = Some(read(&key, value, loopback)?),
             "drain" => settings.drain = read(&key, value, duration)?,
             "last_word" => settings.last_word = read(&key, value, duration)?,
             "providers" => (settings.providers, rules.preflight.by_provider) = providers(value, built_in)?,
@@ -226,6 +228,12 @@ fn path(text: &str) -> Result<PathBuf, Problem> {
 fn address(text: &str) -> Result<SocketAddr, Problem> {
     let address = text.parse().ok().filter(|address: &SocketAddr| address.port() != 0);
     address.ok_or_else(|| Problem::Address(text.to_owned()))
+}
+
+/// Nothing but this host's own: whoever reaches the port reads it.
+fn loopback(text: &str) -> Result<SocketAddr, Problem> {
+    let address = address(text)?;
+    if address.ip().is_loopback() { Ok(address) } else { Err(Problem::NotLoopback(text.to_owned())) }
 }
 
 /// The lines of a section; none when it is empty.

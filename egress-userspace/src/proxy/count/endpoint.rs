@@ -71,7 +71,7 @@ impl Provider for Endpoint<'_> {
         let ask = meter::ask(self.api, Method::POST.as_str(), path, &[], None);
         let request = self.spend_request(path, &ask);
         let permit = self.exchange.link.admit(request).await?.map_err(|_| NotCounted::NotAdmitted)?;
-        let mut account = Account::new(permit, ask, Arc::clone(self.passage));
+        let mut account = Account::new(permit, ask, (self.provider.clone(), Arc::clone(self.passage)));
         let counted = timeout(COUNT_TIME_MAX, self.ask(&mut account)).await.unwrap_or(Err(NotCounted::TimedOut));
         // Nothing is spent: nobody waits until that is written.
         drop(account.settle(if counted.is_ok() { Ending::Complete } else { Ending::Error }));

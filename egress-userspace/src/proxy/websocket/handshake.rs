@@ -49,7 +49,10 @@ impl Run<'_> {
                 let ask = meter::ask(metered.api, head.method.as_str(), &path, &[], None);
                 let target = self.shown_target();
                 match self.admit(metered, &allowed.target.host, &target, &ask).await {
-                    Ok(permit) => Account::new(permit, ask, Arc::clone(&self.origin.passage)),
+                    Ok(permit) => {
+                        let provider = metered.provider.clone();
+                        Account::new(permit, ask, (provider, Arc::clone(&self.origin.passage)))
+                    }
                     Err(answer) => return Ok(self.answer(&for_later(answer))),
                 }
             }

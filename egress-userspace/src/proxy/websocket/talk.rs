@@ -128,9 +128,10 @@ impl Talk {
             return Err(refuse(&refusal::plain(RefusalReason::NotMeterable, message), false));
         }
         work.ask.input_estimate = work.ask.input_estimate + self.context(&work);
-        match admit(&self.link, self.bottle, (&self.metered, host), &target, &work.ask).await {
+        match admit(&self.link, bottle, (&self.metered, host), &target, &work.ask).await {
             Ok(permit) => {
-                let account = Account::of_events(permit, work.ask.clone(), Arc::clone(&self.passage));
+                let provider = self.metered.provider.clone();
+                let account = Account::of_events(permit, work.ask.clone(), (provider, Arc::clone(&self.passage)));
                 Ok((work, account))
             }
             Err(answer) => Err(Unsent::Refused(self.refusal(&answer, &work, false))),
@@ -146,6 +147,9 @@ impl Talk {
 
     /// The event that says no.
     fn refusal(&self, answer: &Answer, work: &Work, is_last_word: bool) -> Word {
+        if let Answer::Refused(refused) = answer {
+            self.passage.measures.refused(refused.reason);
+        }
         let mut number = [0; 16];
         // Without randomness there would be no TLS either.
         let _ = random(&mut number);

@@ -1,0 +1,58 @@
+//! The port for metrics: open where settings name one, moved or closed when they do so no longer.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tracing::{error, info};
+
+use crate::control::{bind_scrapes, serve_scrapes};
+use crate::metrics::CONTENT_TYPE;
+
+use super::super::api::Desk;
+
+/// Between two attempts to have a port that is taken.
+const BIND_RETRY_EVERY: Duration = Duration::from_secs(5);
+
+/// Serves until the future is dropped, on whatever `wanted` says.
+pub(in crate::daemon) async fn serve(desk: Desk, mut wanted: watch::Receiver<Option<SocketAddr>>) {
+    loop {
+        let address = *wanted.borrow_and_update();
+        tokio::select! {
+            () = serve_on(&desk, address) => {}
+            changed = wanted.changed() => if changed.is_err() {
+                // Nobody changes settings any more.
+                return serve_on(&desk, address).await;
+            }
+        }
+    }
+}
+
+async fn serve_on(desk: &Desk, address: Option<SocketAddr>) {
+    let Some(address) = address else { return std::future::pending().await };
+    let listener = bind(address).await;
+    info!(%address, "metrics are served");
+    let desk = desk.clone();
+    let text = move || {
+        let desk = desk.clone();
+        async move { desk.metrics().await }
+    };
+    serve_scrapes(listener, CONTENT_TYPE, text).await;
+}
+
+/// However long it takes: metrics are no reason to stop.
+async fn bind(address: SocketAddr) -> TcpListener {
+    let mut is_told = false;
+    loop {
+        match bind_scrapes(address).await {
+            Ok(listener) => return listener,
+            Err(error) if !is_told => {
+                is_told = true;
+                error!(%address, %error, "the port for metrics cannot be listened on: it is tried again until it can");
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(BIND_RETRY_EVERY).await;
+    }
+}
