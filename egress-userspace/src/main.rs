@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use egress_userspace::cli::{
     self, Arguments, AttachMode, CheckArguments, Command, DaemonArguments, DoctorArguments, DoctorTable,
-    RouteCheckArguments, RoutesCommand, SettingsCommand,
+    RouteCheckArguments, RoutesCommand, SettingsCheck, SettingsCommand,
 };
 use egress_userspace::daemon::{self, Options};
 use egress_userspace::domain::{RouteQuestion, with_causes};
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         Command::Doctor(doctor) => examine(doctor, arguments.run_dir).unwrap_or_else(|error| cli::fail(&error)),
         Command::Meter(meter) => cli::meter(&meter),
         Command::Settings(SettingsCommand::Check(check)) => {
-            check_settings(check).map_or_else(|error| cli::fail(&error), |()| ExitCode::SUCCESS)
+            check_settings(check).unwrap_or_else(|error| cli::fail(&error))
         }
         Command::Routes(RoutesCommand::Check(check)) => check_routes(check).unwrap_or_else(|error| cli::fail(&error)),
         Command::Run(_)
@@ -47,7 +47,8 @@ fn main() -> ExitCode {
         | Command::List { .. }
         | Command::Budget(_)
         | Command::Approvals(_)
-        | Command::Usage { .. }
+        | Command::Usage(_)
+        | Command::Metrics
         | Command::Routes(RoutesCommand::Learn { .. })
         | Command::Audit(_)
         | Command::Status { .. } => cli::main(arguments),
@@ -111,12 +112,12 @@ fn settings_of(home: &Path) -> Result<String, String> {
 }
 
 /// Says whether the daemon would take the settings as they are.
-#[expect(clippy::print_stdout, reason = "the answer")]
-fn check_settings(arguments: CheckArguments) -> Result<()> {
-    let home = arguments.home.map_or_else(default_home, Ok)?;
-    let path = daemon::check_settings(&home, arguments.file)?;
-    println!("{} is sound", path.display());
-    Ok(())
+fn check_settings(arguments: CheckArguments) -> Result<ExitCode> {
+    let CheckArguments { home, file, output } = arguments;
+    let home = home.map_or_else(default_home, Ok)?;
+    let file = file.unwrap_or_else(|| home.join("settings.yml"));
+    let problem = daemon::check_settings(&home, Some(file.clone())).err().map(|error| with_causes(&error));
+    cli::show_settings_check(&SettingsCheck { file, is_sound: problem.is_none(), problem }, output.json)
 }
 
 /// Says where a request would go, by the files as they are.

@@ -15,6 +15,7 @@ use crate::meter::Dialect;
 
 use super::approvals::ApprovalsCommand;
 use super::audit::{AuditArguments, Since};
+use super::usage::UsageArguments;
 
 /// Meters what AI agents spend, budgets it, and cuts their network in the kernel when it is gone.
 #[derive(Debug, Parser)]
@@ -100,14 +101,9 @@ pub enum Command {
     #[command(subcommand)]
     Routes(RoutesCommand),
     /// Show the tokens used.
-    Usage {
-        #[command(flatten)]
-        /// Which rows.
-        rows: Rows,
-        #[command(flatten)]
-        /// How to print.
-        output: Output,
-    },
+    Usage(UsageArguments),
+    /// Print what is counted and timed, as OpenMetrics text, which Prometheus reads.
+    Metrics,
     /// Show what happened to bottles and gates, follow it, or verify that the record of it is whole.
     Audit(AuditArguments),
     /// Show how the daemon is.
@@ -258,6 +254,9 @@ pub struct CheckArguments {
     pub home: Option<PathBuf>,
     /// This file instead.
     pub file: Option<PathBuf>,
+    #[command(flatten)]
+    /// How to print.
+    pub output: Output,
 }
 
 /// `egress routes`
@@ -273,6 +272,9 @@ pub enum RoutesCommand {
         /// From then on: a time, or how long ago.
         #[arg(long, value_name = "TIME")]
         since: Option<Since>,
+        #[command(flatten)]
+        /// How to print.
+        output: Output,
     },
 }
 
@@ -386,24 +388,6 @@ impl FromStr for Amount {
     }
 }
 
-/// Which rows to read.
-#[derive(Debug, Args)]
-pub struct Rows {
-    /// Of this bottle only.
-    pub bottle: Option<BottleName>,
-    /// The newest so many rows.
-    #[arg(long, default_value_t = 20, value_name = "N")]
-    pub last: u32,
-}
-
-impl Rows {
-    /// As a query of the control API.
-    pub(super) fn query(&self) -> String {
-        let bottle = self.bottle.as_ref().map(|bottle| format!("&bottle={bottle}")).unwrap_or_default();
-        format!("?last={}{bottle}", self.last)
-    }
-}
-
 /// How to print.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct Output {
@@ -514,6 +498,36 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Arguments::command().debug_assert();
+    }
+
+    /// Commands without `--json`, and why.
+    const WITHOUT_JSON: [(&str, &str); 5] = [
+        ("run", "prints what its command prints"),
+        ("resume", "prints what its command prints"),
+        ("meter", "prints nothing but JSON"),
+        ("metrics", "prints a format of machines"),
+        ("daemon", "prints its log"),
+    ];
+
+    fn check_json(command: &clap::Command, without: &mut Vec<String>) {
+        let is_shown = |command: &&clap::Command| !command.is_hide_set() && command.get_name() != "help";
+        for command in command.get_subcommands().filter(is_shown) {
+            if command.has_subcommands() {
+                check_json(command, without);
+            } else if !command.get_arguments().any(|argument| argument.get_long() == Some("json")) {
+                without.push(command.get_name().to_owned());
+            }
+        }
+    }
+
+    #[test]
+    fn whatever_prints_something_prints_json() {
+        let mut without = Vec::new();
+        check_json(&Arguments::command(), &mut without);
+        without.sort();
+        let mut known: Vec<&str> = WITHOUT_JSON.iter().map(|(name, _)| *name).collect();
+        known.sort_unstable();
+        assert_eq!(without, known);
     }
 
     #[test]

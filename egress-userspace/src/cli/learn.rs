@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use anyhow::Result;
+use serde::Serialize;
 
 use crate::control::Client;
 use crate::domain::{AuditKind, AuditRow, BottleName, Host, MethodName, PathPattern, RefusalReason, UnixMillis};
 
+use super::arguments::Output;
 use super::{audit, show};
 
 /// Paths of one host that are written out; of more, none is.
@@ -16,18 +18,37 @@ const PATHS_MAX: usize = 8;
 const IDENTIFIER_BYTES_MIN: usize = 8;
 
 /// One host, as a bottle tried it.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
 struct Tried {
     ports: BTreeSet<u16>,
     methods: BTreeSet<String>,
     paths: BTreeSet<String>,
 }
 
+/// Prints what a bottle has tried since then: as a routes file, or as JSON.
+///
+/// # Errors
+/// When the daemon does not answer.
+pub(super) async fn learn(
+    client: &Client,
+    bottle: &BottleName,
+    since: Option<UnixMillis>,
+    output: Output,
+) -> Result<()> {
+    let tried = tried(&audit::rows_of(client, bottle, since).await?);
+    if output.json {
+        let hosts: Vec<_> = tried.into_iter().map(|(host, tried)| TriedHost { host, tried }).collect();
+        return show::json(&serde_json::json!({ "bottle": bottle, "hosts": hosts }));
+    }
+    show::lines(&[written(bottle, &tried).trim_end().to_owned()]);
+    Ok(())
+}
+
 /// What a bottle has tried since then, as a routes file.
 ///
 /// # Errors
 /// When the daemon does not answer.
-pub(super) async fn file(client: &Client, bottle: &BottleName, since: Option<UnixMillis>) -> Result<String> {
+async fn file(client: &Client, bottle: &BottleName, since: Option<UnixMillis>) -> Result<String> {
     let rows = audit::rows_of(client, bottle, since).await?;
     Ok(written(bottle, &tried(&rows)))
 }
@@ -36,6 +57,14 @@ pub(super) async fn file(client: &Client, bottle: &BottleName, since: Option<Uni
 pub(super) async fn print(client: &Client, bottle: &BottleName, since: UnixMillis) -> Result<()> {
     show::note(file(client, bottle, Some(since)).await?.trim_end());
     Ok(())
+}
+
+/// The same, by name.
+#[derive(Debug, Serialize)]
+struct TriedHost {
+    host: Host,
+    #[serde(flatten)]
+    tried: Tried,
 }
 
 fn tried(rows: &[AuditRow]) -> BTreeMap<Host, Tried> {

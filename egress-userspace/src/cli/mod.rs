@@ -9,10 +9,13 @@ mod kernel;
 mod learn;
 mod meter;
 mod plan;
+mod progress;
 mod routes;
 mod run;
+mod settings;
 mod show;
 mod terminal;
+mod usage;
 
 pub use approvals::{ApprovalsCommand, DecideArguments, ListArguments};
 pub use arguments::{
@@ -23,6 +26,8 @@ use arguments::{AttachArguments, Terms};
 pub use audit::{AuditArguments, Since};
 pub use doctor::DoctorTable;
 pub use routes::show_route_check;
+pub use settings::{SettingsCheck, show_settings_check};
+pub use usage::UsageArguments;
 
 use std::process::ExitCode;
 
@@ -30,7 +35,7 @@ use anyhow::Result;
 
 use crate::control::{
     AttachReply, AttachRequest, BottlesReply, Client, ClientError, CutAllReply, ErrorCode, GateReply, StatusReply,
-    StopReply, UsageReply,
+    StopReply,
 };
 
 /// The exit codes of every command but `run`, which returns its command's.
@@ -121,13 +126,10 @@ async fn dispatch(client: &Client, command: Command) -> Result<ExitCode> {
         }
         Command::Budget(command) => budget::run(client, command).await?,
         Command::Approvals(command) => approvals::run(client, command).await?,
-        Command::Usage { rows, output } => {
-            let reply: UsageReply = client.get(&format!("usage{}", rows.query())).await?;
-            show::usage(&reply, output.json)?;
-        }
-        Command::Routes(RoutesCommand::Learn { bottle, since }) => {
-            let file = learn::file(client, &bottle, since.map(|Since(at)| at)).await?;
-            show::lines(&[file.trim_end().to_owned()]);
+        Command::Usage(arguments) => usage::run(client, arguments).await?,
+        Command::Metrics => show::whole(&client.text("metrics").await?)?,
+        Command::Routes(RoutesCommand::Learn { bottle, since, output }) => {
+            learn::learn(client, &bottle, since.map(|Since(at)| at), output).await?;
         }
         Command::Audit(arguments) => return audit::run(client, arguments).await,
         Command::Status { output } => {

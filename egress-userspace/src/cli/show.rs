@@ -1,17 +1,17 @@
 //! Replies as people read them, or as JSON.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "printing is what this file is for")]
 
+use std::io::Write;
+
 use anyhow::Result;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
-use crate::control::{
-    AttachReply, BottleInfo, BottlesReply, CutAllReply, GateReply, StatusReply, StopReply, UsageReply,
-};
+use crate::control::{AttachReply, BottleInfo, BottlesReply, CutAllReply, GateReply, StatusReply, StopReply};
 use crate::domain::{BudgetView, CutCause, GateView, Stop, UnixMillis};
 
-use super::{approvals, budget, plan};
+use super::{approvals, budget};
 
 pub(super) fn error(error: &anyhow::Error) {
     eprintln!("egress: {error:#}");
@@ -43,6 +43,14 @@ pub(super) fn status(reply: &StatusReply, as_json: bool) -> Result<()> {
     open_approvals(reply.open_approvals);
     settings_problem(reply.settings_problem.as_deref());
     Ok(())
+}
+
+/// A text as it is. Whoever reads may have had enough of it.
+pub(super) fn whole(text: &str) -> Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 fn enforcing(problem: Option<&str>) -> String {
@@ -164,38 +172,6 @@ fn budgets(bottle: &BottleInfo) -> String {
     }
 }
 
-pub(super) fn usage(reply: &UsageReply, as_json: bool) -> Result<()> {
-    if as_json {
-        return json(reply);
-    }
-    let mut table =
-        Table::new(&["TIME", "BOTTLE", "MODEL", "STATUS", "INPUT", "CACHE W", "CACHE R", "OUTPUT", "KNOWN", "END"]);
-    for row in &reply.rows {
-        table.row(vec![
-            time(row.settled),
-            row.bottle.to_string(),
-            text(row.model.as_ref()),
-            text(row.status),
-            row.usage.input.to_string(),
-            row.usage.cache_write.to_string(),
-            row.usage.cache_read.to_string(),
-            row.usage.output.to_string(),
-            row.known.as_str().to_owned(),
-            row.ending.as_str().to_owned(),
-        ]);
-    }
-    table.print();
-    for sum in &reply.sums {
-        let held = if sum.held.0 > 0 { format!(", {} held for requests in flight", sum.held) } else { String::new() };
-        println!("{} {}: {} tokens in {} requests{held}", sum.bottle, sum.provider, sum.usage.total(), sum.requests);
-    }
-    let now = UnixMillis(Timestamp::now().as_millisecond());
-    for line in plan::lines(&reply.rows, now, &TimeZone::system()) {
-        println!("{line}");
-    }
-    Ok(())
-}
-
 pub(super) fn gate_text(gate: GateView) -> String {
     match gate {
         GateView::Open => "open".to_owned(),
@@ -229,15 +205,20 @@ impl Table {
     }
 
     pub(super) fn print(&self) {
+        lines(&self.lines());
+    }
+
+    pub(super) fn lines(&self) -> Vec<String> {
         let columns = self.rows.first().map_or(0, Vec::len);
         let widths: Vec<usize> = (0..columns)
             .map(|column| {
                 self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
             })
             .collect();
-        for row in &self.rows {
+        let line = |row: &Vec<String>| {
             let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-            println!("{}", cells.join("  ").trim_end());
-        }
+            cells.join("  ").trim_end().to_owned()
+        };
+        self.rows.iter().map(line).collect()
     }
 }

@@ -14,6 +14,9 @@ use rustix::termios::{tcgetwinsize, tcsetwinsize};
 /// Bytes copied at once.
 const COPY_BYTES: usize = 16 * 1024;
 
+/// Of a terminal that does not say.
+const COLUMNS_USUAL: usize = 80;
+
 /// The standard streams a command gets, and the pseudo-terminal behind them if there is one.
 pub(super) struct Streams {
     terminal: Option<Terminal>,
@@ -108,6 +111,21 @@ impl Drop for Terminal {
     fn drop(&mut self) {
         self.put_back();
     }
+}
+
+/// How wide standard output is.
+pub(super) fn columns() -> usize {
+    let size = tcgetwinsize(std::io::stdout()).ok().map(|size| usize::from(size.ws_col));
+    let said = || std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    size.filter(|columns| *columns > 0).or_else(said).unwrap_or(COLUMNS_USUAL)
+}
+
+/// Does the caller's locale have more than ASCII?
+pub(super) fn is_unicode() -> bool {
+    let said = ["LC_ALL", "LC_CTYPE", "LANG"]
+        .into_iter()
+        .find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()));
+    said.is_some_and(|locale| locale.to_ascii_lowercase().replace('-', "").ends_with("utf8"))
 }
 
 fn caller_size() -> Option<rustix::termios::Winsize> {

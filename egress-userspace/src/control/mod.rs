@@ -10,6 +10,7 @@ mod peer;
 mod request;
 mod scrape;
 mod server;
+mod usage;
 
 pub use approvals::{
     APPROVAL_ROWS_MAX, ApprovalAction, ApprovalEvent, ApprovalQuery, ApprovalsReply, DecideReply, DecideRequest,
@@ -27,6 +28,7 @@ pub use peer::Peer;
 pub use request::{ApiRequest, AuditQuery, RowFilter};
 pub use scrape::{bind_scrapes, serve_scrapes};
 pub use server::{ApiReply, bind, serve};
+pub use usage::{SumsQuery, UsageQuery, UsageRowsReply, UsageSumsReply};
 
 /// Version of this API, first element of every path.
 const PROTOCOL: &str = "v1";

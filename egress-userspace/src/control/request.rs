@@ -10,6 +10,7 @@ use super::approvals::{ApprovalAction, ApprovalQuery, DecideRequest};
 use super::message::{
     ApiError, AttachRequest, BudgetChangeRequest, ErrorCode, ResumeRequest, RunRequest, SignalRequest, WaitRequest,
 };
+use super::usage::{SumsQuery, UsageQuery, rows, sums};
 
 /// Everything a front-end can ask.
 #[derive(Debug, PartialEq, Eq)]
@@ -48,6 +49,10 @@ pub enum ApiRequest {
     Metrics,
     /// `GET usage`
     Usage(RowFilter),
+    /// `GET usage/rows`: a page of requests.
+    UsageRows(UsageQuery),
+    /// `GET usage/sums`: a page of requests, added up.
+    UsageSums(SumsQuery),
     /// `GET audit`
     Audit(AuditQuery),
     /// `GET audit/events`: every row after the one of `after=`, of `bottle=` only, as it is committed.
@@ -106,6 +111,8 @@ impl ApiRequest {
             ["budgets"] if post => Ok(Self::ChangeBudget(json(body)?)),
             ["metrics"] if get => Ok(Self::Metrics),
             ["usage"] if get => Ok(Self::Usage(filter(query)?)),
+            ["usage", "rows"] if get => rows(query),
+            ["usage", "sums"] if get => sums(query),
             ["audit"] if get => Ok(Self::Audit(audit(query)?)),
             ["audit", "events"] if get => follow_audit(query),
             ["audit", "verify"] if get => verify_audit(query),
@@ -216,7 +223,11 @@ fn of_bottle(query: &str) -> Result<Option<BottleName>, ApiError> {
 }
 
 /// Takes the parameters one by one; `take` tells whether it knows one. `known` names those that there are.
-fn each(query: &str, known: &str, mut take: impl FnMut(&str, &str) -> Result<bool, ApiError>) -> Result<(), ApiError> {
+pub(super) fn each(
+    query: &str,
+    known: &str,
+    mut take: impl FnMut(&str, &str) -> Result<bool, ApiError>,
+) -> Result<(), ApiError> {
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let is_known = pair.split_once('=').map_or(Ok(false), |(key, value)| take(key, value))?;
         if !is_known {
@@ -230,7 +241,7 @@ fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     serde_json::from_slice(body).map_err(|error| usage(format!("the body is not what this call takes: {error}")))
 }
 
-fn usage(message: impl std::fmt::Display) -> ApiError {
+pub(super) fn usage(message: impl std::fmt::Display) -> ApiError {
     ApiError { code: ErrorCode::Usage, message: message.to_string() }
 }
 

@@ -30,6 +30,7 @@ mod secrets;
 mod self_check;
 mod stopping;
 mod traffic;
+mod usage;
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};

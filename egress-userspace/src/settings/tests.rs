@@ -41,6 +41,7 @@ preflight: exact
 durability: power
 enforcer: nftables
 cut_mode: drop
+metrics: 127.0.0.1:9464
 agents:
   reviewer:
     budget:
@@ -83,6 +84,7 @@ fn everything_that_can_be_said() {
         durability: Durability::Power,
         enforcer: EnforcerChoice::Nftables,
         cut_mode: CutMode::Drop,
+        metrics: Some("127.0.0.1:9464".parse().unwrap()),
         drain: Duration::from_millis(500),
         last_word: Duration::ZERO,
         providers: vec![
@@ -108,6 +110,25 @@ fn everything_that_can_be_said() {
     assert_eq!(good(&text.replace('\n', "\r\n")), expected, "written on Windows");
     assert_eq!(good(&format!("---\n{text}...\n")), expected, "with document marks");
     assert_eq!(good(&format!("\u{feff}{text}")), expected, "with a byte order mark");
+}
+
+#[test]
+fn metrics_stay_on_this_host() {
+    for address in ["127.0.0.1:9464", "127.9.9.9:1", "\"[::1]:9464\""] {
+        assert!(good(&format!("metrics: {address}")).metrics.is_some(), "{address}");
+    }
+    for address in ["0.0.0.0:9464", "10.213.0.1:9464", "192.0.2.7:9464"] {
+        let why = "is not an address of this host's loopback: write 127.0.0.1:9464 or \"[::1]:9464\"";
+        bad(&format!("drain: 1s\nmetrics: {address}"), &format!("2:10: {address:?} {why}"));
+    }
+    bad(
+        "metrics: \"[::]:9464\"",
+        "1:10: \"[::]:9464\" is not an address of this host's loopback: write 127.0.0.1:9464 or \"[::1]:9464\"",
+    );
+    for address in ["9464", "localhost:9464", "127.0.0.1", "127.0.0.1:0"] {
+        let error = read(&format!("metrics: {address}")).unwrap_err().to_string();
+        assert!(error.contains("is not an address with a port"), "{error}");
+    }
 }
 
 fn everything_laid_down() -> Rules {

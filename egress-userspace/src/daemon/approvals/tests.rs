@@ -15,6 +15,7 @@ use crate::daemon::clock::now;
 use crate::daemon::controller;
 use crate::daemon::conversation::Conversation;
 use crate::daemon::cutting::Bounds;
+use crate::daemon::metrics::Metrics;
 use crate::domain::{BottleId, CutoffPolicy, Durability, Fingerprint, Rules, RuntimeKind};
 use crate::kernel::FakeEnforcer;
 use crate::ledger::{AddressPool, ApprovalFilter, NewRun, Terms};
@@ -126,6 +127,7 @@ fn converse(directory: &tempfile::TempDir, ledger: &Ledger, approvals: &Approval
         authority: Arc::new(Mutex::new(Authority::open(&directory.path().join("ca")).unwrap())),
         exchanged: mpsc::unbounded_channel().0,
         approvals: approvals.clone(),
+        metrics: Metrics::default(),
         runtime: Handle::current(),
         unfinished: JoinSet::new(),
     };

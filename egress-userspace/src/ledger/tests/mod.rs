@@ -5,6 +5,7 @@ mod approvals;
 mod budgets;
 mod chain;
 mod crash;
+mod export;
 mod files;
 mod full;
 mod property;
