@@ -37,4 +37,3 @@ BEGIN
 END;
 
 CREATE INDEX usage_by_time ON usage (settled);
-CREATE INDEX usage_by_bottle ON usage (bottle, settled);

@@ -36,9 +36,11 @@ pub struct SumsQuery {
 pub struct UsageRowsReply {
     /// The one settled first comes first.
     pub rows: Vec<UsageRow>,
+    /// How many requests this page has gone through at most.
+    pub requests_max: u32,
     /// Where the next page begins; `None` when this is the last.
     pub next: Option<UsageCursor>,
-    /// How many requests all pages have; said with the first.
+    /// How many requests all pages go through at most; said with the first.
     pub total: Option<u64>,
 }
 
@@ -51,7 +53,7 @@ pub struct UsageSumsReply {
     pub requests_max: u32,
     /// Where the next page begins; `None` when this is the last.
     pub next: Option<UsageCursor>,
-    /// How many requests all pages have, unmetered ones too; said with the first.
+    /// How many requests all pages go through at most; said with the first.
     pub total: Option<u64>,
 }
 

@@ -18,7 +18,7 @@ impl Desk {
     pub(super) async fn usage_rows(&self, query: UsageQuery) -> Result<UsageRowsReply, ApiError> {
         let page = self.launcher.ledger.usage_page(slice(query), PAGE_ROWS_MAX).await;
         let UsagePage { rows, next, total } = page.map_err(|error| refused(&error))?;
-        Ok(UsageRowsReply { rows, next, total })
+        Ok(UsageRowsReply { rows, requests_max: PAGE_ROWS_MAX, next, total })
     }
 
     pub(super) async fn usage_sums(&self, query: SumsQuery) -> Result<UsageSumsReply, ApiError> {

@@ -13,13 +13,19 @@ use crate::domain::{
 /// The finest time that sums tell apart: every zone's midnight is at one of these.
 const QUARTER_MILLIS: i64 = 15 * 60 * 1000;
 
-/// A stretch of requests in the order in which they were settled: after `from`, up to `to`.
+/// A stretch of requests in the order in which they were settled: after `from`, up to `to`. Those of other bottles in it are
+/// passed over, so that a page takes no longer where they are many.
 #[derive(Clone, Copy, Debug)]
 struct Stretch {
     from: UsageCursor,
     to: Option<UsageCursor>,
     bottle: Option<u32>,
 }
+
+/// The condition of a stretch. An index gives its requests in order.
+const WITHIN: &str = "(settled, permit) > (?1, ?2) AND (settled, permit) <= (?3, ?4)";
+/// And of its bottle.
+const OF_BOTTLE: &str = "(?5 IS NULL OR usage.bottle = ?5)";
 
 /// Every total there is.
 pub(super) fn tallies(connection: &Connection) -> rusqlite::Result<Vec<UsageTally>> {
@@ -56,8 +62,7 @@ pub(super) fn rows(
         "SELECT bottle.name, usage.agent, provider, host, target, model, request_id, status, input,
             cache_write, cache_read, output, known, ending, admitted, settled, cache_write_1h, reasoning, service_tier,
             limits
-         FROM usage JOIN bottle ON bottle.id = usage.bottle WHERE {} ORDER BY settled, permit",
-        within(stretch)
+         FROM usage JOIN bottle ON bottle.id = usage.bottle WHERE {WITHIN} AND {OF_BOTTLE} ORDER BY settled, permit"
     );
     let rows: Vec<UsageRow> =
         connection.prepare_cached(&sql)?.query_map(parameters(stretch), usage_row)?.collect::<Result<_, _>>()?;
@@ -77,14 +82,13 @@ pub(super) fn sums(
     let column = |wanted: GroupBy, column: &'static str| if by.contains(&wanted) { column } else { "NULL" };
     let sql = format!(
         "SELECT {}, {}, {}, {}, {}, count(*), sum(input), sum(cache_write), sum(cache_read), sum(output)
-         FROM usage JOIN bottle ON bottle.id = usage.bottle WHERE {} AND known <> 'unmetered'
+         FROM usage JOIN bottle ON bottle.id = usage.bottle WHERE {WITHIN} AND {OF_BOTTLE} AND known <> 'unmetered'
          GROUP BY 1, 2, 3, 4, 5",
         column(GroupBy::Bottle, "bottle.name"),
         column(GroupBy::Agent, "usage.agent"),
         column(GroupBy::Provider, "provider"),
         column(GroupBy::Model, "model"),
         if by.contains(&GroupBy::Day) { format!("settled / {QUARTER_MILLIS}") } else { "NULL".to_owned() },
-        within(stretch)
     );
     let groups = connection.prepare_cached(&sql)?.query_map(parameters(stretch), group)?.collect::<Result<_, _>>()?;
     Ok(UsageSums { groups, next: stretch.to, total })
@@ -120,11 +124,10 @@ fn stretch(
     let from = slice.after.max(newest).unwrap_or(beginning).max(beginning);
     let mut stretch = Stretch { from, to: None, bottle };
     let sql = format!(
-        "SELECT settled, permit FROM usage WHERE {} ORDER BY settled, permit LIMIT 1 OFFSET {}",
-        within(stretch),
+        "SELECT settled, permit FROM usage WHERE {WITHIN} ORDER BY settled, permit LIMIT 1 OFFSET {}",
         rows_max.saturating_sub(1)
     );
-    let end = connection.prepare_cached(&sql)?.query_row(parameters(stretch), cursor).optional()?;
+    let end = connection.prepare_cached(&sql)?.query_row(places(stretch), cursor).optional()?;
     // A page that is just full has a next one, which may be empty.
     stretch.to = end;
     Ok(stretch)
@@ -141,28 +144,27 @@ fn nth_newest(connection: &Connection, bottle: Option<u32>, last: u32) -> rusqli
         .optional()
 }
 
-/// How many there are from here to the end; counted with the first page only.
+/// How many there are from here to the end, of all bottles; counted with the first page only.
 fn total(connection: &Connection, slice: &UsageSlice, stretch: Stretch) -> rusqlite::Result<Option<u64>> {
     if slice.after.is_some() {
         return Ok(None);
     }
     let whole = Stretch { to: None, ..stretch };
-    let sql = format!("SELECT count(*) FROM usage WHERE {}", within(whole));
-    connection.prepare_cached(&sql)?.query_row(parameters(whole), |row| Ok(tokens(row, 0)?.0)).map(Some)
+    let sql = format!("SELECT count(*) FROM usage WHERE {WITHIN}");
+    connection.prepare_cached(&sql)?.query_row(places(whole), |row| Ok(tokens(row, 0)?.0)).map(Some)
 }
 
-/// The condition of a stretch, so that an index gives its rows in order.
-fn within(stretch: Stretch) -> &'static str {
-    match stretch.bottle {
-        Some(_) => "usage.bottle = ?5 AND (settled, permit) > (?1, ?2) AND (settled, permit) <= (?3, ?4)",
-        None => "?5 IS NULL AND (settled, permit) > (?1, ?2) AND (settled, permit) <= (?3, ?4)",
-    }
-}
-
-fn parameters(stretch: Stretch) -> (i64, i64, i64, i64, Option<u32>) {
-    let Stretch { from, to, bottle } = stretch;
+/// Both ends.
+fn places(stretch: Stretch) -> (i64, i64, i64, i64) {
+    let Stretch { from, to, .. } = stretch;
     let to = to.unwrap_or(UsageCursor { settled: UnixMillis(i64::MAX), permit: PermitId(i64::MAX) });
-    (from.settled.0, from.permit.0, to.settled.0, to.permit.0, bottle)
+    (from.settled.0, from.permit.0, to.settled.0, to.permit.0)
+}
+
+/// Both ends, and whose.
+fn parameters(stretch: Stretch) -> (i64, i64, i64, i64, Option<u32>) {
+    let (from, from_permit, to, to_permit) = places(stretch);
+    (from, from_permit, to, to_permit, stretch.bottle)
 }
 
 fn cursor(row: &Row<'_>) -> rusqlite::Result<UsageCursor> {

@@ -245,11 +245,11 @@ pub struct UsageSlice {
 /// Requests one by one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UsagePage {
-    /// The one settled first comes first.
+    /// The one settled first comes first. Fewer than a page has room for where only one bottle's are wanted.
     pub rows: Vec<UsageRow>,
     /// Where the next page begins; `None` when this is the last.
     pub next: Option<UsageCursor>,
-    /// How many requests all pages have; counted with the first.
+    /// How many requests all pages go through; counted with the first.
     pub total: Option<u64>,
 }
 
@@ -260,7 +260,7 @@ pub struct UsageSums {
     pub groups: Vec<(Option<UnixMillis>, UsageGroup)>,
     /// Where the next page begins; `None` when this is the last.
     pub next: Option<UsageCursor>,
-    /// How many requests all pages have; counted with the first.
+    /// How many requests all pages go through; counted with the first.
     pub total: Option<u64>,
 }
 

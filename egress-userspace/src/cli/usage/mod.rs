@@ -106,7 +106,7 @@ async fn requests(client: &Client, arguments: &UsageArguments, out: &mut Out) ->
     let mut pages = Pages::of(arguments, "rows");
     while let Some(path) = pages.next() {
         let reply: UsageRowsReply = client.get(&path).await?;
-        pages.had(reply.rows.len() as u64, reply.next, reply.total);
+        pages.had(u64::from(reply.requests_max), reply.next, reply.total);
         for row in reply.rows {
             if arguments.csv {
                 out.line(&csv::row(&row))?;

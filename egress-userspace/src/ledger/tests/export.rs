@@ -35,7 +35,7 @@ async fn pages(world: &World, slice: &UsageSlice, rows_max: u32) -> Vec<u64> {
         inputs.extend(page.rows.iter().map(|row| row.usage.input.0));
         slice.after = page.next;
         if page.next.is_none() {
-            assert_eq!(total, Some(inputs.len() as u64));
+            assert!(total >= Some(inputs.len() as u64));
             return inputs;
         }
     }
@@ -184,10 +184,8 @@ async fn an_index_gives_pages_in_order() {
         lines.map(Result::unwrap).collect::<Vec<_>>().join("\n")
     };
     let range = "(settled, permit) > (1, 2) AND (settled, permit) <= (3, 4)";
-    for (condition, index) in
-        [(range.to_owned(), "usage_by_time"), (format!("bottle = 1 AND {range}"), "usage_by_bottle")]
-    {
+    for condition in [range.to_owned(), format!("{range} AND (1 IS NULL OR bottle = 1)")] {
         let plan = plan(&condition);
-        assert!(plan.contains(index) && !plan.contains("TEMP B-TREE"), "{plan}");
+        assert!(plan.contains("usage_by_time") && !plan.contains("TEMP B-TREE"), "{plan}");
     }
 }
