@@ -69,6 +69,8 @@ const NEEDS: &[Need] = &[
     program(&[Test, Demo], "python3", "python3"),
     // What the SDKs that tests use run on, and are installed with.
     Need { groups: &[Test], package: "python3-venv", probe: Probe::PythonModule("ensurepip") },
+    // Reads what is exported for Prometheus.
+    package(&[Test], "python3-prometheus-client"),
     program(&[Test], "nodejs", "node"),
     program(&[Test], "npm", "npm"),
     program(&[Test], "docker.io", "dockerd"),

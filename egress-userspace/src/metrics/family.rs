@@ -239,6 +239,50 @@ impl Family {
 mod tests {
     use super::*;
 
+    const DASHBOARD: &str = include_str!("../../../docs/grafana.json");
+    const DOCUMENT: &str = include_str!("../../../docs/metrics.md");
+
+    /// Names of metrics in an expression: without the parts of histograms.
+    fn names(expression: &str) -> Vec<String> {
+        let words = expression.split(|character: char| !character.is_ascii_alphanumeric() && character != '_');
+        let is_metric = |word: &&str| word.starts_with("egress_") || word.starts_with("gen_ai_client_");
+        let whole = |word: &str| word.trim_end_matches("_bucket").to_owned();
+        words.filter(is_metric).map(whole).collect()
+    }
+
+    fn expressions(value: &serde_json::Value, found: &mut Vec<String>) {
+        match value {
+            serde_json::Value::Object(object) => {
+                found.extend(object.get("expr").and_then(|expr| expr.as_str()).map(str::to_owned));
+                object.values().for_each(|value| expressions(value, found));
+            }
+            serde_json::Value::Array(values) => values.iter().for_each(|value| expressions(value, found)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn the_dashboard_asks_for_what_is_exported() {
+        let dashboard: serde_json::Value = serde_json::from_str(DASHBOARD).unwrap();
+        assert!(dashboard["__inputs"].is_array() && dashboard["panels"].is_array());
+        let mut found = Vec::new();
+        expressions(&dashboard, &mut found);
+        let exported: Vec<String> = Family::all().map(Family::name).collect();
+        assert!(found.len() > 10, "{found:?}");
+        for expression in found {
+            let names = names(&expression);
+            assert!(!names.is_empty() && names.iter().all(|name| exported.contains(name)), "{expression}");
+        }
+    }
+
+    #[test]
+    fn the_document_tells_of_every_metric_and_its_type() {
+        for family in Family::all() {
+            let row = format!("| `{}` | {} |", family.name(), family.kind());
+            assert!(DOCUMENT.contains(&row), "{row}");
+        }
+    }
+
     #[test]
     fn every_metric_is_described_once() {
         let names: std::collections::BTreeSet<String> = Family::all().map(Family::name).collect();
