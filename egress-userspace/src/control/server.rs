@@ -27,6 +27,9 @@ use super::message::{ApiError, ErrorCode, RunEvent};
 use super::peer::Peer;
 use super::request::ApiRequest;
 
+/// What documents are.
+const JSON: &str = "application/json";
+
 /// What the handler answers with.
 #[derive(Debug)]
 pub enum ApiReply {
@@ -50,6 +53,15 @@ impl ApiReply {
     pub fn json(value: &impl serde::Serialize) -> Result<Self, ApiError> {
         let failed = |error: serde_json::Error| ApiError { code: ErrorCode::Failed, message: error.to_string() };
         serde_json::to_value(value).map(Self::Json).map_err(failed)
+    }
+
+    /// A large document, written at once.
+    ///
+    /// # Errors
+    /// When the value has no JSON form.
+    pub fn long_json(value: &impl serde::Serialize) -> Result<Self, ApiError> {
+        let failed = |error: serde_json::Error| ApiError { code: ErrorCode::Failed, message: error.to_string() };
+        serde_json::to_string(value).map(|text| Self::Text(JSON, text)).map_err(failed)
     }
 }
 
@@ -148,7 +160,7 @@ where
 
 fn document(status: StatusCode, value: &impl serde::Serialize) -> Response<BoxBody<Bytes, Infallible>> {
     let body = serde_json::to_vec(value).unwrap_or_default();
-    with_body(status, "application/json", Full::new(Bytes::from(body)).boxed())
+    with_body(status, JSON, Full::new(Bytes::from(body)).boxed())
 }
 
 fn event_stream<T>(events: mpsc::Receiver<T>) -> Response<BoxBody<Bytes, Infallible>>

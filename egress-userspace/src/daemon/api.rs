@@ -74,7 +74,7 @@ impl Desk {
             ApiRequest::Restore(name) => ApiReply::json(&self.restore(name).await?),
             ApiRequest::Metrics => Ok(ApiReply::Text(metrics::CONTENT_TYPE, self.metrics().await?)),
             ApiRequest::Usage(filter) => ApiReply::json(&self.usage(filter).await?),
-            ApiRequest::UsageRows(query) => ApiReply::json(&self.usage_rows(query).await?),
+            ApiRequest::UsageRows(query) => ApiReply::long_json(&self.usage_rows(query).await?),
             ApiRequest::UsageSums(query) => ApiReply::json(&self.usage_sums(query).await?),
             ApiRequest::Audit(query) => ApiReply::json(&self.audit(query).await?),
             ApiRequest::FollowAudit(bottle, after) => Ok(ApiReply::Audit(self.follow_audit(bottle, after).await?)),
