@@ -16,7 +16,7 @@ pub use approvals::{
 };
 pub use client::{Client, ClientError, Events, RunEvents};
 pub use kernel::{GateCounter, GateProgram, GateTerms, KernelGate, KernelReply};
-pub use live::{BottleRoutesReply, GateCounts, LiveBottle, LiveEvent, LiveGate, LiveRequest, LiveSnapshot};
+pub use live::{BottleRoutesReply, GateCounts, LiveBottle, LiveEvent, LiveGate, LiveSnapshot};
 pub use message::{
     AUDIT_ROWS_MAX, ApiError, AttachReply, AttachRequest, AuditReply, BottleInfo, BottlesReply, BudgetChangeRequest,
     BudgetsReply, CutAllReply, ErrorCode, ExplainReply, GateDifference, GateFault, GateReply, ResumeRequest, RunEvent,
@@ -25,6 +25,8 @@ pub use message::{
 pub use peer::Peer;
 pub use request::{ApiRequest, AuditQuery, RowFilter};
 pub use server::{ApiReply, bind, serve};
+
+pub use crate::domain::LiveRequest;
 
 /// Version of this API, first element of every path.
 const PROTOCOL: &str = "v1";

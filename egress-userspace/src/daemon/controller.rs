@@ -9,15 +9,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::error;
 
 use crate::bottle::Signaller;
 use crate::broker::{BottleView, FromController, Phase, Snapshot};
 use crate::domain::{
-    AgentName, AuditKind, BottleId, BottleName, BudgetView, Crossing, CutCause, CutoffPolicy, ProviderName, Refusal,
-    RefusalReason, Rules, Stop, Tokens, with_causes,
+    AgentName, AuditKind, BottleId, BottleName, BudgetView, Crossing, CutCause, CutoffPolicy, ListedRoute,
+    ProviderName, Refusal, RefusalReason, Rules, Stop, Tokens, with_causes,
 };
 use crate::fault::{self, Point};
 use crate::kernel::{Enforcer, Gate, IfIndex, KernelError};
@@ -73,6 +73,7 @@ enum Order {
     Stop { bottle: BottleId, stop: Stop, done: oneshot::Sender<bool> },
     Restore { bottle: BottleId, done: oneshot::Sender<Result<bool, LedgerError>> },
     Look { done: oneshot::Sender<View> },
+    Allowlist { lineage: Vec<BottleName>, done: oneshot::Sender<Vec<ListedRoute>> },
     Secrets { secrets: Values, done: oneshot::Sender<()> },
     Policy { policy: Box<Snapshot>, bounds: Bounds, done: oneshot::Sender<()> },
     Review { done: oneshot::Sender<()> },
@@ -95,10 +96,18 @@ pub(super) struct View {
     pub(super) proxy_pid: Option<u32>,
 }
 
+impl View {
+    /// A bottle, if it runs.
+    pub(super) fn of(&self, bottle: BottleId) -> Option<&Running> {
+        self.running.iter().find(|running| running.id == bottle)
+    }
+}
+
 /// How the rest of the daemon reaches the controller.
 #[derive(Clone)]
 pub(super) struct ControllerHandle {
     orders: UnboundedSender<Order>,
+    changed: watch::Receiver<()>,
 }
 
 macro_rules! ask {
@@ -206,6 +215,16 @@ impl ControllerHandle {
         ask!(self, Mend { gate }).unwrap_or(Ok(Mended::NotRunning))
     }
 
+    /// Where bottles of this line may go.
+    pub(super) async fn allowlist(&self, lineage: Vec<BottleName>) -> Option<Vec<ListedRoute>> {
+        ask!(self, Allowlist { lineage }).ok()
+    }
+
+    /// Changes whenever a look shows something else: processes, interfaces, the proxy.
+    pub(super) fn changed(&self) -> watch::Receiver<()> {
+        self.changed.clone()
+    }
+
     pub(super) async fn look(&self) -> Option<View> {
         let (done, answer) = oneshot::channel();
         let _ = self.orders.send(Order::Look { done });
@@ -225,6 +244,7 @@ pub(super) struct Controller {
     pub(super) running: BTreeMap<BottleId, Running>,
     proxy: Option<UnboundedSender<FromController>>,
     proxy_pid: Option<u32>,
+    changed: watch::Sender<()>,
     pub(super) unrecorded: VecDeque<Record>,
 }
 
@@ -239,6 +259,7 @@ pub(super) enum Record {
 /// Starts the controller's task.
 pub(super) fn spawn(ledger: Ledger, enforcer: Arc<dyn Enforcer>, policy: Snapshot, bounds: Bounds) -> ControllerHandle {
     let (orders, queue) = mpsc::unbounded_channel();
+    let (changed, changes) = watch::channel(());
     let controller = Controller {
         ledger,
         enforcer,
@@ -249,10 +270,11 @@ pub(super) fn spawn(ledger: Ledger, enforcer: Arc<dyn Enforcer>, policy: Snapsho
         running: BTreeMap::new(),
         proxy: None,
         proxy_pid: None,
+        changed,
         unrecorded: VecDeque::new(),
     };
     tokio::spawn(controller.run(queue));
-    ControllerHandle { orders }
+    ControllerHandle { orders, changed: changes }
 }
 
 impl Controller {
@@ -285,7 +307,7 @@ impl Controller {
         match order {
             Order::Started { running, done } => {
                 self.running.insert(running.id, *running);
-                self.tell_proxy();
+                self.tell_everybody();
                 let _ = done.send(());
             }
             Order::Runs { bottle, process, signaller } => self.runs(bottle, process, signaller),
@@ -294,7 +316,7 @@ impl Controller {
             }
             Order::Ended { bottle, done } => {
                 self.running.remove(&bottle);
-                self.tell_proxy();
+                self.tell_everybody();
                 let _ = done.send(());
             }
             Order::ProxyUp { outgoing, pid, done } => {
@@ -303,6 +325,7 @@ impl Controller {
             }
             Order::ProxyDown { done } => {
                 (self.proxy, self.proxy_pid) = (None, None);
+                self.tell_everybody();
                 let _ = done.send(());
             }
             Order::Crossed { settled, done } => {
@@ -346,17 +369,28 @@ impl Controller {
             Order::Mend { gate, done } => {
                 let _ = done.send(self.mend(*gate));
             }
-            Order::Look { done } => {
-                let running = self.running.values().cloned().collect();
-                let _ = done.send(View { running, proxy_pid: self.proxy_pid });
+            Order::Allowlist { lineage, done } => {
+                let _ = done.send(self.policy.routes.allowlist(&lineage, &self.policy.metered));
             }
+            Order::Look { done } => drop(done.send(self.view())),
         }
+    }
+
+    fn view(&self) -> View {
+        View { running: self.running.values().cloned().collect(), proxy_pid: self.proxy_pid }
     }
 
     fn runs(&mut self, bottle: BottleId, process: Process, signaller: Signaller) {
         let Some(running) = self.running.get_mut(&bottle) else { return };
         (running.init_pid, running.signaller) = (process.pid, Some(signaller));
         running.container = process.container;
+        self.changed.send_replace(());
+    }
+
+    /// Which bottles there are is of interest to the proxy and to whoever looks.
+    pub(super) fn tell_everybody(&self) {
+        self.tell_proxy();
+        self.changed.send_replace(());
     }
 
     /// Budgets are used up: every bottle that one of them binds is on its way to being cut.
@@ -469,7 +503,7 @@ impl Controller {
     fn greet(&mut self, proxy: UnboundedSender<FromController>, pid: Option<u32>) {
         (self.proxy, self.proxy_pid) = (Some(proxy), pid);
         self.tell_secrets();
-        self.tell_proxy();
+        self.tell_everybody();
     }
 
     fn take_secrets(&mut self, secrets: Values) {

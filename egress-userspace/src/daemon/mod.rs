@@ -19,6 +19,7 @@ mod kernel_view;
 mod launch;
 mod lifeline;
 mod listeners;
+mod live;
 mod proxy_link;
 mod reconcile;
 mod reload;

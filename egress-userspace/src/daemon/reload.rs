@@ -4,10 +4,11 @@
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::Signal;
+use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tracing::{error, info, warn};
 
@@ -24,9 +25,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What settings say that is asked for now and then. Clones share it.
 #[derive(Clone)]
-pub(super) struct InForce(Arc<RwLock<Said>>);
+pub(super) struct InForce(Arc<watch::Sender<Said>>);
 
-struct Said {
+pub(super) struct Said {
     providers: BTreeSet<ProviderName>,
     cut_mode: CutMode,
     problem: Option<String>,
@@ -36,27 +37,27 @@ struct Said {
 
 impl InForce {
     pub(super) fn new(settings: &Settings) -> Self {
-        Self(Arc::new(RwLock::new(Said::of(settings))))
+        Self(Arc::new(watch::Sender::new(Said::of(settings))))
     }
 
     /// Is there a provider of that name, for a budget to be about?
     pub(super) fn knows(&self, provider: &ProviderName) -> bool {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).providers.contains(provider)
+        self.0.borrow().providers.contains(provider)
     }
 
     /// Every provider's name.
     pub(super) fn providers(&self) -> Vec<ProviderName> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).providers.iter().cloned().collect()
+        self.0.borrow().providers.iter().cloned().collect()
     }
 
     /// What a cut bottle hears of it.
     pub(super) fn cut_mode(&self) -> CutMode {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).cut_mode
+        self.0.borrow().cut_mode
     }
 
     /// Why the settings file, or a routes file, is not what is in force, or a secret not to be had.
     pub(super) fn problem(&self) -> Option<String> {
-        let said = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let said = self.0.borrow();
         let problems = [
             ("settings.yml is not in force, the settings of before are", &said.problem),
             ("routes are not in force, those of before are", &said.routes_problem),
@@ -67,22 +68,28 @@ impl InForce {
         (!told.is_empty()).then(|| told.join("; "))
     }
 
+    /// Changes whenever something else is said.
+    pub(super) fn changed(&self) -> watch::Receiver<Said> {
+        self.0.subscribe()
+    }
+
     fn replace(&self, settings: &Settings) {
-        let mut said = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let (routes_problem, secrets_problem) = (said.routes_problem.take(), said.secrets_problem.take());
-        *said = Said { routes_problem, secrets_problem, ..Said::of(settings) };
+        self.0.send_modify(|said| {
+            let (routes_problem, secrets_problem) = (said.routes_problem.take(), said.secrets_problem.take());
+            *said = Said { routes_problem, secrets_problem, ..Said::of(settings) };
+        });
     }
 
     fn complain_of_routes(&self, problem: Option<String>) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).routes_problem = problem;
+        self.0.send_modify(|said| said.routes_problem = problem);
     }
 
     fn complain_of_secrets(&self, problem: Option<String>) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).secrets_problem = problem;
+        self.0.send_modify(|said| said.secrets_problem = problem);
     }
 
     fn complain(&self, problem: Option<String>) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).problem = problem;
+        self.0.send_modify(|said| said.problem = problem);
     }
 }
 

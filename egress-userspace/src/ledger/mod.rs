@@ -13,6 +13,7 @@ mod error;
 mod exchange;
 mod handle;
 mod inspect;
+mod live;
 mod open;
 mod overrides;
 mod report;
@@ -37,6 +38,7 @@ pub use approvals::{ApprovalFilter, Asked, Decided, Decision, Forgotten};
 pub use error::LedgerError;
 pub use handle::Ledger;
 pub use inspect::inspect;
+pub use live::{ListedBottle, LiveLook, LiveStart, RequestNews};
 
 /// Tells the time.
 pub type Clock = Arc<dyn Fn() -> UnixMillis + Send + Sync>;

@@ -9,10 +9,11 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::Connection;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::book::Book;
 use super::error::{Fault, LedgerError, again};
+use super::live::{FOLLOWED_NEWS_MAX, RequestNews};
 use super::{Clock, Terms};
 use crate::domain::{PermitId, Rules, UnixMillis};
 
@@ -39,6 +40,10 @@ pub(super) struct Desk {
     pub(super) is_audited: bool,
     /// Rung when one has been committed.
     pub(super) audited: watch::Sender<()>,
+    /// What is to be told of requests when this transaction has been committed.
+    pub(super) news: Vec<RequestNews>,
+    /// Whom it is told.
+    pub(super) followers: broadcast::Sender<RequestNews>,
     clock: Clock,
     next_permit: i64,
     /// Why the transaction can no longer be committed.
@@ -63,6 +68,8 @@ impl Desk {
             now: (terms.clock)(),
             is_audited: false,
             audited: watch::Sender::new(()),
+            news: Vec::new(),
+            followers: broadcast::Sender::new(FOLLOWED_NEWS_MAX),
             clock: terms.clock,
             next_permit,
             spoilt: None,
@@ -91,6 +98,7 @@ impl Desk {
         if std::mem::take(&mut self.is_audited) && outcome.is_ok() {
             self.audited.send_replace(());
         }
+        self.publish(outcome.is_ok());
         tracing::debug!(commands = answers.len(), "committed");
         for answer in answers {
             answer(outcome.as_ref().copied());
@@ -122,6 +130,7 @@ impl Desk {
             return Err(Fault::Sql(again(error)));
         }
         self.execute("SAVEPOINT command")?;
+        let told = self.news.len();
         let outcome = work(self);
         let closed = match &outcome {
             Ok(_) => {
@@ -135,6 +144,9 @@ impl Desk {
                 self.execute("ROLLBACK TO command").and_then(|()| self.execute("RELEASE command"))
             }
         };
+        if outcome.is_err() {
+            self.news.truncate(told);
+        }
         self.spoilt = closed.err();
         outcome
     }

@@ -16,6 +16,7 @@ mod full_disk;
 mod guard;
 mod held;
 mod inside;
+mod live;
 mod nftables;
 mod own_hosts;
 mod plan;

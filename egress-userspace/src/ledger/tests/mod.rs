@@ -7,6 +7,7 @@ mod chain;
 mod crash;
 mod files;
 mod full;
+mod live;
 mod property;
 mod run;
 mod stop;
