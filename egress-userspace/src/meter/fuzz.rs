@@ -22,13 +22,15 @@ use super::usage_asked::{UsageAsked, ask_for_usage};
 use super::usage_withheld::UsageWithheld;
 use super::values::Values;
 use super::websocket::{Frame, Frames as WebSocketFrames, Opcode, Side};
-use super::{Ask, Dialect, HeaderCounts, Lanes, Reading, ResponseHead, ResponseMeter, Route, ServerEvent, work};
+use super::{
+    Ask, Dialect, EarlyEnd, HeaderCounts, Lanes, Reading, ResponseHead, ResponseMeter, Route, ServerEvent, work,
+};
 
 /// A target's name, which is that of its corpus, and what it does with an input.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target. One for the frames of WebSockets has its place after the event streams.
-pub const TARGETS: [Target; 18] = [
+pub const TARGETS: [Target; 19] = [
     ("sse", sse),
     ("eventstream", eventstream),
     ("values", values),
@@ -47,8 +49,18 @@ pub const TARGETS: [Target; 18] = [
     ("usage_withheld", usage_withheld),
     ("websocket", websocket),
     ("socket_events", socket_events),
+    ("ending", ending),
 ];
 
+/// What is spoken in streams.
+const STREAMED: [Dialect; 6] = [
+    Dialect::AnthropicMessages,
+    Dialect::OpenAiChat,
+    Dialect::OpenAiResponses,
+    Dialect::Gemini,
+    Dialect::Bedrock,
+    Dialect::Ollama,
+];
 /// Most bytes that are decoded: a few bytes may stand for very many.
 const DECODED_BYTES_MAX: usize = 4 * 1024;
 /// What the requests of all exchanges allow.
@@ -314,6 +326,31 @@ pub fn socket_events(input: &[u8]) {
         assert!(ended.insert(*number), "ended twice");
     }
     assert_eq!(ended.len(), opened, "not every response has ended");
+}
+
+/// A stream that may be ended early: all of it is handed on, and how it would end follows from that alone. The first byte
+/// chooses the dialect.
+pub fn ending(input: &[u8]) {
+    let (choice, body) = input.split_first().unwrap_or((&0, &[]));
+    let Some(dialect) = STREAMED.get(usize::from(*choice) % STREAMED.len()) else { return };
+    let ask = Ask { input_estimate: INPUT_ESTIMATE, output_cap: OUTPUT_CAP, ..Ask::unseen(*dialect) };
+    let head = ResponseHead { status: 200, ..ResponseHead::default() };
+    let read = |pieces: &[&[u8]]| {
+        let (mut early, mut meter) = (EarlyEnd::new(&ask, &head), ResponseMeter::new(&ask, &head));
+        let mut given = Vec::new();
+        for piece in pieces {
+            early.push(piece);
+            while let Some(whole) = early.next_piece() {
+                meter.push(&whole);
+                given.extend_from_slice(&whole);
+            }
+        }
+        let end = early.end(&meter.reading());
+        given.extend_from_slice(&early.rest());
+        (given, end)
+    };
+    let (given, _) = same_in_pieces(body, read);
+    assert_eq!(given, body, "other bytes than there were");
 }
 
 /// A response in a dialect. The first byte chooses its head and how it ends.

@@ -31,7 +31,7 @@ use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
@@ -55,6 +55,9 @@ pub const CHATGPT_HOST: &str = "chatgpt.com";
 pub const GEMINI_HOST: &str = "generativelanguage.googleapis.com";
 /// Every name that it is known by.
 pub const HOSTS: [&str; 4] = [HOST, OPENAI_HOST, CHATGPT_HOST, GEMINI_HOST];
+
+/// How long a request waits for others.
+const GATHERING_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// How to start a provider.
 #[derive(Default)]
@@ -83,6 +86,8 @@ pub struct Provider {
 struct World {
     log: Arc<Log>,
     requests: AtomicU64,
+    /// Requests that wait for others of their kind, or have.
+    gathered: watch::Sender<u64>,
     /// Directives for any request.
     standing: Mutex<String>,
 }
@@ -90,6 +95,16 @@ struct World {
 impl World {
     fn standing(&self) -> String {
         self.standing.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Until so many have come.
+    async fn gather(&self, count: u64) {
+        if count > 0 {
+            self.gathered.send_modify(|gathered| *gathered += 1);
+            // Too few are the test's own to notice.
+            let mut gathered = self.gathered.subscribe();
+            let _ = tokio::time::timeout(GATHERING_TIME_MAX, gathered.wait_for(|gathered| *gathered >= count)).await;
+        }
     }
 }
 
@@ -107,7 +122,12 @@ impl Provider {
         let log = Arc::new(Log::new(options.log_file.as_deref())?);
         let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
         let address = listener.local_addr()?;
-        let world = Arc::new(World { log, requests: AtomicU64::new(0), standing: Mutex::default() });
+        let world = Arc::new(World {
+            log,
+            requests: AtomicU64::new(0),
+            gathered: watch::Sender::new(0),
+            standing: Mutex::default(),
+        });
         let (running, stopped) = oneshot::channel();
         let accepting = tokio::spawn(accept(listener, tls, Arc::clone(&world), stopped));
         Ok(Self { address, ca_pem: authority.pem(), world, accepting, running })
@@ -171,6 +191,7 @@ async fn answer(request: Request<Incoming>, world: &Arc<World>, becomes: &Mutex<
     let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     let number = world.requests.fetch_add(1, Ordering::Relaxed);
     let mut script = Script::read(&head, &body, &world.standing());
+    world.gather(script.together).await;
     let form = Form::of(&head);
     if form == Some(Form::Embeddings) {
         script.usage.output = 0;

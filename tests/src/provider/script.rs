@@ -4,6 +4,7 @@
 //! | directive | does |
 //! |---|---|
 //! | `deltas-N`, `delta-bytes-N`, `delay-N` (ms between deltas), `slow` | shape the stream |
+//! | `together-N` | is answered when there are N of this kind (or after half a minute) |
 //! | `input-N`, `output-N`, `cache-read-N`, `cache-write-N` | the usage it reports |
 //! | `cache-write-1h-N`, `reasoning-N` | which part of it was written for an hour, and which of the output was thinking |
 //! | `tool-use` | answers with the call of a tool (Messages, Responses, Gemini) |
@@ -85,6 +86,8 @@ pub struct Script {
     pub delta_bytes: usize,
     /// Between deltas.
     pub delay: Duration,
+    /// How many of its kind there are to be before it is answered.
+    pub together: u64,
     /// What a whole response reports.
     pub usage: Counts,
     /// The part of the cache writes that lives for an hour.
@@ -160,6 +163,7 @@ impl Script {
             deltas: DELTAS,
             delta_bytes: DELTA_BYTES,
             delay: Duration::ZERO,
+            together: 0,
             usage: Counts { input: INPUT_TOKENS, ..Counts::default() },
             cache_write_1h: 0,
             reasoning: 0,
@@ -227,6 +231,7 @@ impl Script {
             "deltas" => self.deltas = number,
             "delta-bytes" => self.delta_bytes = usize::try_from(number).unwrap_or(usize::MAX),
             "delay" => self.delay = Duration::from_millis(number),
+            "together" => self.together = number,
             "input" => self.usage.input = number,
             "output" => self.usage.output = number,
             "cache-read" => self.usage.cache_read = number,

@@ -1,5 +1,6 @@
 //! `cargo xtask test`: builds once, runs every suite, and closes with one line of counts.
 
+mod again;
 mod clients;
 mod suite;
 mod tally;
@@ -12,7 +13,7 @@ use anyhow::{Context, anyhow, bail};
 
 use crate::command;
 use crate::need::{self, Group};
-use suite::Suite;
+use suite::{Suite, Verdict};
 use tally::Tally;
 
 pub(crate) fn run(install: bool, filter: &[String]) -> anyhow::Result<()> {
@@ -28,8 +29,14 @@ pub(crate) fn run(install: bool, filter: &[String]) -> anyhow::Result<()> {
     println!("built in {:.0} s", start.elapsed().as_secs_f32());
 
     let mut total = Tally::default();
+    let mut failed = Vec::new();
     for suite in &suites {
-        total += run_suite(suite, filter)?;
+        let verdict = run_suite(suite, filter)?;
+        total += verdict.tally;
+        failed.extend(again::failed(&verdict.output, verdict.tally.failed).into_iter().map(|test| (suite, test)));
+    }
+    if command::is_ci() {
+        total.forgive(again::run(&failed)?);
     }
     println!("{:.0} s in all", start.elapsed().as_secs_f32());
     println!("{total}");
@@ -85,13 +92,13 @@ fn build(arguments: &[&str]) -> anyhow::Result<String> {
 }
 
 /// A filter that names the suite runs all of it; another one chooses tests.
-fn run_suite(suite: &Suite, filter: &[String]) -> anyhow::Result<Tally> {
+fn run_suite(suite: &Suite, filter: &[String]) -> anyhow::Result<Verdict> {
     let is_whole = filter.iter().any(|part| suite.name.contains(part.as_str()));
     let verdict = suite.run(if is_whole { &[] } else { filter })?;
     let tally = verdict.tally;
     // Where nothing matched or nothing is, there is nothing to say.
     if tally.total() == 0 {
-        return Ok(tally);
+        return Ok(verdict);
     }
     let mark = if tally.failed > 0 { "✗" } else { "✓" };
     println!("{mark}  {:<36} {tally}  ({:.1} s)", suite.name, verdict.took.as_secs_f32());
@@ -100,15 +107,15 @@ fn run_suite(suite: &Suite, filter: &[String]) -> anyhow::Result<Tally> {
             println!("   | {line}");
         }
     }
-    Ok(tally)
+    Ok(verdict)
 }
 
 fn verdict(total: Tally, is_filtered: bool) -> anyhow::Result<()> {
     if total.failed > 0 {
         bail!("{} tests failed; what they printed stands above", total.failed);
     }
-    if total.skipped > 0 && command::is_ci() {
-        bail!("{} tests were skipped: here everything must run", total.skipped);
+    if total.skipped > total.excused && command::is_ci() {
+        bail!("{} tests were skipped: here everything must run", total.skipped - total.excused);
     }
     if total.total() == 0 {
         bail!(if is_filtered { "no test has such a name" } else { "there were no tests" });

@@ -94,12 +94,22 @@ impl Suite {
 
     /// Runs it; `filter` are parts of test names, any of which may match.
     pub(super) fn run(&self, filter: &[String]) -> anyhow::Result<Verdict> {
+        self.run_with(filter, &[])
+    }
+
+    /// Runs one test of it, and nothing beside.
+    pub(super) fn run_one(&self, test: &str) -> anyhow::Result<Verdict> {
+        self.run_with(&[test.to_owned()], &["--exact"])
+    }
+
+    fn run_with(&self, filter: &[String], options: &[&str]) -> anyhow::Result<Verdict> {
         let start = Instant::now();
         let mut command = Command::new(&self.program);
         command
             .args(&self.arguments)
             // Shows what passed tests print, among it that they were skipped.
             .arg("--show-output")
+            .args(options)
             .args(filter)
             .current_dir(&self.directory)
             .env("PATH", command::system_path())

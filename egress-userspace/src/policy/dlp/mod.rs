@@ -9,6 +9,8 @@ mod card;
 mod detectors;
 mod exact;
 mod found;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod jwt;
 mod lane;
 mod markers;

@@ -176,11 +176,20 @@ proptest! {
     /// Any bytes at all: nothing panics, and what has no finding passes as it is.
     #[test]
     fn any_bytes_pass(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
-        for layers in [Layers::Body, Layers::Url, Layers::Form] {
-            let found = Scan::all(&detectors(), layers, &bytes);
-            let left = redacted(layers, &[&bytes]);
-            prop_assert_eq!(left.len(), bytes.len());
-            prop_assert!(!found.is_empty() || left == bytes);
+        for (_, target) in fuzz::TARGETS {
+            target(&bytes);
+        }
+    }
+}
+
+#[test]
+fn what_fuzzing_began_with_and_found_holds() {
+    let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/corpus");
+    for (name, target) in fuzz::TARGETS {
+        let inputs: Vec<_> = std::fs::read_dir(corpus.join(name)).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert!(inputs.len() >= 5, "{name} has {} inputs", inputs.len());
+        for input in inputs {
+            target(&std::fs::read(&input).unwrap());
         }
     }
 }
