@@ -26,6 +26,8 @@ pub(super) struct Runs {
     line: usize,
     /// A line has ended; the next may follow.
     is_between_lines: bool,
+    /// A line ends, if a line feed follows.
+    has_returned: bool,
     /// The number of each line's first letter, and where it stands.
     lines: VecDeque<(usize, usize)>,
     /// The run, until it is long enough.
@@ -47,12 +49,24 @@ impl Runs {
     pub(super) fn new() -> Self {
         let readings = [0, 1, 2, 3].map(|offset| Reading { offset, lane: Lane::default(), bits: 0, count: 0 });
         let (lines, head) = (VecDeque::new(), Vec::new());
-        Self { letters: 0, line: 0, is_between_lines: false, lines, head, is_decoded: false, readings }
+        Self {
+            letters: 0,
+            line: 0,
+            is_between_lines: false,
+            has_returned: false,
+            lines,
+            head,
+            is_decoded: false,
+            readings,
+        }
     }
 
     /// Reads on in a text: `bytes` stand at `from`.
     pub(super) fn take(&mut self, detectors: &Detectors, mut bytes: &[u8], mut from: usize, found: &mut Vec<Match>) {
-        while !bytes.is_empty() {
+        while let Some(first) = bytes.first() {
+            if std::mem::take(&mut self.has_returned) && *first != b'\n' {
+                self.end(detectors, found);
+            }
             let length = bytes.iter().take_while(|byte| sextet(**byte) != NONE).count();
             let (letters, rest) = bytes.split_at(length);
             let after = rest.first().copied();
@@ -62,7 +76,7 @@ impl Runs {
             }
             match after {
                 Some(b'\n') if self.is_joint() => self.is_between_lines = true,
-                Some(b'\r') if self.is_joint() && rest.get(1).is_none_or(|next| *next == b'\n') => {}
+                Some(b'\r') if self.is_joint() => self.has_returned = true,
                 Some(_) => self.end(detectors, found),
                 None => {}
             }
@@ -159,7 +173,8 @@ impl Runs {
         }
         self.lines.clear();
         self.head.clear();
-        (self.letters, self.line, self.is_between_lines, self.is_decoded) = (0, 0, false, false);
+        (self.letters, self.line) = (0, 0);
+        (self.is_between_lines, self.has_returned, self.is_decoded) = (false, false, false);
     }
 
     /// The letter before which nothing will be found.
