@@ -2,10 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{
-    AgentName, ApprovalRow, AuditRow, BottleName, Host, ListedRoute, PermitId, ProviderName, Tokens, UnixMillis,
-    UsageRow,
-};
+use crate::domain::{ApprovalRow, AuditRow, BottleName, ListedRoute, LiveRequest, PermitId, UnixMillis, UsageRow};
 
 use super::message::{BottleInfo, StatusReply};
 
@@ -107,29 +104,6 @@ pub struct LiveGate {
     /// What has passed.
     #[serde(flatten)]
     pub counts: GateCounts,
-}
-
-/// A request on its way.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LiveRequest {
-    /// Its reservation.
-    pub permit: PermitId,
-    /// Whose.
-    pub bottle: BottleName,
-    /// The role that ran in it.
-    pub agent: Option<AgentName>,
-    /// Whose tokens it spends.
-    pub provider: ProviderName,
-    /// Where it goes.
-    pub host: Host,
-    /// Method and path.
-    pub target: String,
-    /// The model it asks for.
-    pub model: Option<String>,
-    /// What is held for it.
-    pub held: Tokens,
-    /// When it was admitted.
-    pub admitted: UnixMillis,
 }
 
 /// `GET /v1/bottles/{name}/routes`

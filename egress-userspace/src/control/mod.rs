@@ -18,7 +18,7 @@ pub use approvals::{
 };
 pub use client::{Client, ClientError, Events, RunEvents};
 pub use kernel::{GateCounter, GateProgram, GateTerms, KernelGate, KernelReply};
-pub use live::{BottleRoutesReply, GateCounts, LiveBottle, LiveEvent, LiveGate, LiveRequest, LiveSnapshot};
+pub use live::{BottleRoutesReply, GateCounts, LiveBottle, LiveEvent, LiveGate, LiveSnapshot};
 pub use message::{
     AUDIT_ROWS_MAX, ApiError, AttachReply, AttachRequest, AuditReply, BottleInfo, BottlesReply, BudgetChangeRequest,
     BudgetsReply, CutAllReply, ErrorCode, ExplainReply, GateDifference, GateFault, GateReply, ResumeRequest, RunEvent,
@@ -29,6 +29,8 @@ pub use request::{ApiRequest, AuditQuery, RowFilter};
 pub use scrape::{bind_scrapes, serve_scrapes};
 pub use server::{ApiReply, bind, serve};
 pub use usage::{SumsQuery, UsageQuery, UsageRowsReply, UsageSumsReply};
+
+pub use crate::domain::LiveRequest;
 
 /// Version of this API, first element of every path.
 const PROTOCOL: &str = "v1";

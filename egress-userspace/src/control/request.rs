@@ -41,6 +41,10 @@ pub enum ApiRequest {
     Restore(BottleName),
     /// `GET bottles/{name}/budget`
     Explain(BottleName),
+    /// `GET bottles/{name}/routes`
+    BottleRoutes(BottleName),
+    /// `GET live`: how everything stands, and every change of it.
+    Live,
     /// `GET budgets`
     Budgets,
     /// `POST budgets`
@@ -107,6 +111,8 @@ impl ApiRequest {
             ["status"] if get => Ok(Self::Status),
             ["bottles"] if get => Ok(Self::Bottles),
             ["bottles", name, "budget"] if get => Ok(Self::Explain(name.parse().map_err(usage)?)),
+            ["bottles", name, "routes"] if get => Ok(Self::BottleRoutes(name.parse().map_err(usage)?)),
+            ["live"] if get => Ok(Self::Live),
             ["budgets"] if get => Ok(Self::Budgets),
             ["budgets"] if post => Ok(Self::ChangeBudget(json(body)?)),
             ["metrics"] if get => Ok(Self::Metrics),
@@ -262,6 +268,8 @@ mod tests {
         let web: BottleName = "web".parse().unwrap();
         let get = |path, query| ApiRequest::parse(&Method::GET, path, query, b"").unwrap();
         assert_eq!(get("/v1/status", ""), ApiRequest::Status);
+        assert_eq!(get("/v1/live", ""), ApiRequest::Live);
+        assert_eq!(get("/v1/bottles/web/routes", ""), ApiRequest::BottleRoutes(web.clone()));
         let filter = RowFilter { bottle: Some(web.clone()), last: Some(5) };
         assert_eq!(get("/v1/usage", "bottle=web&last=5"), ApiRequest::Usage(filter));
         let query =
@@ -284,6 +292,8 @@ mod tests {
     fn bad_requests_are_named() {
         assert_eq!(code(&Method::GET, "/status", "", b""), Some(ErrorCode::NotFound));
         assert_eq!(code(&Method::POST, "/v1/status", "", b""), Some(ErrorCode::NotFound));
+        assert_eq!(code(&Method::POST, "/v1/live", "", b""), Some(ErrorCode::NotFound));
+        assert_eq!(code(&Method::GET, "/v1/bottles/../routes", "", b""), Some(ErrorCode::Usage));
         assert_eq!(code(&Method::POST, "/v1/bottles/../cut", "", b""), Some(ErrorCode::Usage));
         assert_eq!(code(&Method::POST, "/v1/bottles/web/dance", "", b""), Some(ErrorCode::NotFound));
         assert_eq!(code(&Method::POST, "/v1/bottles/web/signal", "", b"{"), Some(ErrorCode::Usage));

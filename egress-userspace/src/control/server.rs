@@ -23,6 +23,7 @@ use crate::domain::AuditRow;
 
 use super::REQUEST_BODY_BYTES_MAX;
 use super::approvals::ApprovalEvent;
+use super::live::LiveEvent;
 use super::message::{ApiError, ErrorCode, RunEvent};
 use super::peer::Peer;
 use super::request::ApiRequest;
@@ -43,6 +44,8 @@ pub enum ApiReply {
     Audit(mpsc::Receiver<AuditRow>),
     /// Questions to operators, in the same way.
     Approvals(mpsc::Receiver<ApprovalEvent>),
+    /// Everything, in the same way.
+    Live(mpsc::Receiver<LiveEvent>),
 }
 
 impl ApiReply {
@@ -155,6 +158,7 @@ where
         ApiReply::Events(events) => event_stream(events),
         ApiReply::Audit(rows) => event_stream(rows),
         ApiReply::Approvals(events) => event_stream(events),
+        ApiReply::Live(events) => event_stream(events),
     })
 }
 

@@ -1,21 +1,20 @@
 //! What the control API's requests mean: each goes to the one that knows, and the answer is put together here.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use egress_common::Outcome;
+use egress_common::{Direction, Outcome};
 use tokio::sync::mpsc;
 use tracing::warn;
 
 use crate::budget;
 use crate::control::{
-    ApiError, ApiReply, ApiRequest, BottleInfo, BottlesReply, BudgetChangeRequest, BudgetsReply, CutAllReply,
-    ErrorCode, ExplainReply, GateReply, Peer, RowFilter, RunEvent, StatusReply, StopReply, UsageReply, WaitRequest,
+    ApiError, ApiReply, ApiRequest, BottleInfo, BottleRoutesReply, BottlesReply, BudgetChangeRequest, BudgetsReply,
+    CutAllReply, ErrorCode, ExplainReply, GateCounts, GateReply, LiveGate, Peer, RowFilter, RunEvent, StatusReply,
+    StopReply, UsageReply, WaitRequest,
 };
-use crate::domain::{
-    BottleId, BottleName, BottleState, CutCause, GateView, ProviderName, Scope, Stop, UnixMillis, with_causes,
-};
-use crate::ledger::{BottleRow, BudgetChange, Forgotten, UsageFilter};
+use crate::domain::{BottleName, BottleState, CutCause, GateView, ProviderName, Scope, Stop, UnixMillis, with_causes};
+use crate::kernel::Counter;
+use crate::ledger::{BottleRow, BudgetChange, Forgotten, ListedBottle, UsageFilter};
 use crate::metrics;
 
 use super::approvals::Approvals;
@@ -49,6 +48,8 @@ impl Desk {
                 request.budget.iter().try_for_each(|(provider, _)| self.check_provider(provider))?;
                 Ok(ApiReply::Events(self.launcher.run(peer, name, request).await?))
             }
+            ApiRequest::Live => Ok(ApiReply::Live(self.follow_live().await?)),
+            ApiRequest::BottleRoutes(name) => ApiReply::json(&self.routes(name).await?),
             ApiRequest::Explain(name) => ApiReply::json(&self.explain(name).await?),
             ApiRequest::Budgets => ApiReply::json(&self.budgets(None).await?),
             ApiRequest::ChangeBudget(request) => ApiReply::json(&self.change_budget(&peer, request).await?),
@@ -97,33 +98,32 @@ impl Desk {
     }
 
     async fn status(&self) -> Result<StatusReply, ApiError> {
-        Ok(StatusReply {
+        Ok(self.status_of(&self.look().await?, self.open_approvals().await?))
+    }
+
+    pub(super) fn status_of(&self, view: &View, open_approvals: u64) -> StatusReply {
+        StatusReply {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
-            proxy_pid: self.look().await?.proxy_pid,
+            proxy_pid: view.proxy_pid,
             enforcer: self.launcher.enforcer.backend().to_owned(),
             gateway: self.launcher.pool.gateway,
             pins: self.pins.clone(),
             not_enforcing: self.launcher.not_enforcing.clone(),
             settings_problem: self.launcher.in_force.problem(),
-            open_approvals: self.open_approvals().await?,
-        })
+            open_approvals,
+        }
     }
 
-    /// Bottles whose run has not ended, taken down entirely, frozen ones, and ended ones whose gate stays cut.
     async fn bottles(&self) -> Result<BottlesReply, ApiError> {
-        let rows = self.launcher.ledger.bottles().await.map_err(|error| refused(&error))?;
-        let running: BTreeMap<BottleId, Running> =
-            self.look().await?.running.into_iter().map(|running| (running.id, running)).collect();
-        let mut bottles = Vec::new();
-        for row in rows {
-            let running = running.get(&row.id);
-            if row.state() != BottleState::Ended || row.gate != GateView::Open {
-                bottles.push(self.info(row, running).await?);
-            }
-        }
+        let listed = self.launcher.ledger.listed_bottles().await.map_err(|error| refused(&error))?;
+        let view = self.look().await?;
+        let counted = |bottle: ListedBottle| {
+            let dropped = view.of(bottle.row.id).map_or(0, |running| self.gate_of(running).dropped_packets);
+            BottleInfo { dropped_packets: dropped, ..info(bottle, &view) }
+        };
         Ok(BottlesReply {
-            bottles,
+            bottles: listed.into_iter().map(counted).collect(),
             enforcer: self.launcher.enforcer.backend().to_owned(),
             not_enforcing: self.launcher.not_enforcing.clone(),
             settings_problem: self.launcher.in_force.problem(),
@@ -131,31 +131,22 @@ impl Desk {
         })
     }
 
-    async fn info(&self, row: BottleRow, running: Option<&Running>) -> Result<BottleInfo, ApiError> {
-        let budgets = self.launcher.ledger.budgets(row.id).await.map_err(|error| refused(&error))?;
-        let counters = match running {
-            Some(running) => self.launcher.enforcer.counters(running.interface).unwrap_or_default(),
-            None => Vec::new(),
+    /// What a bottle's gate has counted; nothing when it cannot be read.
+    pub(super) fn gate_of(&self, running: &Running) -> LiveGate {
+        let counters = self.launcher.enforcer.counters(running.interface).unwrap_or_default();
+        let (passed, dropped): (Vec<&Counter>, Vec<&Counter>) =
+            counters.iter().partition(|counter| counter.outcome == Outcome::Passed);
+        let bytes = |direction: Direction| {
+            passed.iter().filter(|counter| counter.direction == direction).map(|counter| counter.bytes).sum()
         };
-        let state = row.state();
-        let dropped = counters.iter().filter(|counter| counter.outcome != Outcome::Passed);
-        Ok(BottleInfo {
-            name: row.name,
-            agent: row.agent,
-            address: running.map(|running| running.address),
-            interface: running.map(|running| running.interface_name.clone()),
-            runtime: row.runtime,
-            container: running.and_then(|running| running.container.clone()).or(row.container),
-            pid: running.and_then(|running| running.init_pid),
-            gate: row.gate,
-            is_running: row.ended.is_none(),
-            state,
-            frozen: row.frozen,
-            policy: row.policy,
-            started: row.started,
-            budgets,
-            dropped_packets: dropped.map(|counter| counter.packets).sum(),
-        })
+        LiveGate {
+            bottle: running.name.clone(),
+            dropped_packets: dropped.iter().map(|counter| counter.packets).sum(),
+            counts: GateCounts {
+                passed_bytes_from_bottle: bytes(Direction::FromBottle),
+                passed_bytes_to_bottle: bytes(Direction::ToBottle),
+            },
+        }
     }
 
     async fn cut(&self, name: BottleName) -> Result<GateReply, ApiError> {
@@ -272,6 +263,17 @@ impl Desk {
         Ok(ExplainReply { bottle: name, chain, precedence: ledger.rules().precedence, budgets })
     }
 
+    /// Where a bottle may go, or could if it ran.
+    async fn routes(&self, name: BottleName) -> Result<BottleRoutesReply, ApiError> {
+        let row = self.launcher.ledger.bottle(&name).await.map_err(|error| refused(&error))?;
+        let lineage = match self.look().await?.of(row.id) {
+            Some(running) => running.lineage.clone(),
+            None => self.launcher.ledger.lineage(row.id).await.map_err(|error| refused(&error))?,
+        };
+        let routes = self.launcher.controller.allowlist(lineage).await;
+        Ok(BottleRoutesReply { bottle: name, routes: routes.ok_or_else(|| failed("the controller has stopped"))? })
+    }
+
     async fn budgets(&self, of: Option<Scope>) -> Result<BudgetsReply, ApiError> {
         let mut scopes = self.launcher.ledger.scopes().await.map_err(|error| refused(&error))?;
         scopes.retain(|view| of.as_ref().is_none_or(|scope| view.state.scope == *scope));
@@ -364,6 +366,29 @@ impl Desk {
             }
         });
         receiver
+    }
+}
+
+/// One bottle, as `egress list` shows it, but for what its gate has dropped.
+pub(super) fn info(bottle: ListedBottle, view: &View) -> BottleInfo {
+    let ListedBottle { row, budgets } = bottle;
+    let (state, running) = (row.state(), view.of(row.id));
+    BottleInfo {
+        name: row.name,
+        agent: row.agent,
+        address: running.map(|running| running.address),
+        interface: running.map(|running| running.interface_name.clone()),
+        runtime: row.runtime,
+        container: running.and_then(|running| running.container.clone()).or(row.container),
+        pid: running.and_then(|running| running.init_pid),
+        gate: row.gate,
+        is_running: row.ended.is_none(),
+        state,
+        frozen: row.frozen,
+        policy: row.policy,
+        started: row.started,
+        budgets,
+        dropped_packets: 0,
     }
 }
 

@@ -69,6 +69,7 @@ impl Controller {
         {
             warn!(bottle = %running.name, error = with_causes(&error), "the entry of its old gate is left");
         }
+        self.tell_everybody();
         Some(Ok(()))
     }
 }

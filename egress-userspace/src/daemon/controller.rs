@@ -3,13 +3,13 @@
 //! A task that takes orders one by one. Cutting goes in a fixed order: kernel, exchanges in flight, audit, and then what the
 //! bottle's policy or the operator wants besides.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::error;
 
@@ -17,7 +17,7 @@ use crate::bottle::Signaller;
 use crate::broker::{BottleView, FromController, Phase, Snapshot};
 use crate::domain::{
     AgentName, AuditKind, BottleId, BottleName, BudgetView, Crossing, CutCause, CutoffPolicy, Distribution,
-    ProviderName, Refusal, RefusalReason, Rules, Stop, Tokens, with_causes,
+    ListedRoute, ProviderName, Refusal, RefusalReason, Rules, Stop, Tokens, with_causes,
 };
 use crate::fault::{self, Point};
 use crate::kernel::{Enforcer, Gate, IfIndex, KernelError};
@@ -73,6 +73,7 @@ enum Order {
     Stop { bottle: BottleId, stop: Stop, done: oneshot::Sender<bool> },
     Restore { bottle: BottleId, done: oneshot::Sender<Result<bool, LedgerError>> },
     Look { done: oneshot::Sender<View> },
+    Allowlist { lineage: Vec<BottleName>, done: oneshot::Sender<Vec<ListedRoute>> },
     Secrets { secrets: Values, done: oneshot::Sender<()> },
     Policy { policy: Box<Snapshot>, bounds: Bounds, done: oneshot::Sender<()> },
     Review { done: oneshot::Sender<()> },
@@ -99,10 +100,18 @@ pub(super) struct View {
 /// From when cuts were due to when the kernel held them.
 pub(super) type CutTimes = BTreeMap<CutCause, Distribution>;
 
+impl View {
+    /// A bottle, if it runs.
+    pub(super) fn of(&self, bottle: BottleId) -> Option<&Running> {
+        self.running.iter().find(|running| running.id == bottle)
+    }
+}
+
 /// How the rest of the daemon reaches the controller.
 #[derive(Clone)]
 pub(super) struct ControllerHandle {
     orders: UnboundedSender<(Instant, Order)>,
+    changed: watch::Receiver<()>,
 }
 
 macro_rules! ask {
@@ -216,6 +225,16 @@ impl ControllerHandle {
         let _ = self.orders.send((Instant::now(), order));
     }
 
+    /// Where bottles of this line may go.
+    pub(super) async fn allowlist(&self, lineage: Vec<BottleName>) -> Option<Vec<ListedRoute>> {
+        ask!(self, Allowlist { lineage }).ok()
+    }
+
+    /// Changes whenever a look shows something else: processes, interfaces, the proxy.
+    pub(super) fn changed(&self) -> watch::Receiver<()> {
+        self.changed.clone()
+    }
+
     pub(super) async fn look(&self) -> Option<View> {
         let (done, answer) = oneshot::channel();
         self.give(Order::Look { done });
@@ -235,6 +254,7 @@ pub(super) struct Controller {
     pub(super) running: BTreeMap<BottleId, Running>,
     proxy: Option<UnboundedSender<FromController>>,
     proxy_pid: Option<u32>,
+    changed: watch::Sender<()>,
     pub(super) unrecorded: VecDeque<Record>,
     /// When what is being done was asked for.
     pub(super) asked: Instant,
@@ -252,6 +272,7 @@ pub(super) enum Record {
 /// Starts the controller's task.
 pub(super) fn spawn(ledger: Ledger, enforcer: Arc<dyn Enforcer>, policy: Snapshot, bounds: Bounds) -> ControllerHandle {
     let (orders, queue) = mpsc::unbounded_channel();
+    let (changed, changes) = watch::channel(());
     let controller = Controller {
         ledger,
         enforcer,
@@ -262,12 +283,13 @@ pub(super) fn spawn(ledger: Ledger, enforcer: Arc<dyn Enforcer>, policy: Snapsho
         running: BTreeMap::new(),
         proxy: None,
         proxy_pid: None,
+        changed,
         unrecorded: VecDeque::new(),
         asked: Instant::now(),
         cut_times: CutTimes::new(),
     };
     tokio::spawn(controller.run(queue));
-    ControllerHandle { orders }
+    ControllerHandle { orders, changed: changes }
 }
 
 impl Controller {
@@ -306,7 +328,7 @@ impl Controller {
         match order {
             Order::Started { running, done } => {
                 self.running.insert(running.id, *running);
-                self.tell_proxy();
+                self.tell_everybody();
                 let _ = done.send(());
             }
             Order::Runs { bottle, process, signaller } => self.runs(bottle, process, signaller),
@@ -315,7 +337,7 @@ impl Controller {
             }
             Order::Ended { bottle, done } => {
                 self.running.remove(&bottle);
-                self.tell_proxy();
+                self.tell_everybody();
                 let _ = done.send(());
             }
             Order::ProxyUp { outgoing, pid, done } => {
@@ -324,6 +346,7 @@ impl Controller {
             }
             Order::ProxyDown { done } => {
                 (self.proxy, self.proxy_pid) = (None, None);
+                self.tell_everybody();
                 let _ = done.send(());
             }
             Order::Crossed { settled, done } => {
@@ -367,10 +390,18 @@ impl Controller {
             Order::Mend { gate, done } => {
                 let _ = done.send(self.mend(*gate));
             }
-            Order::Look { done } => {
-                let running = self.running.values().cloned().collect();
-                let _ = done.send(View { running, proxy_pid: self.proxy_pid, cut_times: self.cut_times.clone() });
+            Order::Allowlist { lineage, done } => {
+                let _ = done.send(self.policy.routes.allowlist(&lineage, &self.policy.metered));
             }
+            Order::Look { done } => drop(done.send(self.view())),
+        }
+    }
+
+    fn view(&self) -> View {
+        View {
+            running: self.running.values().cloned().collect(),
+            proxy_pid: self.proxy_pid,
+            cut_times: self.cut_times.clone(),
         }
     }
 
@@ -378,62 +409,13 @@ impl Controller {
         let Some(running) = self.running.get_mut(&bottle) else { return };
         (running.init_pid, running.signaller) = (process.pid, Some(signaller));
         running.container = process.container;
+        self.changed.send_replace(());
     }
 
-    /// Budgets are used up: every bottle that one of them binds is on its way to being cut.
-    async fn crossed(&mut self, settled: Settled) {
-        let Settled { bottle, provider, provider_request_id: request, crossing, crossed_for_others, .. } = settled;
-        let is_first = self.running.get(&bottle).is_some_and(|running| running.stage == Stage::Open);
-        for (crossing, is_own) in
-            crossing.into_iter().zip([true]).chain(crossed_for_others.into_iter().zip(std::iter::repeat(false)))
-        {
-            let refusal = refusal(&crossing, &provider);
-            let mut bound = self.bound(&crossing, &provider).await;
-            if is_own {
-                bound.insert(bottle);
-            }
-            // Noted first, as the cut that may follow at once is told after its cause.
-            self.note_crossing(bottle, crossing, &provider, request.clone(), is_first || !is_own);
-            for bottle in bound {
-                let refusal = refusal.clone();
-                self.advance(bottle, |stage, bounds, now| stage.crossed(refusal, bounds, now)).await;
-            }
-        }
-    }
-
-    fn note_crossing(
-        &mut self,
-        bottle: BottleId,
-        crossing: Crossing,
-        provider: &ProviderName,
-        request: Option<String>,
-        is_first: bool,
-    ) {
-        let Crossing { scope, budget, used, held } = crossing;
-        let provider = provider.clone();
-        let kind = match (is_first, held) {
-            (true, _) => AuditKind::BudgetCrossed { scope, provider, budget, used, held, request },
-            // The last of those that were in flight when it was crossed.
-            (false, Tokens::ZERO) => AuditKind::BudgetOvershot { scope, provider, budget, used },
-            (false, _) => return,
-        };
-        self.unrecorded.push_back(Record::Audit(Some(bottle), kind));
-    }
-
-    /// The bottles that spend from a budget and are bound by it.
-    async fn bound(&self, crossing: &Crossing, provider: &ProviderName) -> BTreeSet<BottleId> {
-        let mut bound = BTreeSet::new();
-        for id in self.running.keys().copied() {
-            let budgets = self.ledger.budgets(id).await.unwrap_or_default();
-            let binds = |view: &BudgetView| {
-                let mut binding = crate::budget::binding(&view.chain);
-                view.provider == *provider && binding.any(|(state, _)| state.scope == crossing.scope) && spends(view)
-            };
-            if budgets.iter().any(binds) {
-                bound.insert(id);
-            }
-        }
-        bound
+    /// Which bottles there are is of interest to the proxy and to whoever looks.
+    pub(super) fn tell_everybody(&self) {
+        self.tell_proxy();
+        self.changed.send_replace(());
     }
 
     async fn advance_all(&mut self, step: impl Fn(Stage, Bounds, Moment) -> Stage) {
@@ -491,7 +473,7 @@ impl Controller {
     fn greet(&mut self, proxy: UnboundedSender<FromController>, pid: Option<u32>) {
         (self.proxy, self.proxy_pid) = (Some(proxy), pid);
         self.tell_secrets();
-        self.tell_proxy();
+        self.tell_everybody();
     }
 
     fn take_secrets(&mut self, secrets: Values) {

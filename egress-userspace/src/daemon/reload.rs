@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::Signal;
@@ -26,15 +26,12 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What settings say that is asked for now and then. Clones share it.
 #[derive(Clone)]
-pub(super) struct InForce {
-    said: Arc<RwLock<Said>>,
-    /// Where metrics are to be had.
-    metrics: Arc<watch::Sender<Option<SocketAddr>>>,
-}
+pub(super) struct InForce(Arc<watch::Sender<Said>>);
 
-struct Said {
+pub(super) struct Said {
     providers: BTreeSet<ProviderName>,
     cut_mode: CutMode,
+    metrics: Option<SocketAddr>,
     problem: Option<String>,
     routes_problem: Option<String>,
     secrets_problem: Option<String>,
@@ -42,33 +39,32 @@ struct Said {
 
 impl InForce {
     pub(super) fn new(settings: &Settings) -> Self {
-        let metrics = Arc::new(watch::Sender::new(settings.metrics));
-        Self { said: Arc::new(RwLock::new(Said::of(settings))), metrics }
-    }
-
-    /// Where metrics are to be had, and what that changes to.
-    pub(super) fn metrics(&self) -> watch::Receiver<Option<SocketAddr>> {
-        self.metrics.subscribe()
+        Self(Arc::new(watch::Sender::new(Said::of(settings))))
     }
 
     /// Is there a provider of that name, for a budget to be about?
     pub(super) fn knows(&self, provider: &ProviderName) -> bool {
-        self.said.read().unwrap_or_else(PoisonError::into_inner).providers.contains(provider)
+        self.0.borrow().providers.contains(provider)
     }
 
     /// Every provider's name.
     pub(super) fn providers(&self) -> Vec<ProviderName> {
-        self.said.read().unwrap_or_else(PoisonError::into_inner).providers.iter().cloned().collect()
+        self.0.borrow().providers.iter().cloned().collect()
     }
 
     /// What a cut bottle hears of it.
     pub(super) fn cut_mode(&self) -> CutMode {
-        self.said.read().unwrap_or_else(PoisonError::into_inner).cut_mode
+        self.0.borrow().cut_mode
+    }
+
+    /// Where metrics are to be had besides the control socket.
+    pub(super) fn metrics(&self) -> Option<SocketAddr> {
+        self.0.borrow().metrics
     }
 
     /// Why the settings file, or a routes file, is not what is in force, or a secret not to be had.
     pub(super) fn problem(&self) -> Option<String> {
-        let said = self.said.read().unwrap_or_else(PoisonError::into_inner);
+        let said = self.0.borrow();
         let problems = [
             ("settings.yml is not in force, the settings of before are", &said.problem),
             ("routes are not in force, those of before are", &said.routes_problem),
@@ -79,23 +75,28 @@ impl InForce {
         (!told.is_empty()).then(|| told.join("; "))
     }
 
+    /// Changes whenever something else is said.
+    pub(super) fn changed(&self) -> watch::Receiver<Said> {
+        self.0.subscribe()
+    }
+
     fn replace(&self, settings: &Settings) {
-        self.metrics.send_if_modified(|metrics| std::mem::replace(metrics, settings.metrics) != settings.metrics);
-        let mut said = self.said.write().unwrap_or_else(PoisonError::into_inner);
-        let (routes_problem, secrets_problem) = (said.routes_problem.take(), said.secrets_problem.take());
-        *said = Said { routes_problem, secrets_problem, ..Said::of(settings) };
+        self.0.send_modify(|said| {
+            let (routes_problem, secrets_problem) = (said.routes_problem.take(), said.secrets_problem.take());
+            *said = Said { routes_problem, secrets_problem, ..Said::of(settings) };
+        });
     }
 
     fn complain_of_routes(&self, problem: Option<String>) {
-        self.said.write().unwrap_or_else(PoisonError::into_inner).routes_problem = problem;
+        self.0.send_modify(|said| said.routes_problem = problem);
     }
 
     fn complain_of_secrets(&self, problem: Option<String>) {
-        self.said.write().unwrap_or_else(PoisonError::into_inner).secrets_problem = problem;
+        self.0.send_modify(|said| said.secrets_problem = problem);
     }
 
     fn complain(&self, problem: Option<String>) {
-        self.said.write().unwrap_or_else(PoisonError::into_inner).problem = problem;
+        self.0.send_modify(|said| said.problem = problem);
     }
 }
 
@@ -104,6 +105,7 @@ impl Said {
         Self {
             providers: providers(settings),
             cut_mode: settings.cut_mode,
+            metrics: settings.metrics,
             problem: None,
             routes_problem: None,
             secrets_problem: None,

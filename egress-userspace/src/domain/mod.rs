@@ -49,7 +49,9 @@ pub use name::{AgentName, BottleName, Host, HostError, NameError, ProviderName};
 pub use preflight::{Preflight, Preflights};
 pub use provider::Provider;
 pub use rate_limits::{PlanWindow, RateLimits};
-pub use report::{Allowance, AuditRow, BudgetView, Crossing, LimitSource, ScopeState, ScopeView, UsageRow, UsageSum};
+pub use report::{
+    Allowance, AuditRow, BudgetView, Crossing, LimitSource, LiveRequest, ScopeState, ScopeView, UsageRow, UsageSum,
+};
 pub use route::{
     Auth, AuthScheme, DetectorRule, InboundOnMatch, LooksFor, MethodName, OutboundOnMatch, PathPattern, RefPattern,
     RequestLog, Route, RouteError, RouteFile, RouteHost, SecretSource,

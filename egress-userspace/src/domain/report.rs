@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AgentName, AuditHash, AuditKind, BottleName, Ending, Host, Known, ProviderName, ProviderNotes, Scope, Tokens,
-    UnixMillis, Usage, UsageDetails, Window,
+    AgentName, AuditHash, AuditKind, BottleName, Ending, Host, Known, PermitId, ProviderName, ProviderNotes, Scope,
+    Tokens, UnixMillis, Usage, UsageDetails, Window,
 };
 
 /// Who laid a limit down.
@@ -145,6 +145,29 @@ pub struct UsageRow {
     pub admitted: UnixMillis,
     /// When it was settled.
     pub settled: UnixMillis,
+}
+
+/// A request on its way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiveRequest {
+    /// Its reservation.
+    pub permit: PermitId,
+    /// Whose.
+    pub bottle: BottleName,
+    /// The role that ran in it.
+    pub agent: Option<AgentName>,
+    /// Whose tokens it spends.
+    pub provider: ProviderName,
+    /// Where it goes.
+    pub host: Host,
+    /// Method and path.
+    pub target: String,
+    /// The model it asks for.
+    pub model: Option<String>,
+    /// What is held for it.
+    pub held: Tokens,
+    /// When it was admitted.
+    pub admitted: UnixMillis,
 }
 
 /// Sums of one bottle and provider.

@@ -148,8 +148,7 @@ impl Ledger {
     /// # Errors
     /// When it could not be read.
     pub async fn approvals_from(&self, first: ApprovalId) -> Result<Vec<ApprovalRow>, LedgerError> {
-        let sql = format!("{ROWS} WHERE approval.id >= ?1 ORDER BY approval.id");
-        self.read("read the approvals", move |connection| Ok(collect(connection, &sql, params![first.0])?)).await
+        self.read("read the approvals", move |connection| Ok(from(connection, first)?)).await
     }
 }
 
@@ -301,6 +300,20 @@ impl Desk {
         let row = collect(&self.connection, &sql, params![id.0])?.pop();
         row.ok_or_else(|| LedgerError::NoApproval(id).into())
     }
+}
+
+/// Questions with this number or a higher one, oldest first.
+pub(super) fn from(connection: &Connection, first: ApprovalId) -> rusqlite::Result<Vec<ApprovalRow>> {
+    collect(connection, &format!("{ROWS} WHERE approval.id >= ?1 ORDER BY approval.id"), params![first.0])
+}
+
+/// Questions that wait, oldest first, and the highest number that any question had at that moment.
+pub(super) fn open(connection: &Connection) -> rusqlite::Result<(Vec<ApprovalRow>, ApprovalId)> {
+    let waiting = collect(connection, &format!("{ROWS} WHERE decided IS NULL ORDER BY approval.id"), [])?;
+    let newest = connection
+        .prepare_cached("SELECT ifnull(max(id), 0) FROM approval")?
+        .query_row([], |row| row.get(0).map(ApprovalId))?;
+    Ok((waiting, newest))
 }
 
 fn collect(connection: &Connection, sql: &str, terms: impl rusqlite::Params) -> rusqlite::Result<Vec<ApprovalRow>> {

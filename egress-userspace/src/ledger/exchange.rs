@@ -101,6 +101,9 @@ impl Desk {
         for state in &mut chain {
             state.held = state.held + want.held;
         }
+        if request.is_metered {
+            self.tell_admitted(permit, &entry, request, want.held);
+        }
         Ok(Ok(Admitted { permit, allowances: budget::allowances(&chain) }))
     }
 
@@ -146,6 +149,9 @@ impl Desk {
         let after = self.book.states(&self.connection, &rules, self.now, scopes, &held.provider)?;
         let passed = passed(&rules, &before, &after);
         self.note(&passed, held.bottle, &held.provider)?;
+        if held.is_metered {
+            self.tell_settled(settlement.permit)?;
+        }
         Ok(Settled {
             bottle: held.bottle,
             crossing: budget::crossed(&after),

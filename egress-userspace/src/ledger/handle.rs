@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use rusqlite::Connection;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::book::Book;
 use super::chain::Walk;
 use super::error::{Fault, LedgerError};
 use super::exchange::Abandoned;
+use super::live::RequestNews;
 use super::writer::{self, Desk, Job, QUEUE_COMMANDS_MAX, job};
 use super::{
     AddressPool, Admitted, AuditFilter, AuditPage, AuditTail, BottleRow, BudgetChange, Clock, Command, Done,
@@ -40,10 +41,11 @@ pub(super) struct Shared {
     reader: Option<Mutex<Connection>>,
     /// As the desk has them.
     rules: Mutex<Arc<Rules>>,
-    clock: Clock,
+    pub(super) clock: Clock,
     pub(super) desk: Arc<Mutex<Desk>>,
     commits: Arc<Mutex<Distribution>>,
     audited: watch::Receiver<()>,
+    pub(super) followers: broadcast::Sender<RequestNews>,
     /// Last, so that it outlives the writer.
     _lock: File,
 }
@@ -59,7 +61,7 @@ impl Ledger {
         let failed = |source| LedgerError::Open { path: path.to_owned(), source };
         let (rules, clock) = (Mutex::new(Arc::new(terms.rules.clone())), Arc::clone(&terms.clock));
         let desk = Desk::new(opened.writer, terms).map_err(failed)?;
-        let audited = desk.audited.subscribe();
+        let (audited, followers) = (desk.audited.subscribe(), desk.followers.clone());
         let commits = Arc::clone(&desk.commits);
         let desk = Arc::new(Mutex::new(desk));
         let serving = Arc::clone(&desk);
@@ -70,7 +72,8 @@ impl Ledger {
             .map_err(|source| LedgerError::File { path: path.to_owned(), source })?;
         let reader = Some(Mutex::new(opened.reader));
         let (queue, writer) = (Some(queue), Some(writer));
-        let shared = Shared { queue, writer, reader, rules, clock, desk, commits, audited, _lock: opened.lock };
+        let shared =
+            Shared { queue, writer, reader, rules, clock, desk, commits, audited, followers, _lock: opened.lock };
         Ok(Self { shared: Arc::new(shared) })
     }
 

@@ -14,6 +14,7 @@ mod exchange;
 mod export;
 mod handle;
 mod inspect;
+mod live;
 mod open;
 mod overrides;
 mod report;
@@ -38,6 +39,7 @@ pub use approvals::{ApprovalFilter, Asked, Decided, Decision, Forgotten};
 pub use error::LedgerError;
 pub use handle::Ledger;
 pub use inspect::inspect;
+pub use live::{ListedBottle, LiveLook, LiveStart, RequestNews};
 
 /// Tells the time.
 pub type Clock = Arc<dyn Fn() -> UnixMillis + Send + Sync>;

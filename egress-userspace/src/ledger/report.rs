@@ -9,18 +9,32 @@ use super::book::{Book, BottleEntry};
 use super::column::{json_or_default, scope, tokens, word, word_or_null};
 use super::{BottleRow, UsageFilter};
 use crate::domain::{
-    BottleId, BottleName, Budget, BudgetView, GateView, Limit, ProviderName, ProviderNotes, Rules, Scope, ScopeView,
-    UnixMillis, Usage, UsageDetails, UsageRow, UsageSum,
+    BottleId, BottleName, Budget, BudgetView, GateView, Limit, PermitId, ProviderName, ProviderNotes, Rules, Scope,
+    ScopeView, UnixMillis, Usage, UsageDetails, UsageRow, UsageSum,
 };
 
 const BOTTLE: &str =
     "SELECT id, name, agent, address, cut, started, ended, policy, stopping, frozen, extends, runtime, container, exit_code
      FROM bottle";
 
+const USAGE: &str = "SELECT bottle.name, usage.agent, provider, host, target, model, request_id, status, input,
+        cache_write, cache_read, output, known, ending, admitted, settled, cache_write_1h, reasoning, service_tier,
+        limits
+    FROM usage JOIN bottle ON bottle.id = usage.bottle";
+
 /// All bottles, by name.
 pub(super) fn bottles(connection: &Connection) -> rusqlite::Result<Vec<BottleRow>> {
+    bottles_where(connection, "1")
+}
+
+/// Bottles whose run has not ended, taken down entirely, frozen ones, and ended ones whose gate stays cut, by name.
+pub(super) fn listed(connection: &Connection) -> rusqlite::Result<Vec<BottleRow>> {
+    bottles_where(connection, "ended IS NULL OR frozen IS NOT NULL OR cut IS NOT NULL")
+}
+
+fn bottles_where(connection: &Connection, condition: &str) -> rusqlite::Result<Vec<BottleRow>> {
     let bottles: Vec<BottleRow> = connection
-        .prepare_cached(&format!("{BOTTLE} ORDER BY name"))?
+        .prepare_cached(&format!("{BOTTLE} WHERE {condition} ORDER BY name"))?
         .query_map([], bottle_row)?
         .collect::<Result<_, _>>()?;
     bottles.into_iter().map(|bottle| with_budget(connection, bottle)).collect()
@@ -62,22 +76,23 @@ pub(super) fn usage_rows(
     bottle: Option<&BottleRow>,
     filter: &UsageFilter,
 ) -> rusqlite::Result<Vec<UsageRow>> {
-    const COLUMNS: &str = "SELECT bottle.name, usage.agent, provider, host, target, model, request_id, status, input,
-            cache_write, cache_read, output, known, ending, admitted, settled, cache_write_1h, reasoning, service_tier,
-            limits
-        FROM usage JOIN bottle ON bottle.id = usage.bottle";
     let mut rows: Vec<UsageRow> = match bottle {
         Some(bottle) => connection
-            .prepare_cached(&format!("{COLUMNS} WHERE usage.bottle = ?1 ORDER BY permit DESC LIMIT ?2"))?
+            .prepare_cached(&format!("{USAGE} WHERE usage.bottle = ?1 ORDER BY permit DESC LIMIT ?2"))?
             .query_map(params![bottle.id.0, last(filter.last)], usage_row)?
             .collect::<Result<_, _>>()?,
         None => connection
-            .prepare_cached(&format!("{COLUMNS} ORDER BY permit DESC LIMIT ?1"))?
+            .prepare_cached(&format!("{USAGE} ORDER BY permit DESC LIMIT ?1"))?
             .query_map([last(filter.last)], usage_row)?
             .collect::<Result<_, _>>()?,
     };
     rows.reverse();
     Ok(rows)
+}
+
+/// What one exchange used.
+pub(super) fn usage_of(connection: &Connection, permit: PermitId) -> rusqlite::Result<UsageRow> {
+    connection.prepare_cached(&format!("{USAGE} WHERE permit = ?1"))?.query_row([permit.0], usage_row)
 }
 
 /// Totals per bottle and provider; only those of `bottle` when there is one.

@@ -10,10 +10,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use rusqlite::Connection;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::book::Book;
 use super::error::{Fault, LedgerError, again};
+use super::live::{FOLLOWED_NEWS_MAX, RequestNews};
 use super::{Clock, Terms};
 use crate::domain::{Distribution, PermitId, Rules, Scale, UnixMillis};
 
@@ -42,6 +43,10 @@ pub(super) struct Desk {
     pub(super) audited: watch::Sender<()>,
     /// How long batches took. Locked once for each, and to be looked at.
     pub(super) commits: Arc<Mutex<Distribution>>,
+    /// What is to be told of requests when this transaction has been committed.
+    pub(super) news: Vec<RequestNews>,
+    /// Whom it is told.
+    pub(super) followers: broadcast::Sender<RequestNews>,
     clock: Clock,
     next_permit: i64,
     /// Why the transaction can no longer be committed.
@@ -67,6 +72,8 @@ impl Desk {
             is_audited: false,
             audited: watch::Sender::new(()),
             commits: Arc::new(Mutex::new(Distribution::new(Scale::Local))),
+            news: Vec::new(),
+            followers: broadcast::Sender::new(FOLLOWED_NEWS_MAX),
             clock: terms.clock,
             next_permit,
             spoilt: None,
@@ -97,6 +104,7 @@ impl Desk {
         if std::mem::take(&mut self.is_audited) && outcome.is_ok() {
             self.audited.send_replace(());
         }
+        self.publish(outcome.is_ok());
         tracing::debug!(commands = answers.len(), "committed");
         for answer in answers {
             answer(outcome.as_ref().copied());
@@ -128,6 +136,7 @@ impl Desk {
             return Err(Fault::Sql(again(error)));
         }
         self.execute("SAVEPOINT command")?;
+        let told = self.news.len();
         let outcome = work(self);
         let closed = match &outcome {
             Ok(_) => {
@@ -141,6 +150,9 @@ impl Desk {
                 self.execute("ROLLBACK TO command").and_then(|()| self.execute("RELEASE command"))
             }
         };
+        if outcome.is_err() {
+            self.news.truncate(told);
+        }
         self.spoilt = closed.err();
         outcome
     }

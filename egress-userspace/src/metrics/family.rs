@@ -251,14 +251,12 @@ mod tests {
     }
 
     fn expressions(value: &serde_json::Value, found: &mut Vec<String>) {
-        match value {
-            serde_json::Value::Object(object) => {
-                found.extend(object.get("expr").and_then(|expr| expr.as_str()).map(str::to_owned));
-                object.values().for_each(|value| expressions(value, found));
-            }
-            serde_json::Value::Array(values) => values.iter().for_each(|value| expressions(value, found)),
-            _ => {}
+        if let Some(expression) = value.get("expr").and_then(|expression| expression.as_str()) {
+            found.push(expression.to_owned());
         }
+        let (objects, lists) = (value.as_object(), value.as_array());
+        objects.into_iter().flat_map(|object| object.values()).for_each(|value| expressions(value, found));
+        lists.into_iter().flatten().for_each(|value| expressions(value, found));
     }
 
     #[test]

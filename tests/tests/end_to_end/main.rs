@@ -17,6 +17,7 @@ mod full_disk;
 mod guard;
 mod held;
 mod inside;
+mod live;
 mod metrics;
 mod nftables;
 mod own_hosts;

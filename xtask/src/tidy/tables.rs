@@ -49,6 +49,7 @@ pub(super) const PURE: &[&str] = &[
     "egress-userspace/src/bottle/plan.rs",
     "egress-userspace/src/daemon/cutting.rs",
     "egress-userspace/src/daemon/gate_check.rs",
+    "egress-userspace/src/daemon/live/shown.rs",
     "egress-userspace/src/daemon/traffic.rs",
     "egress-userspace/src/proxy/framing.rs",
     "egress-userspace/src/proxy/in_flight.rs",

@@ -91,7 +91,7 @@ async fn follow(
     audited.mark_unchanged();
     let newest = ledger.approvals(ApprovalFilter { bottle: None, last: Some(1) }).await?;
     let waiting = ledger.approvals(ApprovalFilter { bottle: bottle.clone(), last: None }).await?;
-    let mut seen = Seen::new(newest.last(), &waiting);
+    let mut seen = Seen::new(newest.last().map_or(ApprovalId(0), |row| row.id), &waiting);
     let mut news = vec![ApprovalEvent::Waiting { approvals: waiting }];
     loop {
         for event in news.drain(..) {
@@ -111,24 +111,31 @@ async fn follow(
 }
 
 /// What a follower has been told of.
-struct Seen {
+#[derive(Debug)]
+pub(in crate::daemon) struct Seen {
     waiting: BTreeSet<ApprovalId>,
     next: ApprovalId,
 }
 
 impl Seen {
-    fn new(newest: Option<&ApprovalRow>, waiting: &[ApprovalRow]) -> Self {
-        let newest = newest.into_iter().chain(waiting).map(|row| row.id.0).max().unwrap_or(0);
-        Self { waiting: waiting.iter().map(|row| row.id).collect(), next: ApprovalId(newest + 1) }
+    /// Those that wait, and no question has a higher number than `newest` or one of them.
+    pub(in crate::daemon) fn new(newest: ApprovalId, waiting: &[ApprovalRow]) -> Self {
+        let newest = waiting.iter().map(|row| row.id).fold(newest, ApprovalId::max);
+        Self { waiting: waiting.iter().map(|row| row.id).collect(), next: ApprovalId(newest.0 + 1) }
+    }
+
+    /// How many of them wait.
+    pub(in crate::daemon) fn waiting(&self) -> u64 {
+        self.waiting.len() as u64
     }
 
     /// The first that may have news.
-    fn first(&self) -> ApprovalId {
+    pub(in crate::daemon) fn first(&self) -> ApprovalId {
         self.waiting.first().copied().unwrap_or(self.next)
     }
 
     /// Is this row not as it was last seen?
-    fn is_news(&mut self, row: &ApprovalRow) -> bool {
+    pub(in crate::daemon) fn is_news(&mut self, row: &ApprovalRow) -> bool {
         let (was_waiting, waits) = (self.waiting.contains(&row.id), row.decided.is_none());
         let is_new = row.id >= self.next;
         if is_new {

@@ -21,6 +21,7 @@ use crate::broker::{FromController, RequestNumber};
 use crate::domain::{ApprovalId, Question, Supervised, Verdict, with_causes};
 use crate::ledger::{Asked, Decided, Decision, Ledger, LedgerError};
 
+pub(super) use api::Seen;
 pub(super) use key::read_or_make as read_or_make_key;
 
 /// No request is held longer, whatever the proxy says.

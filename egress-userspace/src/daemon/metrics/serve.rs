@@ -1,10 +1,10 @@
 //! The port for metrics: open where settings name one, moved or closed when they do so no longer.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tracing::{error, info};
 
 use crate::control::{bind_scrapes, serve_scrapes};
@@ -15,15 +15,18 @@ use super::super::api::Desk;
 /// Between two attempts to have a port that is taken.
 const BIND_RETRY_EVERY: Duration = Duration::from_secs(5);
 
-/// Serves until the future is dropped, on whatever `wanted` says.
-pub(in crate::daemon) async fn serve(desk: Desk, mut wanted: watch::Receiver<Option<SocketAddr>>) {
+/// Serves until the future is dropped, on whatever settings say.
+pub(in crate::daemon) async fn serve(desk: Desk) {
+    let in_force = &desk.launcher.in_force;
+    let mut changed = in_force.changed();
     loop {
-        let address = *wanted.borrow_and_update();
-        tokio::select! {
-            () = serve_on(&desk, address) => {}
-            changed = wanted.changed() => if changed.is_err() {
-                // Nobody changes settings any more.
-                return serve_on(&desk, address).await;
+        let address = in_force.metrics();
+        let mut serving = pin!(serve_on(&desk, address));
+        while in_force.metrics() == address {
+            tokio::select! {
+                () = &mut serving => {}
+                // Never without a sender, which the desk holds.
+                _ = changed.changed() => {}
             }
         }
     }

@@ -169,6 +169,7 @@ async fn when_the_commit_fails_everybody_hears_it_and_nothing_is_kept() {
     let world = World::new(&[]);
     let web = world.run("web", &[]).await;
     let kept = world.ledger().admit(reserve(&web, "claude", 1, 1)).await.unwrap().unwrap().permit;
+    let mut news = world.ledger().requests();
     let (release, waiting) = hold_up(world.ledger()).await;
     let (admitted, settled, spoiler, ()) = tokio::join!(
         world.ledger().admit(reserve(&web, "claude", 1, 1)),
@@ -186,6 +187,7 @@ async fn when_the_commit_fails_everybody_hears_it_and_nothing_is_kept() {
     assert!(matches!(admitted, Err(LedgerError::Transaction { action: "admit a request", .. })), "{admitted:?}");
     assert!(matches!(settled, Err(LedgerError::Transaction { action: "settle a request", .. })), "{settled:?}");
     assert!(spoiler.is_err());
+    assert!(news.try_recv().is_err(), "followers hear of what is committed only");
     assert_eq!((world.count("reservation"), world.count("usage")), (1, 0));
     world.assert_totals_are_sums();
     world.assert_chain_is_whole(1).await;

@@ -8,6 +8,7 @@ mod crash;
 mod export;
 mod files;
 mod full;
+mod live;
 mod property;
 mod run;
 mod stop;
