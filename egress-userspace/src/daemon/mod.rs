@@ -40,6 +40,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use thiserror::Error;
+use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
@@ -168,12 +169,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     let not_enforcing = self_check::run(&options, settings.enforcer).await;
     fault::arm();
     let listeners = listeners::bind(options.gateway)?;
-    let socket_path = options.run_directory.join(control::SOCKET_NAME);
-    let socket = control::bind(&socket_path).map_err(|source| DaemonError::File {
-        path: socket_path.clone(),
-        action: "bound",
-        source,
-    })?;
+    let (socket_path, socket) = bind_socket(&options)?;
 
     let in_force = InForce::new(&settings);
     let controller =
@@ -205,7 +201,6 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     let metrics = Metrics::default();
     let started = u64::try_from(clock::now().0 / 1000).unwrap_or_default();
     let desk = Desk { launcher, pins: place, approvals: approvals.clone(), metrics: metrics.clone(), started };
-    let scrapes = metrics::serve(desk.clone());
     let link = ProxyLink { listeners, configuration, authority, ledger, controller, exchanged, approvals, metrics };
     let hang_up = stop_signal(SignalKind::hangup())?;
     let mut terminated = stop_signal(SignalKind::terminate())?;
@@ -217,8 +212,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
         () = guard => {}
         () = reload.watch(hang_up, seen) => {}
         () = stale => {}
-        () = scrapes => {}
-        () = control::serve(socket, move |peer, request| desk.clone().answer(peer, request)) => {}
+        () = serve(socket, desk) => {}
         _ = terminated.recv() => {}
         _ = interrupted.recv() => {}
     }
@@ -227,6 +221,23 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
         warn!(%error, "the control socket is left");
     }
     Ok(())
+}
+
+fn bind_socket(options: &Options) -> Result<(PathBuf, UnixListener), DaemonError> {
+    let path = options.run_directory.join(control::SOCKET_NAME);
+    match control::bind(&path) {
+        Ok(socket) => Ok((path, socket)),
+        Err(source) => Err(DaemonError::File { path, action: "bound", source }),
+    }
+}
+
+/// Answers front-ends, and whoever collects metrics, until the future is dropped.
+async fn serve(socket: UnixListener, desk: Desk) {
+    let scrapes = metrics::serve(desk.clone());
+    tokio::select! {
+        () = scrapes => {}
+        () = control::serve(socket, move |peer, request| desk.clone().answer(peer, request)) => {}
+    }
 }
 
 fn open_ledger(options: &Options, settings: &Settings) -> Result<Ledger, LedgerError> {
