@@ -9,6 +9,7 @@ mod message;
 mod peer;
 mod request;
 mod server;
+mod stopping;
 
 pub use approvals::{
     APPROVAL_ROWS_MAX, ApprovalAction, ApprovalEvent, ApprovalQuery, ApprovalsReply, DecideReply, DecideRequest,
@@ -25,6 +26,7 @@ pub use message::{
 pub use peer::Peer;
 pub use request::{ApiRequest, AuditQuery, RowFilter};
 pub use server::{ApiReply, bind, serve};
+pub use stopping::StopEvent;
 
 pub use crate::domain::LiveRequest;
 
