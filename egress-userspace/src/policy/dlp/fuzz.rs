@@ -24,8 +24,8 @@ static DETECTORS: LazyLock<Arc<Detectors>> = LazyLock::new(|| {
     Arc::new(Detectors::new(&wanted).unwrap_or_else(|error| panic!("these detectors are right: {error}")))
 });
 
-/// However bytes come, as many leave, none of what is found among them, and the same ones. The first byte says of which kind
-/// they are, the second how long the pieces are.
+/// However bytes come, as many leave, and the same are found; what is not found leaves as it came. The first byte says of which
+/// kind they are, the second how long the pieces are.
 pub fn dlp_pieces(data: &[u8]) {
     let [kind, length, rest @ ..] = data else { return };
     let layers = match kind % 3 {
@@ -34,10 +34,13 @@ pub fn dlp_pieces(data: &[u8]) {
         _ => Layers::Form,
     };
     let (whole, found) = redacted(layers, rest, rest.len().max(1));
-    let (pieces, _) = redacted(layers, rest, usize::from(*length) % 37 + 1);
-    assert_eq!(whole.len(), rest.len());
-    assert_eq!(whole, pieces);
-    assert!(found || whole == rest);
+    let (pieces, found_in_pieces) = redacted(layers, rest, usize::from(*length) % 37 + 1);
+    assert_eq!((whole.len(), pieces.len()), (rest.len(), rest.len()));
+    // What is found twice, as two things, may be overwritten in the manner of either.
+    assert_eq!(found, found_in_pieces);
+    for left in [whole, pieces] {
+        assert!(left.iter().zip(rest).zip(&found).all(|((left, came), is_found)| *is_found || left == came));
+    }
 }
 
 /// A known secret in plain text is found, whatever stands around it: `\` and `%` excepted, which may take its first letters.
@@ -47,21 +50,24 @@ pub fn dlp_secret(data: &[u8]) {
     let (front, back) = around.split_at(usize::from(*at).min(around.len()));
     let text = [front, SECRET.as_bytes(), back].concat();
     let (left, found) = redacted(Layers::Body, &text, usize::from(*at) + 1);
-    assert!(found && memchr::memmem::find(&left, SECRET.as_bytes()).is_none());
+    assert!(found.contains(&true) && memchr::memmem::find(&left, SECRET.as_bytes()).is_none());
 }
 
-/// What leaves of bytes that come in pieces, and whether anything was found. What is found has not left before.
-fn redacted(layers: Layers, bytes: &[u8], piece_bytes: usize) -> (Vec<u8>, bool) {
+/// What leaves of bytes that come in pieces, and which of them are within something that was found. What is found has not left
+/// before.
+fn redacted(layers: Layers, bytes: &[u8], piece_bytes: usize) -> (Vec<u8>, Vec<bool>) {
     let mut redactor = Redactor::new(&DETECTORS, layers);
-    let (mut left, mut any) = (Vec::new(), false);
+    let (mut left, mut found) = (Vec::new(), vec![false; bytes.len()]);
     let mut take = |passing: Passing| {
         assert!(passing.found.iter().all(|finding| finding.range().start >= left.len()));
-        any |= !passing.found.is_empty();
+        for range in passing.found.iter().map(Finding::range) {
+            found.get_mut(range).into_iter().for_each(|within| within.fill(true));
+        }
         left.extend_from_slice(&passing.bytes);
     };
     for piece in bytes.chunks(piece_bytes) {
         take(redactor.push(piece));
     }
     take(redactor.finish());
-    (left, any)
+    (left, found)
 }
