@@ -94,7 +94,7 @@ fn examine(arguments: DoctorArguments, run_directory: PathBuf) -> Result<ExitCod
     let (attachment, choice) = (attachment(arguments.attach), daemon::chosen_enforcer(&options.home));
     let make = |pins: &Path| kernel::open_alone(choice, pins, attachment);
     let table = DoctorTable::new(arguments.output.json);
-    let report = doctor::examine(&options, &make, &mut |check| table.row(check));
+    let report = doctor::examine(&options, &make, &mut |heard| table.note(heard));
     table.conclude(&report)
 }
 

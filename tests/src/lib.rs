@@ -3,6 +3,7 @@
 pub mod agents;
 pub mod clients;
 pub mod docker;
+pub mod follow;
 pub mod gate;
 pub mod heap;
 pub mod load;

@@ -6,8 +6,9 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::doctor::{Check, Report, Verdict};
+use crate::doctor::{Check, Heard, Report, Verdict};
 
+use super::progress::Progress;
 use super::show;
 
 /// Columns of the longest names.
@@ -15,24 +16,32 @@ const NAME_COLUMNS: usize = 20;
 const AREA_COLUMNS: usize = 8;
 
 /// How a report is printed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct DoctorTable {
     as_json: bool,
     has_colour: bool,
+    progress: Progress,
 }
 
 impl DoctorTable {
     /// For standard output.
     #[must_use]
     pub fn new(as_json: bool) -> Self {
-        Self { as_json, has_colour: io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() }
+        let has_colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        Self { as_json, has_colour, progress: Progress::of("looking at this host") }
     }
 
-    /// Prints one check when it is made: some take seconds.
-    pub fn row(&self, check: &Check) {
-        if self.as_json {
-            return;
+    /// Prints each check when it is made, and what is waited for.
+    pub fn note(&self, heard: &Heard) {
+        match heard {
+            Heard::Begins(what) => self.progress.step(what),
+            Heard::Made(_) if self.as_json => {}
+            Heard::Made(check) => self.row(check),
         }
+    }
+
+    fn row(&self, check: &Check) {
+        self.progress.hide();
         println!("{}", line(check, self.has_colour));
         // A reader that has gone does not end what is being tried.
         let _ = io::stdout().flush();
@@ -42,7 +51,8 @@ impl DoctorTable {
     ///
     /// # Errors
     /// When the report cannot be printed.
-    pub fn conclude(&self, report: &Report) -> Result<ExitCode> {
+    pub fn conclude(self, report: &Report) -> Result<ExitCode> {
+        drop(self.progress);
         if self.as_json {
             show::json(&serde_json::json!({ "holds": report.holds(), "checks": report.checks }))?;
         } else {

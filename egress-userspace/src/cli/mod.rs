@@ -14,6 +14,7 @@ mod routes;
 mod run;
 mod settings;
 mod show;
+mod stop;
 mod terminal;
 mod usage;
 
@@ -35,8 +36,8 @@ use anyhow::Result;
 
 use crate::control::{
     AttachReply, AttachRequest, BottlesReply, Client, ClientError, CutAllReply, ErrorCode, GateReply, StatusReply,
-    StopReply,
 };
+use crate::domain::Stop;
 
 /// The exit codes of every command but `run`, which returns its command's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,12 +114,10 @@ async fn dispatch(client: &Client, command: Command) -> Result<ExitCode> {
         }
         Command::Resume(resume) => return run::resume(client, resume).await,
         Command::Freeze { bottle, output } => {
-            let reply: StopReply = client.post(&format!("bottles/{bottle}/freeze"), &()).await?;
-            show::stop(&reply, output.json)?;
+            stop::run(client, &bottle, Stop::Freeze, output.json).await?;
         }
         Command::Kill { bottle, output } => {
-            let reply: StopReply = client.post(&format!("bottles/{bottle}/kill"), &()).await?;
-            show::stop(&reply, output.json)?;
+            stop::run(client, &bottle, Stop::Kill, output.json).await?;
         }
         Command::List { output } => {
             let reply: BottlesReply = client.get("bottles").await?;

@@ -10,6 +10,7 @@ mod peer;
 mod request;
 mod scrape;
 mod server;
+mod stopping;
 mod usage;
 
 pub use approvals::{
@@ -28,6 +29,7 @@ pub use peer::Peer;
 pub use request::{ApiRequest, AuditQuery, RowFilter};
 pub use scrape::{bind_scrapes, serve_scrapes};
 pub use server::{ApiReply, bind, serve};
+pub use stopping::StopEvent;
 pub use usage::{SumsQuery, UsageQuery, UsageRowsReply, UsageSumsReply};
 
 pub use crate::domain::LiveRequest;

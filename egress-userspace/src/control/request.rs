@@ -25,6 +25,8 @@ pub enum ApiRequest {
     Resume(BottleName, ResumeRequest),
     /// `POST bottles/{name}/freeze` and `/kill`
     Stop(BottleName, Stop),
+    /// `GET bottles/{name}/stopping`: how far that is.
+    FollowStop(BottleName),
     /// `POST bottles/{name}/attach`
     Attach(BottleName, AttachRequest),
     /// `POST bottles/{name}/detach`
@@ -112,6 +114,7 @@ impl ApiRequest {
             ["bottles"] if get => Ok(Self::Bottles),
             ["bottles", name, "budget"] if get => Ok(Self::Explain(name.parse().map_err(usage)?)),
             ["bottles", name, "routes"] if get => Ok(Self::BottleRoutes(name.parse().map_err(usage)?)),
+            ["bottles", name, "stopping"] if get => Ok(Self::FollowStop(name.parse().map_err(usage)?)),
             ["live"] if get => Ok(Self::Live),
             ["budgets"] if get => Ok(Self::Budgets),
             ["budgets"] if post => Ok(Self::ChangeBudget(json(body)?)),
@@ -270,6 +273,7 @@ mod tests {
         assert_eq!(get("/v1/status", ""), ApiRequest::Status);
         assert_eq!(get("/v1/live", ""), ApiRequest::Live);
         assert_eq!(get("/v1/bottles/web/routes", ""), ApiRequest::BottleRoutes(web.clone()));
+        assert_eq!(get("/v1/bottles/web/stopping", ""), ApiRequest::FollowStop(web.clone()));
         let filter = RowFilter { bottle: Some(web.clone()), last: Some(5) };
         assert_eq!(get("/v1/usage", "bottle=web&last=5"), ApiRequest::Usage(filter));
         let query =

@@ -27,6 +27,7 @@ use super::live::LiveEvent;
 use super::message::{ApiError, ErrorCode, RunEvent};
 use super::peer::Peer;
 use super::request::ApiRequest;
+use super::stopping::StopEvent;
 
 /// What documents are.
 const JSON: &str = "application/json";
@@ -44,6 +45,8 @@ pub enum ApiReply {
     Audit(mpsc::Receiver<AuditRow>),
     /// Questions to operators, in the same way.
     Approvals(mpsc::Receiver<ApprovalEvent>),
+    /// How far a freeze or a kill is, in the same way.
+    Stopping(mpsc::Receiver<StopEvent>),
     /// Everything, in the same way.
     Live(mpsc::Receiver<LiveEvent>),
 }
@@ -158,6 +161,7 @@ where
         ApiReply::Events(events) => event_stream(events),
         ApiReply::Audit(rows) => event_stream(rows),
         ApiReply::Approvals(events) => event_stream(events),
+        ApiReply::Stopping(events) => event_stream(events),
         ApiReply::Live(events) => event_stream(events),
     })
 }

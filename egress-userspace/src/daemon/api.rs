@@ -12,7 +12,9 @@ use crate::control::{
     CutAllReply, ErrorCode, ExplainReply, GateCounts, GateReply, LiveGate, Peer, RowFilter, RunEvent, StatusReply,
     StopReply, UsageReply, WaitRequest,
 };
-use crate::domain::{BottleName, BottleState, CutCause, GateView, ProviderName, Scope, Stop, UnixMillis, with_causes};
+use crate::domain::{
+    BottleName, BottleState, CutCause, GateView, ProviderName, Scope, Stop, StopStep, UnixMillis, with_causes,
+};
 use crate::kernel::Counter;
 use crate::ledger::{BottleRow, BudgetChange, Forgotten, ListedBottle, UsageFilter};
 use crate::metrics;
@@ -63,6 +65,7 @@ impl Desk {
             }
             ApiRequest::Detach(name) => ApiReply::json(&self.detach(&peer, name).await?),
             ApiRequest::Stop(name, stop) => ApiReply::json(&self.stop(name, stop).await?),
+            ApiRequest::FollowStop(name) => Ok(ApiReply::Stopping(self.follow_stopping(&name).await?)),
             ApiRequest::Wait(name, request) => Ok(ApiReply::Events(self.wait(&name, request).await?)),
             ApiRequest::Signal(name, request) => {
                 let signaller = self.running(&name).await?.signaller;
@@ -202,11 +205,12 @@ impl Desk {
             let message = format!("bottle {name} is being started or taken down: try again");
             return Err(ApiError { code: ErrorCode::Conflict, message });
         };
-        // Nothing that the network shows. The run comes back to it when this fails.
-        if stop == Stop::Freeze
-            && let Err(error) = self.launcher.runtime.hold(&name).await
-        {
-            warn!(bottle = %name, error = with_causes(&error), "its processes move on while it is being cut");
+        if stop == Stop::Freeze {
+            self.launcher.stop_steps.at(row.id, StopStep::Holding);
+            // Nothing that the network shows. The run comes back to it when this fails.
+            if let Err(error) = self.launcher.runtime.hold(&name).await {
+                warn!(bottle = %name, error = with_causes(&error), "its processes move on while it is being cut");
+            }
         }
         let Lifeline { mut exit, remains, .. } = lifeline;
         self.launcher.controller.stop(row.id, stop).await;

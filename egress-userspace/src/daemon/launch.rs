@@ -25,6 +25,7 @@ use super::controller::{ControllerHandle, Running};
 use super::cutting::Stage;
 use super::lifeline::{Lifeline, RunEnd};
 use super::reload::InForce;
+use super::stop_steps::StopSteps;
 use super::stopping::{ENDED, Over, policy_of};
 use super::{DNS_PORT, PROXY_PORTS};
 
@@ -51,6 +52,8 @@ pub(super) struct Launcher {
     pub(super) in_force: InForce,
     /// Held by whoever compares gates, and by whoever changes what they are to be.
     pub(super) mending: Arc<tokio::sync::Mutex<()>>,
+    /// How far freezes and kills are.
+    pub(super) stop_steps: StopSteps,
     /// Why gates are not to be relied on: nothing is started then.
     pub(super) not_enforcing: Option<String>,
 }

@@ -30,6 +30,7 @@ mod route_check;
 mod routes;
 mod secrets;
 mod self_check;
+mod stop_steps;
 mod stopping;
 mod traffic;
 mod usage;
@@ -64,6 +65,7 @@ use launch::Launcher;
 use metrics::Metrics;
 use proxy_link::ProxyLink;
 use reload::{InForce, Reload};
+use stop_steps::StopSteps;
 
 pub use route_check::check_routes;
 
@@ -175,15 +177,15 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     let controller =
         controller::spawn(ledger.clone(), Arc::clone(&enforcer), policy(&settings, &routes), bounds(&settings));
     let drops = drops::log_drops(Arc::clone(&enforcer));
-    let pool = AddressPool { gateway: options.gateway, prefix: options.prefix };
     let launcher = Launcher {
         ledger: ledger.clone(),
         enforcer,
         runtime,
         controller: controller.clone(),
-        pool,
+        pool: AddressPool { gateway: options.gateway, prefix: options.prefix },
         in_force: in_force.clone(),
         mending: Arc::default(),
+        stop_steps: StopSteps::default(),
         not_enforcing,
     };
     ledger.audit(None, AuditKind::DaemonStarted { version: env!("CARGO_PKG_VERSION").to_owned() }).await?;

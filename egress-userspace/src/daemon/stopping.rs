@@ -13,12 +13,13 @@ use tracing::{error, info, warn};
 use crate::bottle::{Caller, RunningCommand, SavedLaunch};
 use crate::budget;
 use crate::control::{ApiError, ErrorCode, Peer, ResumeRequest, RunEvent};
-use crate::domain::{AuditKind, BottleName, CutCause, CutoffPolicy, GateView, Rules, Stop, with_causes};
+use crate::domain::{AuditKind, BottleName, CutCause, CutoffPolicy, GateView, Rules, Stop, StopStep, with_causes};
 use crate::fault::{self, Point};
 use crate::ledger::{BottleRow, LedgerError};
 
 use super::launch::{EVENTS_MAX, Launcher, failed, refused, streams};
 use super::lifeline::{RunEnd, Stopped};
+use super::stop_steps::{ending, saving};
 
 /// What a bottle that was ended from outside is recorded to have ended with: 128 + SIGKILL.
 pub(super) const ENDED: i32 = 137;
@@ -75,6 +76,7 @@ impl Launcher {
     /// back: its processes go on behind the cut gate. What remains is audited and returned.
     pub(super) async fn hold(&self, row: &BottleRow, command: &RunningCommand) -> Result<(), String> {
         let Err(error) = self.try_to_hold(row, command).await else { return Ok(()) };
+        self.stop_steps.over(row.id);
         // A group that cannot be told to go on has not been told to stand still, or stands still without network.
         let left = self.runtime.release(&row.name).await.map_or("stand still", |()| "go on");
         if let Err(error) = self.ledger.abandon_stop(row.id).await {
@@ -94,6 +96,7 @@ impl Launcher {
     }
 
     async fn try_to_hold(&self, row: &BottleRow, command: &RunningCommand) -> Result<(), String> {
+        self.stop_steps.at(row.id, StopStep::Holding);
         self.runtime.hold(&row.name).await.map_err(|error| with_causes(&error))?;
         fault::point(Point::Held);
         if let Err(error) = self.runtime.until_held(&row.name).await {
@@ -101,6 +104,7 @@ impl Launcher {
         }
         self.ledger.begin_stop(row.id, Stop::Freeze).await.map_err(|error| with_causes(&error))?;
         fault::point(Point::FreezeBegun);
+        self.stop_steps.at(row.id, saving(row));
         self.runtime.save_launch(&row.name, command).await.map_err(|error| with_causes(&error))?;
         fault::point(Point::LaunchSaved);
         Ok(())
@@ -110,6 +114,8 @@ impl Launcher {
     pub(super) async fn finish(&self, row: &BottleRow, over: Over) -> RunEnd {
         match over {
             Over::Ended(exit_code) => {
+                // It ended by itself before it could be stopped.
+                self.stop_steps.over(row.id);
                 // Logged where it happens; the next start tries again.
                 let _ = self.take_down(row).await;
                 if let Err(error) = self.ledger.end_run(row.id, exit_code).await {
@@ -141,11 +147,14 @@ impl Launcher {
         if stop == Stop::Kill {
             fault::point(Point::KillBegun);
         }
+        self.stop_steps.at(row.id, ending(row));
         let mut done = self.take_down(row).await;
         if stop == Stop::Kill && done.is_ok() {
+            self.stop_steps.at(row.id, StopStep::RemovingFiles);
             done = self.runtime.remove_files(&row.name).await.map_err(|error| with_causes(&error));
             fault::point(Point::FilesRemoved);
         }
+        self.stop_steps.over(row.id);
         self.record(row, stop, cause, done).await
     }
 
@@ -175,7 +184,9 @@ impl Launcher {
     /// Removes what an ended or frozen bottle has kept.
     pub(super) async fn kill_ended(&self, row: &BottleRow) -> Result<(), ApiError> {
         self.ledger.begin_removal(row.id).await.map_err(|error| refused(&error))?;
+        self.stop_steps.at(row.id, StopStep::RemovingFiles);
         let done = self.runtime.remove_files(&row.name).await.map_err(|error| with_causes(&error));
+        self.stop_steps.over(row.id);
         let name = &row.name;
         let told = |what| failed(format!("{what}: `egress kill {name}` tries again"));
         self.record(row, Stop::Kill, CutCause::Operator, done).await.map_err(told)

@@ -72,6 +72,7 @@ pub(super) fn try_all(options: &Options, status: &StatusReply, area: &mut Area<'
         let line = format!(
             "command -v {name} >/dev/null || {{ echo {NOT_HERE}; exit 0; }}; {resolves} {{ {reach}; }}; ( {refuse} )"
         );
+        area.begin(format!("running {name} in a bottle"));
         match run(options, &line) {
             Err(problem) => area.check(name, Verdict::Failed, problem),
             Ok(said) if said.contains(NOT_HERE) => area.check(name, Verdict::NotChecked, "not here"),

@@ -25,7 +25,7 @@ use crate::bottle::BottleError;
 use crate::domain::with_causes;
 use crate::kernel::{Enforcer, KernelError};
 
-pub use report::{Check, Report, Verdict};
+pub use report::{Check, Heard, Report, Verdict};
 pub use throwaway::Names;
 pub use trial::Finding;
 
@@ -79,13 +79,15 @@ pub enum DoctorError {
     },
 }
 
-/// Looks at everything. `note` hears of each check when it is made: some take seconds.
+/// Looks at everything. `note` hears of each check when it is made, and of what takes seconds before that.
 #[must_use]
-pub fn examine(options: &Options, make: MakeGates<'_>, note: &mut dyn FnMut(&Check)) -> Report {
+pub fn examine(options: &Options, make: MakeGates<'_>, note: &mut dyn FnMut(&Heard)) -> Report {
     let mut report = Report::default();
-    let mut keep = |check: Check| {
-        note(&check);
-        report.checks.push(check);
+    let mut keep = |heard: Heard| {
+        note(&heard);
+        if let Heard::Made(check) = heard {
+            report.checks.push(check);
+        }
     };
     host::look(options, &mut Area::new("host", &mut keep));
     let status = files::daemon(options, &mut Area::new("daemon", &mut keep));
@@ -106,8 +108,10 @@ fn gates(make: MakeGates<'_>, area: &mut Area<'_>) {
     if let Err(error) = remove_leftovers() {
         area.check("leftovers", Verdict::Warning, with_causes(&error));
     }
+    area.begin("attacking the host from a bottle without a gate");
     let tried = trial::without_a_gate(&names);
     summarise(area, "without a gate", tried, "attacks reach the host where no gate is: they are real");
+    area.begin("attacking the host from a bottle behind a gate");
     let tried = trial::through_a_gate(&names, Place::Host, Extent::Whole, make);
     summarise(area, "with a gate", tried, "attacks by root in a bottle: none passes, each is counted as what it is");
 }

@@ -29,6 +29,15 @@ pub struct Check {
     pub says: String,
 }
 
+/// What whoever waits hears.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// What is done next, and may take seconds: `running curl`.
+    Begins(String),
+    /// A check has been made.
+    Made(Check),
+}
+
 /// Everything that was looked at.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
@@ -53,16 +62,21 @@ impl Report {
 /// Checks of one area.
 pub(super) struct Area<'a> {
     name: &'static str,
-    note: &'a mut dyn FnMut(Check),
+    note: &'a mut dyn FnMut(Heard),
 }
 
 impl<'a> Area<'a> {
-    pub(super) fn new(name: &'static str, note: &'a mut dyn FnMut(Check)) -> Self {
+    pub(super) fn new(name: &'static str, note: &'a mut dyn FnMut(Heard)) -> Self {
         Self { name, note }
     }
 
+    /// What comes next takes a while.
+    pub(super) fn begin(&mut self, what: impl Into<String>) {
+        (self.note)(Heard::Begins(what.into()));
+    }
+
     pub(super) fn check(&mut self, name: impl Into<String>, verdict: Verdict, says: impl Into<String>) {
-        (self.note)(Check { area: self.name, name: name.into(), verdict, says: says.into() });
+        (self.note)(Heard::Made(Check { area: self.name, name: name.into(), verdict, says: says.into() }));
     }
 
     /// `Ok` is what was found, `Err` what is wrong and what to do.
@@ -80,9 +94,15 @@ mod tests {
 
     fn check(verdicts: &[Verdict], holds: bool) {
         let mut report = Report::default();
-        let mut note = |check| report.checks.push(check);
+        let mut begun = 0;
+        let mut note = |heard| match heard {
+            Heard::Begins(_) => begun += 1,
+            Heard::Made(check) => report.checks.push(check),
+        };
         let mut area = Area::new("host", &mut note);
+        area.begin("looking");
         verdicts.iter().for_each(|verdict| area.check("a", *verdict, "b"));
+        assert_eq!((begun, report.checks.len()), (1, verdicts.len()));
         assert_eq!(report.holds(), holds, "{verdicts:?}");
         assert_eq!(
             report.count(Verdict::Warning),

@@ -24,6 +24,7 @@ mod route;
 mod route_check;
 mod rules;
 mod secret;
+mod stop_step;
 mod usage;
 mod usage_sum;
 mod zone;
@@ -59,6 +60,7 @@ pub use route::{
 pub use route_check::{CheckedFile, RouteAnswer, RouteCheck, RouteQuestion, Url, UrlError};
 pub use rules::{BottleRules, CacheReads, CrossingMode, Durability, Precedence, Rules, Thresholds};
 pub use secret::Secret;
+pub use stop_step::StopStep;
 pub use usage::{Known, Usage, UsageDetails};
 pub use usage_sum::{GroupBy, GroupByError, UsageCursor, UsageCursorError, UsageGroup, UsageKey, UsageTally};
 pub use zone::{Zone, ZoneError};

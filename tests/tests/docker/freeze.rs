@@ -6,8 +6,10 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use egress_userspace::domain::{AuditKind, BottleState, CutCause, GateView};
+use egress_userspace::control::StopEvent;
+use egress_userspace::domain::{AuditKind, BottleState, CutCause, GateView, StopStep};
 use harness::docker::{CLIENT, Docker};
+use harness::follow::Follower;
 use harness::world::{Bottle, PATIENCE, World, until};
 
 use crate::world;
@@ -39,8 +41,14 @@ fn a_frozen_container_continues_on_its_files() -> Result<()> {
 
 pub(crate) fn check_freezing(docker: &Docker, world: &mut World) -> Result<()> {
     let mut bottle = start_counter(world)?;
+    let mut steps: Follower<StopEvent> = Follower::of(world, "bottles/web/stopping");
+    let at = |wanted: Option<StopStep>| move |event: &StopEvent| (event.step == wanted).then_some(());
+    steps.until("nothing is done yet", at(None))?;
     let said = world.egress(&["freeze", "web"])?;
     assert_eq!((said.code, said.output.as_str()), (0, "web is frozen: `egress resume web` continues it\n"), "{said:?}");
+    for step in [Some(StopStep::CommittingImage), Some(StopStep::TakingContainerDown), None] {
+        steps.until(&format!("{step:?}"), at(step))?;
+    }
     let ended = bottle.end()?;
     ensure!(ended.code == 137 && ended.errors.contains("egress resume web"), "{ended:?}");
     assert_eq!(docker.containers()?, [""; 0], "its container is left");

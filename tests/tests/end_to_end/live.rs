@@ -3,16 +3,15 @@
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use egress_userspace::control::{
     AuditReply, BottleInfo, BottleRoutesReply, BottlesReply, Client, ErrorCode, LiveBottle, LiveEvent, LiveGate,
-    LiveRequest, LiveSnapshot,
+    LiveSnapshot,
 };
 use egress_userspace::domain::{AuditKind, CutCause, GateView, PermitId, Tokens, Verdict};
+use harness::follow::Follower;
 use harness::world::{PATIENCE, World, until};
 use serde_json::Value;
 
@@ -34,78 +33,31 @@ macro_rules! heard {
     };
 }
 
-/// A front-end that follows.
-struct Follower {
-    events: Arc<Mutex<Vec<LiveEvent>>>,
-    next: usize,
-    reader: thread::JoinHandle<Result<()>>,
+/// A follower that has had its snapshot.
+fn follow(world: &World) -> Result<(Follower<LiveEvent>, LiveSnapshot)> {
+    let mut follower = Follower::of(world, "live");
+    let snapshot = heard!(LiveEvent::Snapshot(snapshot) => Some(*snapshot.clone()));
+    let snapshot = follower.until("a snapshot", snapshot)?;
+    ensure!(matches!(follower.heard().first(), Some(LiveEvent::Snapshot(_))), "the snapshot is not the first");
+    Ok((follower, snapshot))
 }
 
-impl Follower {
-    fn of(world: &World) -> Result<(Self, LiveSnapshot)> {
-        let events = Arc::<Mutex<Vec<LiveEvent>>>::default();
-        let (heard, client) = (Arc::clone(&events), Client::new(&world.names.run));
-        let reader = thread::spawn(move || {
-            tokio::runtime::Runtime::new()?.block_on(async {
-                let mut stream = client.listen("live").await?;
-                // A daemon that is killed breaks the stream.
-                while let Ok(Some(event)) = stream.next().await {
-                    heard.lock().unwrap_or_else(PoisonError::into_inner).push(event);
-                }
-                Ok(())
-            })
-        });
-        let mut follower = Self { events, next: 0, reader };
-        let snapshot =
-            follower.until("a snapshot", heard!(LiveEvent::Snapshot(snapshot) => Some(*snapshot.clone())))?;
-        ensure!(follower.next == 1, "the snapshot is not the first");
-        Ok((follower, snapshot))
-    }
+/// Every bottle it has heard of, as often as it has.
+fn bottles(follower: &Follower<LiveEvent>) -> Vec<LiveBottle> {
+    follower.heard().iter().filter_map(heard!(LiveEvent::Bottle { bottle } => Some(*bottle.clone()))).collect()
+}
 
-    fn all(&self) -> Vec<LiveEvent> {
-        self.events.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
+fn until_web(
+    follower: &mut Follower<LiveEvent>,
+    what: &str,
+    is_so: impl Fn(&BottleInfo) -> bool,
+) -> Result<LiveBottle> {
+    let is_it = |info: &BottleInfo| info.name.as_str() == "web" && is_so(info);
+    follower.until(what, heard!(LiveEvent::Bottle { bottle } => is_it(&bottle.info).then(|| *bottle.clone())))
+}
 
-    /// Every bottle it has heard of, as often as it has.
-    fn bottles(&self) -> Vec<LiveBottle> {
-        let events = self.all().into_iter();
-        events.filter_map(|event| if let LiveEvent::Bottle { bottle } = event { Some(*bottle) } else { None }).collect()
-    }
-
-    /// The next event that is one of these; those before it are passed over.
-    fn until<T>(&mut self, what: &str, is_it: impl Fn(&LiveEvent) -> Option<T>) -> Result<T> {
-        let mut found = None;
-        let (events, from) = (Arc::clone(&self.events), self.next);
-        let looked = until(what, PATIENCE, || {
-            let events = events.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut rest = events.iter().enumerate().skip(from);
-            found = rest.find_map(|(place, event)| Some((place, is_it(event)?)));
-            Ok(found.is_some())
-        });
-        looked.with_context(|| format!("heard since: {:#?}", self.all().get(from..)))?;
-        let (place, found) = found.context("nothing")?;
-        self.next = place + 1;
-        Ok(found)
-    }
-
-    fn until_web(&mut self, what: &str, is_so: impl Fn(&BottleInfo) -> bool) -> Result<LiveBottle> {
-        let is_it = |info: &BottleInfo| info.name.as_str() == "web" && is_so(info);
-        self.until(what, heard!(LiveEvent::Bottle { bottle } => is_it(&bottle.info).then(|| *bottle.clone())))
-    }
-
-    fn until_audit(&mut self, kind: &AuditKind) -> Result<()> {
-        self.until(&format!("{kind:?}"), heard!(LiveEvent::Audit { row } => (row.kind == *kind).then_some(())))
-    }
-
-    fn until_request(&mut self) -> Result<LiveRequest> {
-        self.until("a request is admitted", heard!(LiveEvent::Admitted { request } => Some(request.clone())))
-    }
-
-    /// Waits until the daemon has gone.
-    fn end(self) -> Result<()> {
-        until("the stream ends", PATIENCE, || Ok(self.reader.is_finished()))?;
-        self.reader.join().map_err(|_| anyhow::anyhow!("the follower panicked"))?
-    }
+fn until_audit(follower: &mut Follower<LiveEvent>, kind: &AuditKind) -> Result<()> {
+    follower.until(&format!("{kind:?}"), heard!(LiveEvent::Audit { row } => (row.kind == *kind).then_some(())))
 }
 
 /// What counts of a bottle: its gate counts on.
@@ -136,16 +88,17 @@ fn watched_world() -> Result<Option<World>> {
 #[test]
 fn a_follower_sees_a_bottle_from_its_start_to_its_end() -> Result<()> {
     let Some(world) = watched_world()? else { return Ok(()) };
-    let (mut follower, start) = Follower::of(&world)?;
+    let (mut follower, start) = follow(&world)?;
     assert_eq!((start.bottles, start.requests, start.approvals), (vec![], vec![], vec![]));
     assert_eq!(start.status, world.status()?);
 
     let mut web = world.shell("web", &["--agent", "reviewer"])?;
-    let runs = follower.until_web("web runs", |info| info.pid.is_some() && info.interface.is_some())?;
+    let runs = until_web(&mut follower, "web runs", |info| info.pid.is_some() && info.interface.is_some())?;
     assert_eq!(without_counters(runs.info), listed(&world)?.remove(0));
 
     assert_eq!(web.ask(REQUEST)?.status, 200);
-    let request = follower.until_request()?;
+    let request =
+        follower.until("a request is admitted", heard!(LiveEvent::Admitted { request } => Some(request.clone())))?;
     assert_eq!((request.bottle.as_str(), request.provider.as_str()), ("web", "claude"));
     assert_eq!((request.target.as_str(), request.model.as_deref()), ("POST /v1/messages", Some(REQUEST)));
     ensure!(request.agent.is_some_and(|agent| agent.as_str() == "reviewer"), "no agent");
@@ -155,7 +108,7 @@ fn a_follower_sees_a_bottle_from_its_start_to_its_end() -> Result<()> {
     assert_eq!((row.usage.input, row.usage.output), (Tokens(400), Tokens(100)));
     assert_eq!(world.rows("web")?, [*row]);
     // The bottle is told of before its requests.
-    let told: Vec<(u64, u64, Option<u64>)> = follower.bottles().iter().map(|bottle| used_by(&bottle.info)).collect();
+    let told: Vec<(u64, u64, Option<u64>)> = bottles(&follower).iter().map(|bottle| used_by(&bottle.info)).collect();
     ensure!(
         told.contains(&(0, request.held.0, Some(10_000))) && told.last() == Some(&(500, 0, Some(10_000))),
         "{told:?}"
@@ -166,20 +119,20 @@ fn a_follower_sees_a_bottle_from_its_start_to_its_end() -> Result<()> {
 
     let cut = GateView::Cut(CutCause::Operator);
     assert_eq!(world.egress(&["cut", "web"])?.code, 0);
-    follower.until_web("web is cut", |info| info.gate == cut)?;
-    follower.until_audit(&AuditKind::GateCut { cause: CutCause::Operator })?;
+    until_web(&mut follower, "web is cut", |info| info.gate == cut)?;
+    until_audit(&mut follower, &AuditKind::GateCut { cause: CutCause::Operator })?;
     web.sh("curl -s --max-time 1 https://api.anthropic.com; true")?;
     follower.until(
         "drops",
         heard!(LiveEvent::Gates { gates } => gates.iter().any(|gate| gate.dropped_packets > 0).then_some(())),
     )?;
     assert_eq!(world.egress(&["restore", "web"])?.code, 0);
-    follower.until_web("web is open", |info| info.gate == GateView::Open)?;
+    until_web(&mut follower, "web is open", |info| info.gate == GateView::Open)?;
     assert_eq!(world.egress(&["budget", "set", "claude=20k"])?.code, 0);
-    follower.until_web("another budget", |info| used_by(info) == (500, 0, Some(20_000)))?;
+    until_web(&mut follower, "another budget", |info| used_by(info) == (500, 0, Some(20_000)))?;
     drop(web);
     follower.until("web is gone", heard!(LiveEvent::Gone { name } => (name.as_str() == "web").then_some(())))?;
-    let (_, again) = Follower::of(&world)?;
+    let (_, again) = follow(&world)?;
     assert_eq!((again.bottles, again.requests), (vec![], vec![]));
     Ok(())
 }
@@ -187,7 +140,7 @@ fn a_follower_sees_a_bottle_from_its_start_to_its_end() -> Result<()> {
 #[test]
 fn a_follower_sees_questions_the_proxy_and_the_settings() -> Result<()> {
     let Some(world) = watched_world()? else { return Ok(()) };
-    let (mut follower, start) = Follower::of(&world)?;
+    let (mut follower, start) = follow(&world)?;
     let mut web = world.shell("web", &[])?;
     web.begin(&format!("curl -s --max-time 60 -d 'aws={KEY}' https://{WATCHED}/v1/messages"))?;
     let daemon = heard!(LiveEvent::Daemon { status } => Some(status.clone()));
@@ -195,7 +148,7 @@ fn a_follower_sees_questions_the_proxy_and_the_settings() -> Result<()> {
     let question = heard!(LiveEvent::Approval { approval } => Some(approval.clone()));
     let asked = follower.until("a question", question)?;
     assert_eq!((asked.bottle.as_str(), asked.host.as_str(), asked.verdict), ("web", WATCHED, None));
-    let (_, meanwhile) = Follower::of(&world)?;
+    let (_, meanwhile) = follow(&world)?;
     assert_eq!((meanwhile.approvals, meanwhile.status.open_approvals), (vec![*asked.clone()], 1));
     assert_eq!(world.egress(&["approvals", "deny", &asked.id.to_string()])?.code, 0);
     let decided = follower.until("a decision", question)?;
@@ -212,7 +165,7 @@ fn a_follower_sees_questions_the_proxy_and_the_settings() -> Result<()> {
     follower.until("a problem", |event| daemon(event).filter(|status| status.settings_problem.is_some()))?;
     world.write_routes("routes: []\n")?;
     follower.until("no problem", |event| daemon(event).filter(|status| status.settings_problem.is_none()))?;
-    follower.until_audit(&AuditKind::RoutesReloaded)
+    until_audit(&mut follower, &AuditKind::RoutesReloaded)
 }
 
 #[test]
@@ -221,13 +174,13 @@ fn a_snapshot_is_what_everybody_else_is_told() -> Result<()> {
     let (mut web, _api) = (world.shell("web", &["--agent", "reviewer"])?, world.shell("api", &[])?);
     assert_eq!(web.ask(REQUEST)?.status, 200);
     assert_eq!(world.egress(&["cut", "api"])?.code, 0);
-    let (before, _) = Follower::of(&world)?;
+    let (before, _) = follow(&world)?;
     world.kill_daemon_and_proxy()?;
     before.end()?;
     world.start_daemon()?;
     // Front-ends come back within a moment, and a bottle is as it is to be then.
     until("the bottles are taken up", PATIENCE, || Ok(listed(&world)?.iter().all(|info| info.pid.is_some())))?;
-    let (_follower, snapshot) = Follower::of(&world)?;
+    let (_follower, snapshot) = follow(&world)?;
     let bottles: Vec<BottleInfo> = snapshot.bottles.into_iter().map(|bottle| without_counters(bottle.info)).collect();
     assert_eq!(bottles, listed(&world)?);
     assert_eq!(bottles.iter().map(used_by).collect::<Vec<_>>(), [(500, 0, Some(10_000)); 2]);
@@ -243,31 +196,28 @@ fn silent(world: &World) -> Result<UnixStream> {
     Ok(stream)
 }
 
-/// 250 requests at once, thrice, while one follower reads nothing: they are answered, another follower hears of all of them,
+/// 120 requests at once, thrice, while one follower reads nothing: they are answered, another follower hears of all of them,
 /// and is not drowned. The one that read nothing has the last word, too, once it reads.
 #[test]
 fn a_follower_that_does_not_read_holds_nobody_up() -> Result<()> {
-    const REQUESTS: usize = 750;
+    const REQUESTS: usize = 360;
     let Some(world) = world("a silent follower", "")? else { return Ok(()) };
     let mut web = world.shell("web", &[])?;
     let mut silent = silent(&world)?;
-    let (follower, _) = Follower::of(&world)?;
+    let (follower, _) = follow(&world)?;
     let began = Instant::now();
     for _ in 0..3 {
-        let line = "curl -sZ --parallel-immediate --parallel-max 250 --max-time 60 -o /dev/null -w '%{http_code}\\n' \
-             'https://api.anthropic.com/v1/messages?n=[1-250]' -H 'content-type: application/json' \
+        let line = "curl -sZ --parallel-immediate --parallel-max 120 --max-time 60 -o /dev/null -w '%{http_code}\\n' \
+             'https://api.anthropic.com/v1/messages?n=[1-120]' -H 'content-type: application/json' \
              -d '{\"model\":\"claude-test+input-1+output-1+deltas-1\",\"max_tokens\":9,\"stream\":true,\"messages\":[]}' 2>&1";
         let done = web.sh(line)?;
         ensure!(done.output.lines().filter(|code| *code == "200").count() == REQUESTS / 3, "{}", done.output);
     }
-    let settled = |follower: &Follower| -> BTreeSet<PermitId> {
-        let events = follower.all().into_iter();
-        events
-            .filter_map(|event| if let LiveEvent::Settled { permit, .. } = event { Some(permit) } else { None })
-            .collect()
+    let settled = |follower: &Follower<LiveEvent>| -> BTreeSet<PermitId> {
+        follower.heard().iter().filter_map(heard!(LiveEvent::Settled { permit, .. } => Some(*permit))).collect()
     };
     until("all are settled", PATIENCE, || Ok(settled(&follower).len() == REQUESTS))?;
-    let updates = follower.bottles().len();
+    let updates = bottles(&follower).len();
     let seconds = usize::try_from(began.elapsed().as_secs())? + 1;
     ensure!(updates > 1 && updates <= UPDATES_PER_SECOND_MAX * seconds + 1, "{updates} updates in {seconds} s");
 

@@ -30,6 +30,7 @@ mod sever;
 mod soak;
 mod socket;
 mod spend;
+mod stopping;
 mod terminal;
 mod traffic;
 mod truth;

@@ -228,7 +228,7 @@ struct Pages {
     next: Option<Option<UsageCursor>>,
     done: u64,
     total: u64,
-    progress: Progress,
+    progress: Option<Progress>,
 }
 
 impl Pages {
@@ -250,7 +250,11 @@ impl Pages {
         if arguments.by.contains(&GroupBy::Day) {
             query += &format!("&zone={}", zone());
         }
-        Self { query, next: Some(None), done: 0, total: 0, progress: Progress::begin() }
+        // What is written as it comes shows by itself how far it is.
+        let is_shown =
+            arguments.by.is_empty() && (arguments.csv || arguments.output.json) && io::stdout().is_terminal();
+        let progress = (!is_shown).then(|| Progress::of("reading usage"));
+        Self { query, next: Some(None), done: 0, total: 0, progress }
     }
 
     /// What to ask for, until everything has come.
@@ -263,7 +267,9 @@ impl Pages {
         self.next = next.map(Some);
         self.done += requests;
         self.total = total.unwrap_or(self.total);
-        self.progress.say("requests", self.done, self.total);
+        if let Some(progress) = &self.progress {
+            progress.step(format!("{} of {} requests", self.done.min(self.total), self.total));
+        }
     }
 }
 
