@@ -26,6 +26,7 @@ pub mod doctor;
 pub mod daemon;
 
 pub mod cli;
+pub mod tui;
 
 /// Names the environment variable that says what is logged.
 pub const LOG_VARIABLE: &str = "EGRESS_LOG";

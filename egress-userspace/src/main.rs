@@ -14,6 +14,7 @@ use egress_userspace::cli::{
 use egress_userspace::daemon::{self, Options};
 use egress_userspace::domain::{RouteQuestion, with_causes};
 use egress_userspace::kernel::{self, TcAttachment};
+use egress_userspace::tui::{self, TopError};
 use egress_userspace::{LOG_VARIABLE, bottle, doctor, proxy};
 use tracing_subscriber::EnvFilter;
 
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         Command::BottleInit { arguments } => bottle::init_main(arguments.into_iter()),
         Command::Doctor(doctor) => examine(doctor, arguments.run_dir).unwrap_or_else(|error| cli::fail(&error)),
         Command::Meter(meter) => cli::meter(&meter),
+        Command::Top => watch(&arguments.run_dir).map_or_else(|error| cli::fail(&error), |()| ExitCode::SUCCESS),
         Command::Settings(SettingsCommand::Check(check)) => {
             check_settings(check).unwrap_or_else(|error| cli::fail(&error))
         }
@@ -79,6 +81,14 @@ fn attachment(mode: AttachMode) -> TcAttachment {
         AttachMode::Tcx => TcAttachment::Tcx,
         AttachMode::Clsact => TcAttachment::Clsact,
     }
+}
+
+/// Shows the dashboard. Exit codes are told by the daemon's client, so what it says goes on as it is.
+fn watch(run_directory: &Path) -> Result<()> {
+    tui::run(run_directory).map_err(|error| match error {
+        TopError::Daemon(error) => error.into(),
+        error @ (TopError::NoTerminal(_) | TopError::Terminal(_) | TopError::Start(_)) => error.into(),
+    })
 }
 
 /// Says whether this host holds what is promised.

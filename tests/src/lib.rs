@@ -13,4 +13,5 @@ pub mod privilege;
 pub mod provider;
 pub mod socket;
 pub mod terminal;
+pub mod tmux;
 pub mod world;

@@ -73,6 +73,8 @@ const NEEDS: &[Need] = &[
     package(&[Test], "python3-prometheus-client"),
     program(&[Test], "nodejs", "node"),
     program(&[Test], "npm", "npm"),
+    // A real terminal for the dashboard.
+    program(&[Test], "tmux", "tmux"),
     program(&[Test], "docker.io", "dockerd"),
     program(&[Test], "podman", "podman"),
     // Podman's networks.

@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use crate::control::{
     ApprovalEvent, ApprovalsReply, Client, ClientError, DecideReply, DecideRequest, Events, ForgetReply,
 };
-use crate::domain::{ApprovalId, ApprovalRow, BottleName, Host, UnixMillis, Verdict};
+use crate::domain::{ApprovalId, ApprovalRow, BottleName, UnixMillis, Verdict};
 
 use super::arguments::Output;
 use super::show::{self, Table, json, text};
@@ -143,7 +143,7 @@ fn state(row: &ApprovalRow) -> String {
 }
 
 /// What comes from a bottle, without what a terminal would act on.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars().map(|character| if character.is_control() { '\u{fffd}' } else { character }).collect()
 }
 
@@ -237,19 +237,6 @@ fn line(row: &ApprovalRow) -> String {
     };
     let (detector, target) = (printable(detector), printable(target));
     format!("{id:<6}  {at}  {bottle:<12}  {detector} in {target} to {host}: {state}")
-}
-
-/// What the audit says of a question.
-pub(super) fn asked(id: ApprovalId, detector: &str, host: &Host, target: &str) -> String {
-    let (detector, target) = (printable(detector), printable(target));
-    format!("approval {id} asked: {detector} found something in {target} to {host}")
-}
-
-/// And of its end.
-pub(super) fn settled(id: ApprovalId, verdict: Verdict, is_always: bool, by: Option<u32>) -> String {
-    let by = by.map(|by| format!(" by user {by}")).unwrap_or_default();
-    let always = if is_always { ", and the same value from now on" } else { "" };
-    format!("approval {id} {}{by}{always}", verdict.as_str())
 }
 
 /// That somebody waits, for those who look at something else.

@@ -88,6 +88,8 @@ pub enum Command {
         /// How to print.
         output: Output,
     },
+    /// Show bottles as they are, while they are, on the whole terminal, with keys to cut, restore, freeze, resume, kill and grant.
+    Top,
     /// Show and change budgets.
     #[command(subcommand)]
     Budget(BudgetCommand),

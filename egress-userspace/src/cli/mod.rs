@@ -136,6 +136,7 @@ async fn dispatch(client: &Client, command: Command) -> Result<ExitCode> {
             show::status(&reply, output.json)?;
         }
         Command::Doctor(_)
+        | Command::Top
         | Command::Meter(_)
         | Command::Routes(RoutesCommand::Check(_))
         | Command::Settings(_)

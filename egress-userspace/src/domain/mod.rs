@@ -11,6 +11,7 @@ mod distribution;
 mod enforcement;
 mod event;
 mod exchange;
+mod happened;
 mod hash;
 mod host_pattern;
 mod limit;
@@ -43,6 +44,7 @@ pub use event::{
     RuntimeKind, Stop,
 };
 pub use exchange::{ProviderNotes, Settlement, SpendRequest};
+pub use happened::happened;
 pub use host_pattern::{HostPattern, HostPatternError};
 pub use limit::{Budget, Limit, LimitError, Window};
 pub use listed_route::{ListedRoute, RouteAuth};

@@ -13,7 +13,7 @@ use std::process::Stdio;
 use crate::world;
 
 /// A question of `web` that waits for an hour; its number.
-fn asked(world: &World, host: &str, value: u8) -> Result<i64> {
+pub(crate) fn asked(world: &World, host: &str, value: u8) -> Result<i64> {
     let sql = Connection::open(world.names.home.join("bot-bottle.db"))?;
     sql.busy_timeout(PATIENCE)?;
     sql.execute(

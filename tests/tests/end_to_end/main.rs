@@ -32,6 +32,7 @@ mod socket;
 mod spend;
 mod stopping;
 mod terminal;
+mod top;
 mod traffic;
 mod truth;
 

@@ -399,7 +399,7 @@ impl Controller {
                 });
             }
             FromProxy::Supervise { number, question, .. } => self.take_question(number, question),
-            FromProxy::Exchanged { .. } | FromProxy::SuperviseOver { .. } => {}
+            FromProxy::Exchanged { .. } | FromProxy::Measured { .. } | FromProxy::SuperviseOver { .. } => {}
             FromProxy::Refused { bottle, reason, host, target, rule, count } => {
                 assert_eq!(bottle, BOTTLE);
                 let refused = Refused { reason, host: host.map(|host| host.to_string()), target, rule, count };

@@ -55,6 +55,9 @@ pub(super) const PURE: &[&str] = &[
     "egress-userspace/src/proxy/in_flight.rs",
     "egress-userspace/src/doctor/attacks/",
     "egress-userspace/src/doctor/frame.rs",
+    "egress-userspace/src/tui/state/",
+    "egress-userspace/src/tui/update/",
+    "egress-userspace/src/tui/view/",
 ];
 
 /// What pure code must not name: a crate by its first segment, anything else by consecutive segments.
@@ -127,6 +130,7 @@ pub(super) const OWNERS: &[(&str, &[&str])] = &[
     ("netlink_sys", &["kernel"]),
     ("nix", ANYONE),
     ("prometheus_client", &["metrics"]),
+    ("ratatui", &["tui"]),
     ("rcgen", &["daemon"]),
     ("regex_automata", &["policy"]),
     ("ring", &["bottle", "ledger", "policy", "proxy", "daemon"]),
