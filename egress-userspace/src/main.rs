@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::Parser;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 use egress_userspace::cli::{
     self, Arguments, AttachMode, CheckArguments, Command, DaemonArguments, DoctorArguments, DoctorTable,
     RouteCheckArguments, RoutesCommand, SettingsCheck, SettingsCommand,
 };
-use egress_userspace::daemon::{self, Options};
+use egress_userspace::daemon::{self, DaemonError, Options};
 use egress_userspace::domain::{RouteQuestion, with_causes};
 use egress_userspace::kernel::{self, TcAttachment};
 use egress_userspace::tui::{self, TopError};
@@ -19,10 +20,14 @@ use egress_userspace::{LOG_VARIABLE, bottle, doctor, proxy};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) if error.kind() == ErrorKind::MissingSubcommand => return show_help(),
+        Err(error) => error.exit(),
+    };
     match arguments.command {
         Command::Daemon(daemon) => {
-            run_daemon(daemon, arguments.run_dir).map_or_else(|error| cli::fail(&error), |()| ExitCode::SUCCESS)
+            run_daemon(daemon, arguments.run_dir).map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
         }
         Command::Proxy => {
             start_log();
@@ -34,10 +39,8 @@ fn main() -> ExitCode {
         Command::Doctor(doctor) => examine(doctor, arguments.run_dir).unwrap_or_else(|error| cli::fail(&error)),
         Command::Meter(meter) => cli::meter(&meter),
         Command::Top => watch(&arguments.run_dir).map_or_else(|error| cli::fail(&error), |()| ExitCode::SUCCESS),
-        Command::Settings(SettingsCommand::Check(check)) => {
-            check_settings(check).unwrap_or_else(|error| cli::fail(&error))
-        }
-        Command::Routes(RoutesCommand::Check(check)) => check_routes(check).unwrap_or_else(|error| cli::fail(&error)),
+        Command::Settings(SettingsCommand::Check(check)) => check_settings(check).unwrap_or_else(|error| fail(&error)),
+        Command::Routes(RoutesCommand::Check(check)) => check_routes(check).unwrap_or_else(|error| fail(&error)),
         Command::Run(_)
         | Command::Attach(_)
         | Command::Detach { .. }
@@ -55,6 +58,19 @@ fn main() -> ExitCode {
         | Command::Audit(_)
         | Command::Status { .. } => cli::main(arguments),
     }
+}
+
+/// Tells apart what another user may.
+fn fail(error: &anyhow::Error) -> ExitCode {
+    let is_forbidden = error.downcast_ref().is_some_and(DaemonError::is_for_another_user);
+    if is_forbidden { cli::not_permitted(error) } else { cli::fail(error) }
+}
+
+/// What there is to do, for whoever said nothing of it.
+#[expect(clippy::print_stderr, reason = "the answer")]
+fn show_help() -> ExitCode {
+    eprintln!("{}", Arguments::command().render_help());
+    ExitCode::from(2)
 }
 
 fn run_daemon(arguments: DaemonArguments, run_directory: PathBuf) -> Result<()> {
@@ -126,7 +142,10 @@ fn check_settings(arguments: CheckArguments) -> Result<ExitCode> {
     let CheckArguments { home, file, output } = arguments;
     let home = home.map_or_else(default_home, Ok)?;
     let file = file.unwrap_or_else(|| home.join("settings.yml"));
-    let problem = daemon::check_settings(&home, Some(file.clone())).err().map(|error| with_causes(&error));
+    let problem = match daemon::check_settings(&home, Some(file.clone())) {
+        Err(error) if !output.json => return Err(error.into()),
+        checked => checked.err().map(|error| with_causes(&error)),
+    };
     cli::show_settings_check(&SettingsCheck { file, is_sound: problem.is_none(), problem }, output.json)
 }
 

@@ -2,6 +2,7 @@
 
 pub mod agents;
 pub mod clients;
+pub mod console;
 pub mod docker;
 pub mod follow;
 pub mod gate;

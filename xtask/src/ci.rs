@@ -5,17 +5,23 @@ use std::time::Instant;
 use anyhow::bail;
 
 use crate::need::{self, Group};
-use crate::{command, ebpf, tidy};
+use crate::{command, docs, ebpf, tidy};
 
 /// A name and what it does.
 type Check = (&'static str, fn() -> anyhow::Result<()>);
 
 /// Cheap ones first.
-const CHECKS: &[Check] =
-    &[("fmt", format), ("tidy", tidy::run), ("clippy", clippy), ("doc", doc), ("ebpf --check", || ebpf::run(true))];
+const CHECKS: &[Check] = &[
+    ("fmt", format),
+    ("tidy", tidy::run),
+    ("docs", docs::build),
+    ("clippy", clippy),
+    ("doc", doc),
+    ("ebpf --check", || ebpf::run(true)),
+];
 
 pub(crate) fn run(install: bool) -> anyhow::Result<()> {
-    need::ensure(&[Group::Ebpf], install)?;
+    need::ensure(&[Group::Ebpf, Group::Docs], install)?;
     let mut failed = Vec::new();
     for (name, check) in CHECKS {
         println!("── {name}");

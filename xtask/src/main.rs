@@ -6,6 +6,7 @@ mod bench;
 mod ci;
 mod command;
 mod demo;
+mod docs;
 mod ebpf;
 mod fuzz;
 mod need;
@@ -45,6 +46,18 @@ enum Task {
     },
     /// Show the whole path: a bottle spends its budget and the kernel cuts it (as root).
     Demo {
+        /// Install what the machine lacks.
+        #[arg(long)]
+        install: bool,
+    },
+    /// Check the documentation and build its book into target/book.
+    Docs {
+        /// Write the pages anew that are made from the types.
+        #[arg(long)]
+        write: bool,
+        /// Record the demonstration anew (as root).
+        #[arg(long)]
+        record: bool,
         /// Install what the machine lacks.
         #[arg(long)]
         install: bool,
@@ -97,6 +110,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         }
         Task::Test { install, filter } => test::run(install, &filter),
         Task::Demo { install } => demo::run(install),
+        Task::Docs { write, record, install } => docs::run(docs::Wanted { write, record, install }),
         Task::Bench { install } => bench::run(install),
         Task::Fuzz { install, runs, keep, target } => fuzz::run(&Fuzz { filter: &target, runs, keep, install }),
         Task::Ci { install } => ci::run(install),

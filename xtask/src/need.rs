@@ -23,6 +23,8 @@ pub(crate) enum Group {
     Bench,
     /// Fuzzing.
     Fuzz,
+    /// Building the documentation.
+    Docs,
 }
 
 use Group::{Bench, Demo, Ebpf, Fuzz, Test};
@@ -63,6 +65,9 @@ const NEEDS: &[Need] = &[
     // Java trusts a key store of its own, which a test looks into.
     program(&[Test], "openjdk-17-jre-headless", "keytool"),
     program(&[Test, Demo, Bench], "curl", "curl"),
+    // What the documentation's commands use.
+    program(&[Test], "sqlite3", "sqlite3"),
+    program(&[Test], "procps", "sysctl"),
     // Pushes and fetches of tests, and the server that they go to.
     program(&[Test], "git", "git"),
     program(&[Test, Demo], "util-linux", "nsenter"),
@@ -96,9 +101,16 @@ const NEEDS: &[Need] = &[
     package(&[Ebpf], "libxml2-dev"),
 ];
 
+/// A program that is built from crates.io: what it is for, its name, the line that gets it.
+type Built = (Group, &'static str, &'static str);
+
+const BUILT: [Built; 2] = [(Ebpf, "bpf-linker", BPF_LINKER), (Group::Docs, "mdbook", MDBOOK)];
 /// Links eBPF objects; on crates.io only. The environment points its build at Debian's LLVM.
 const BPF_LINKER: &str = "LLVM_PREFIX=/usr/lib/llvm-22 PATH=/usr/lib/llvm-22/bin:$PATH \
     cargo install bpf-linker --version ^0.13 --no-default-features --features llvm-22";
+
+/// Without searching and serving: nobody needs them, and they double the build.
+const MDBOOK: &str = "cargo install mdbook --version ^0.5 --locked --no-default-features";
 
 /// What the kernel must offer to run a gate: what, where it shows, what to do without.
 const KERNEL: &[(&str, KernelProbe, &str)] = &[
@@ -129,12 +141,12 @@ enum KernelProbe {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Missing {
     packages: Vec<&'static str>,
-    bpf_linker: bool,
+    built: Vec<Built>,
 }
 
 impl Missing {
     fn is_empty(&self) -> bool {
-        self.packages.is_empty() && !self.bpf_linker
+        self.packages.is_empty() && self.built.is_empty()
     }
 }
 
@@ -189,6 +201,8 @@ pub(crate) fn as_root(task: &str) -> String {
 fn missing(groups: &[Group]) -> Missing {
     let builds_ebpf = groups.contains(&Ebpf);
     let has_linker = command::find("bpf-linker").is_some();
+    let built = BUILT.into_iter().filter(|(group, ..)| groups.contains(group));
+    let built = built.filter(|(_, program, _)| command::find(program).is_none()).collect();
     // With these the object can be built without Debian's packages.
     let builds_with_rustup = builds_ebpf && has_linker && has_nightly_with_sources();
     let groups: Vec<Group> = groups.iter().copied().filter(|group| *group != Ebpf || !builds_with_rustup).collect();
@@ -202,7 +216,7 @@ fn missing(groups: &[Group]) -> Missing {
         })
         .map(|need| need.package)
         .collect();
-    Missing { packages, bpf_linker: builds_ebpf && !has_linker }
+    Missing { packages, built }
 }
 
 /// Asks the files that dpkg keeps, which needs no dpkg.
@@ -246,11 +260,9 @@ fn advice(missing: &Missing, is_root: bool) -> String {
         steps.push(format!("{sudo}apt-get update"));
         steps.push(format!("{sudo}apt-get install -y --no-install-recommends {}", missing.packages.join(" ")));
     }
-    if missing.bpf_linker {
-        steps.push(BPF_LINKER.to_owned());
-    }
+    steps.extend(missing.built.iter().map(|(_, _, line)| (*line).to_owned()));
     let mut names = missing.packages.clone();
-    names.extend(missing.bpf_linker.then_some("bpf-linker"));
+    names.extend(missing.built.iter().map(|(_, program, _)| program));
     format!(
         "this machine lacks: {}. Run the same command with --install, or:\n  {}",
         names.join(", "),
@@ -270,9 +282,9 @@ fn install(missing: &Missing) -> anyhow::Result<()> {
         command::run(apt_get().arg("update"))?;
         command::run(apt_get().args(["install", "-y", "--no-install-recommends"]).args(&missing.packages))?;
     }
-    if missing.bpf_linker {
-        println!("installing: bpf-linker (built from source, about a minute)");
-        command::run(Command::new("sh").args(["-c", BPF_LINKER]))?;
+    for (_, program, line) in &missing.built {
+        println!("installing: {program} (built from source, a minute or two)");
+        command::run(Command::new("sh").args(["-c", line]))?;
     }
     Ok(())
 }
@@ -289,7 +301,7 @@ mod tests {
 
     #[test]
     fn advice_is_one_line_to_paste() {
-        let missing = Missing { packages: vec!["curl", "bpftool"], bpf_linker: false };
+        let missing = Missing { packages: vec!["curl", "bpftool"], built: Vec::new() };
         let text = advice(&missing, false);
         assert!(text.contains("this machine lacks: curl, bpftool."), "{text}");
         assert_eq!(
@@ -300,7 +312,7 @@ mod tests {
 
     #[test]
     fn the_linker_comes_after_its_libraries() {
-        let missing = Missing { packages: vec!["llvm-22-dev"], bpf_linker: true };
+        let missing = Missing { packages: vec!["llvm-22-dev"], built: vec![(Ebpf, "bpf-linker", BPF_LINKER)] };
         let text = advice(&missing, true);
         let (packages, linker) = (text.find("apt-get install").unwrap(), text.find("cargo install").unwrap());
         assert!(packages < linker, "{text}");

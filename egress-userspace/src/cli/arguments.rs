@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -17,12 +17,15 @@ use super::approvals::ApprovalsCommand;
 use super::audit::{AuditArguments, Since};
 use super::usage::UsageArguments;
 
+/// Below the list of commands.
+const BEGIN: &str = "Begin with `egress doctor`, `sudo egress daemon` and, beside it, `egress run web -- COMMAND`.";
+
 /// Meters what AI agents spend, budgets it, and cuts their network in the kernel when it is gone.
 #[derive(Debug, Parser)]
-#[command(name = "egress", version, propagate_version = true, max_term_width = 100)]
+#[command(name = "egress", version, propagate_version = true, max_term_width = 100, after_help = BEGIN)]
 pub struct Arguments {
     /// Directory of the sockets.
-    #[arg(long, env = "EGRESS_RUN_DIR", default_value = "/run/egress", global = true, value_name = "DIR")]
+    #[arg(long, env = "EGRESS_RUN_DIR", default_value = "/run/egress", global = true, value_name = "DIR", value_parser = absolute)]
     pub run_dir: PathBuf,
     /// What to do.
     #[command(subcommand)]
@@ -252,7 +255,7 @@ pub enum SettingsCommand {
 #[derive(Debug, Args)]
 pub struct CheckArguments {
     /// Directory of settings, ledger and CA [default: ~/.bot-bottle].
-    #[arg(long, env = "BOT_BOTTLE_HOME", value_name = "DIR")]
+    #[arg(long, env = "BOT_BOTTLE_HOME", value_name = "DIR", value_parser = absolute)]
     pub home: Option<PathBuf>,
     /// This file instead.
     pub file: Option<PathBuf>,
@@ -284,7 +287,7 @@ pub enum RoutesCommand {
 #[derive(Debug, Args)]
 pub struct RouteCheckArguments {
     /// Directory of settings, ledger and CA [default: ~/.bot-bottle].
-    #[arg(long, env = "BOT_BOTTLE_HOME", value_name = "DIR")]
+    #[arg(long, env = "BOT_BOTTLE_HOME", value_name = "DIR", value_parser = absolute)]
     pub home: Option<PathBuf>,
     /// Whose request it is [default: a bottle's that has no routes file of its own].
     #[arg(long, value_name = "BOTTLE", requires = "url")]
@@ -422,10 +425,10 @@ pub struct MeterArguments {
 #[derive(Debug, Args)]
 pub struct DaemonArguments {
     /// Directory of settings, ledger and CA [default: ~/.bot-bottle].
-    #[arg(long, env = "BOT_BOTTLE_HOME", value_name = "DIR")]
+    #[arg(long, env = "BOT_BOTTLE_HOME", value_name = "DIR", value_parser = absolute)]
     pub home: Option<PathBuf>,
     /// Where gates are pinned.
-    #[arg(long, default_value = "/sys/fs/bpf/egress", value_name = "DIR")]
+    #[arg(long, default_value = "/sys/fs/bpf/egress", value_name = "DIR", value_parser = absolute)]
     pub pins: PathBuf,
     /// The gateway's address and the network bottles get theirs from.
     #[arg(long, default_value = "10.213.0.1/16", value_name = "ADDRESS/PREFIX")]
@@ -445,7 +448,7 @@ pub struct DaemonArguments {
 #[derive(Debug, Args)]
 pub struct DoctorArguments {
     /// Directory of settings, ledger and CA [default: ~/.bot-bottle].
-    #[arg(long, env = "BOT_BOTTLE_HOME", value_name = "DIR")]
+    #[arg(long, env = "BOT_BOTTLE_HOME", value_name = "DIR", value_parser = absolute)]
     pub home: Option<PathBuf>,
     /// The daemon's --gateway.
     #[arg(long, default_value = "10.213.0.1/16", value_name = "ADDRESS/PREFIX")]
@@ -489,6 +492,16 @@ impl FromStr for Gateway {
         let address = address.parse().map_err(|_| shape())?;
         let prefix = prefix.parse().ok().filter(|prefix| (8..=30).contains(prefix)).ok_or_else(shape)?;
         Ok(Self { address, prefix })
+    }
+}
+
+/// A directory that is the same one wherever the command is typed.
+fn absolute(text: &str) -> Result<PathBuf, String> {
+    let whole = std::path::absolute(text).map_err(|_| "write a whole path, which begins with '/'".to_owned())?;
+    if Path::new(text).is_absolute() {
+        Ok(text.into())
+    } else {
+        Err(format!("write the whole path, {}", whole.display()))
     }
 }
 

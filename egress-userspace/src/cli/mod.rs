@@ -86,6 +86,13 @@ pub fn fail(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(exit as u8)
 }
 
+/// Prints the error, which another user would not see.
+#[must_use]
+pub fn not_permitted(error: &anyhow::Error) -> ExitCode {
+    show::error(error);
+    ExitCode::from(Exit::NotPermitted as u8)
+}
+
 async fn dispatch(client: &Client, command: Command) -> Result<ExitCode> {
     match command {
         Command::Run(run) => return run::run(client, run).await,

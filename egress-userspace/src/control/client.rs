@@ -1,7 +1,7 @@
 //! The front-ends' end: one request a connection.
 
 use std::marker::PhantomData;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -16,17 +16,31 @@ use tokio::net::UnixStream;
 use super::message::{ApiError, RunEvent};
 use super::{PROTOCOL, SOCKET_NAME};
 
+/// Where the socket of a daemon is that was not told otherwise.
+const USUAL_RUN_DIRECTORY: &str = "/run/egress";
+/// Where the unit of systemd is, when it has been installed.
+const UNITS: [&str; 3] = [
+    "/etc/systemd/system/egress.service",
+    "/usr/lib/systemd/system/egress.service",
+    "/usr/local/lib/systemd/system/egress.service",
+];
+
 /// Why a call was not answered.
 #[derive(Debug, Error)]
 pub enum ClientError {
     /// Nobody listens.
-    #[error("no egress daemon listens on {socket}: start one with `egress daemon`")]
+    #[error("no egress daemon listens on {socket}: start one with `{start}`")]
     NoDaemon {
         /// Where.
         socket: PathBuf,
+        /// What to type.
+        start: String,
     },
     /// The socket may not be opened.
-    #[error("you may not control egress through {socket}: use root, or join the group egress")]
+    #[error(
+        "you may not control egress through {socket}: put `sudo` before the command, or join the group egress with \
+         `sudo usermod --append --groups egress $USER` and log in again"
+    )]
     NotPermitted {
         /// Where.
         socket: PathBuf,
@@ -48,7 +62,7 @@ pub struct Client {
 impl Client {
     /// A client of the daemon with this run directory.
     #[must_use]
-    pub fn new(run_directory: &std::path::Path) -> Self {
+    pub fn new(run_directory: &Path) -> Self {
         Self { socket: run_directory.join(SOCKET_NAME) }
     }
 
@@ -122,13 +136,22 @@ impl Client {
         let socket = self.socket.clone();
         let kind = error.kind();
         if matches!(kind, std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused) {
-            return ClientError::NoDaemon { socket };
+            return ClientError::NoDaemon { start: start_of(&socket), socket };
         }
         if kind == std::io::ErrorKind::PermissionDenied {
             return ClientError::NotPermitted { socket };
         }
         broken(error)
     }
+}
+
+/// What starts the daemon that would listen there. A service listens where it usually is.
+fn start_of(socket: &Path) -> String {
+    let is_service = Path::new(USUAL_RUN_DIRECTORY).join(SOCKET_NAME) == socket;
+    let is_installed = is_service && UNITS.iter().any(|unit| Path::new(unit).exists());
+    let sudo = if nix::unistd::geteuid().is_root() { "" } else { "sudo " };
+    let what = if is_installed { "systemctl start egress" } else { "egress daemon" };
+    format!("{sudo}{what}")
 }
 
 /// The events of a run. Dropping it ends the run.

@@ -27,12 +27,16 @@ const CAPABILITIES: [Capability; 11] = [
     Capability::CAP_FOWNER,
 ];
 
-/// Names every missing capability at once.
+/// Names every missing capability at once, unless it is all that an ordinary user lacks.
 pub(super) fn check_privilege() -> Result<(), DaemonError> {
     let held = caps::read(None, CapSet::Effective).unwrap_or_default();
     let missing: Vec<String> =
         CAPABILITIES.iter().filter(|capability| !held.contains(capability)).map(ToString::to_string).collect();
-    if missing.is_empty() { Ok(()) } else { Err(DaemonError::Privilege { missing: missing.join(", ") }) }
+    match missing.as_slice() {
+        [] => Ok(()),
+        _ if !nix::unistd::geteuid().is_root() => Err(DaemonError::NotRoot),
+        missing => Err(DaemonError::Privilege { missing: missing.join(", ") }),
+    }
 }
 
 /// The home is the controller's alone; the run directory may be entered, its socket decides who is heard.
@@ -40,7 +44,7 @@ pub(super) fn make_directories(options: &Options) -> Result<(), DaemonError> {
     for (path, mode) in [(&options.home, 0o700), (&options.run_directory, 0o755)] {
         let made = fs::DirBuilder::new().recursive(true).mode(mode).create(path);
         let made = made.and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(mode)));
-        made.map_err(|source| DaemonError::File { path: path.clone(), action: "made", source })?;
+        made.map_err(|cause| DaemonError::File { path: path.clone(), action: "made", cause })?;
     }
     Ok(())
 }
@@ -56,7 +60,7 @@ fn parse_settings(text: &str, path: &Path) -> Result<Settings, DaemonError> {
 
 /// Reads a settings file as the daemon would at start.
 pub(super) fn check_settings(path: &Path) -> Result<(), DaemonError> {
-    let failed = |source| DaemonError::File { path: path.to_owned(), action: "read", source };
+    let failed = |cause| DaemonError::File { path: path.to_owned(), action: "read", cause };
     let text = fs::read_to_string(path).map_err(failed)?;
     parse_settings(&text, path).map(drop)
 }
@@ -67,7 +71,7 @@ pub(super) fn read_settings(home: &Path) -> Result<Settings, DaemonError> {
     match fs::read_to_string(&path) {
         Ok(text) => parse_settings(&text, &path),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Settings::default()),
-        Err(source) => Err(DaemonError::File { path, action: "read", source }),
+        Err(cause) => Err(DaemonError::File { path, action: "read", cause }),
     }
 }
 
@@ -75,10 +79,10 @@ pub(super) fn read_settings(home: &Path) -> Result<Settings, DaemonError> {
 pub(super) fn read_roots(home: &Path, settings: &Settings) -> Result<String, DaemonError> {
     let Some(file) = &settings.upstream_ca else { return Ok(String::new()) };
     let path = home.join(file);
-    fs::read_to_string(&path).map_err(|source| DaemonError::File {
+    fs::read_to_string(&path).map_err(|cause| DaemonError::File {
         path,
         action: "read (upstream.ca of settings.yml)",
-        source,
+        cause,
     })
 }
 

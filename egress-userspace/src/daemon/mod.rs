@@ -25,6 +25,7 @@ mod metrics;
 mod proxy_link;
 mod reconcile;
 mod reload;
+mod remedy;
 mod review;
 mod route_check;
 mod routes;
@@ -98,6 +99,9 @@ pub struct Options {
 /// Why the daemon does not run.
 #[derive(Debug, Error)]
 pub enum DaemonError {
+    /// It was started by an ordinary user.
+    #[error("the daemon makes network namespaces and gates, which needs root: run `sudo egress daemon`")]
+    NotRoot,
     /// It lacks privilege.
     #[error("the daemon lacks {missing}: run it as root")]
     Privilege {
@@ -105,15 +109,14 @@ pub enum DaemonError {
         missing: String,
     },
     /// A directory or file could not be prepared.
-    #[error("{path} could not be {action}")]
+    #[error("{path} could not be {action}: {cause}{}", remedy::of(.cause))]
     File {
         /// Which.
         path: PathBuf,
         /// What was tried.
         action: &'static str,
         /// What the system says.
-        #[source]
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// An address of the gateway is taken.
     #[error("{address} cannot be listened on: `ss -lntup` shows who has it, --gateway chooses another address")]
@@ -147,6 +150,25 @@ pub enum DaemonError {
     /// See there.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
+}
+
+impl DaemonError {
+    /// Would root have been spared it?
+    #[must_use]
+    pub fn is_for_another_user(&self) -> bool {
+        match self {
+            Self::NotRoot => true,
+            Self::File { cause, .. } => cause.kind() == std::io::ErrorKind::PermissionDenied,
+            Self::Privilege { .. }
+            | Self::Listen { .. }
+            | Self::Detector { .. }
+            | Self::Settings(_)
+            | Self::Ledger(_)
+            | Self::Kernel(_)
+            | Self::Bottle(_)
+            | Self::Authority(_) => false,
+        }
+    }
 }
 
 /// Runs the controller until it is told to stop. Bottles and gates outlive it.
@@ -229,7 +251,7 @@ fn bind_socket(options: &Options) -> Result<(PathBuf, UnixListener), DaemonError
     let path = options.run_directory.join(control::SOCKET_NAME);
     match control::bind(&path) {
         Ok(socket) => Ok((path, socket)),
-        Err(source) => Err(DaemonError::File { path, action: "bound", source }),
+        Err(cause) => Err(DaemonError::File { path, action: "bound", cause }),
     }
 }
 
@@ -328,5 +350,5 @@ async fn settle_what_is_open(ledger: &Ledger, controller: &ControllerHandle) -> 
 }
 
 fn stop_signal(kind: SignalKind) -> Result<tokio::signal::unix::Signal, DaemonError> {
-    signal(kind).map_err(|source| DaemonError::File { path: "signals".into(), action: "listened to", source })
+    signal(kind).map_err(|cause| DaemonError::File { path: "signals".into(), action: "listened to", cause })
 }

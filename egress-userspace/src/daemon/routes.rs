@@ -82,14 +82,14 @@ fn read_file(path: PathBuf, label: &str, providers: &BTreeSet<ProviderName>) -> 
             Ok(file)
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(RouteFile::default()),
-        Err(source) => Err(DaemonError::File { path, action: "read", source }),
+        Err(cause) => Err(DaemonError::File { path, action: "read", cause }),
     }
 }
 
 /// The files of bottles. What is no bottle's name, or no such file, is an editor's and nobody's.
 fn bottle_files(home: &Path) -> Result<BTreeMap<BottleName, PathBuf>, DaemonError> {
     let directory = home.join(DIRECTORY);
-    let failed = |source| DaemonError::File { path: directory.clone(), action: "read", source };
+    let failed = |cause| DaemonError::File { path: directory.clone(), action: "read", cause };
     let entries = match fs::read_dir(&directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),

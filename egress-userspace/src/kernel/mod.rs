@@ -162,7 +162,10 @@ pub enum KernelError {
         wanted: u32,
     },
     /// Pins could not be made or removed.
-    #[error("the pin directory {path} could not be {action}")]
+    #[error(
+        "the pin directory {path} could not be {action} (`mount -t bpf bpf /sys/fs/bpf` makes room for gates of eBPF, \
+         `enforcer: nftables` in settings.yml does without)"
+    )]
     Pins {
         /// Where.
         path: PathBuf,

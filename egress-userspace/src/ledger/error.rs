@@ -32,7 +32,10 @@ pub enum LedgerError {
         known: u32,
     },
     /// Another controller has it.
-    #[error("the ledger {path} is in use by another egress daemon")]
+    #[error(
+        "the ledger {path} is in use by another egress daemon: stop that one, or give this one a --home, --run-dir, \
+         --bridge and --gateway of its own"
+    )]
     InUse {
         /// Where.
         path: PathBuf,

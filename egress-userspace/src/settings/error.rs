@@ -40,7 +40,7 @@ pub enum Problem {
         /// What may have been meant.
         suggestion: Option<&'static str>,
         /// What would mean something.
-        known: &'static [&'static str],
+        known: Vec<&'static str>,
     },
     /// A key that stands in the same mapping twice.
     #[error("{key:?} is there twice, first in line {first_line}")]

@@ -3,6 +3,7 @@
 //! Pure: text in, values out; the daemon reads the file. Consumed at start, not carried around.
 
 mod error;
+pub mod keys;
 mod parse;
 mod providers;
 mod routes;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::error::{Problem, SettingsError};
+use super::keys::{SETTINGS, Section, UPSTREAM};
 use super::providers::providers;
 use super::spending::Mentions;
 use super::yaml::{self, Misplaced, Node, Place, Text};
@@ -14,27 +15,6 @@ use crate::domain::{
     Thresholds,
 };
 
-const KEYS: &[&str] = &[
-    "budget",
-    "precedence",
-    "crossing",
-    "cache_reads",
-    "time_zone",
-    "thresholds",
-    "preflight",
-    "durability",
-    "enforcer",
-    "shutdown",
-    "cut_mode",
-    "metrics",
-    "drain",
-    "last_word",
-    "agents",
-    "bottles",
-    "providers",
-    "upstream",
-];
-const UPSTREAM_KEYS: &[&str] = &["ca", "idle", "resolve"];
 /// Longest `drain` and `last_word`: a used-up budget is enforced by the kernel after that at the latest.
 const DURATION_SECONDS_MAX: u64 = 600;
 /// Shortest `idle`: models think for seconds between two words.
@@ -60,7 +40,7 @@ fn settings(text: &str, built_in: &BuiltIn) -> Result<Settings, Misplaced> {
     let mut resolved = Vec::new();
     let mut mentions = Mentions::default();
     let rules = &mut settings.rules;
-    for (key, value) in entries(yaml::read(text)?)? {
+    for (key, value) in known(yaml::read(text)?, &SETTINGS)? {
         match key.text.as_str() {
             "budget" => rules.host = mentions.budget(value)?,
             "precedence" => rules.precedence = read(&key, value, precedence)?,
@@ -80,7 +60,7 @@ fn settings(text: &str, built_in: &BuiltIn) -> Result<Settings, Misplaced> {
             "last_word" => settings.last_word = read(&key, value, duration)?,
             "providers" => (settings.providers, rules.preflight.by_provider) = providers(value, built_in)?,
             "upstream" => resolved = upstream(value, (&mut settings.upstream_ca, &mut settings.upstream_idle))?,
-            _ => return Err(unknown(key, KEYS)),
+            _ => return Err(unknown(key, &SETTINGS)),
         }
     }
     let own = settings.providers.iter().map(|provider| &provider.name);
@@ -101,12 +81,12 @@ struct Resolved {
 
 fn upstream(node: Node, (ca, idle_max): (&mut Option<PathBuf>, &mut Duration)) -> Result<Vec<Resolved>, Misplaced> {
     let mut resolved = Vec::new();
-    for (key, value) in entries(node)? {
+    for (key, value) in known(node, &UPSTREAM)? {
         match key.text.as_str() {
             "ca" => *ca = Some(read(&key, value, path)?),
             "idle" => *idle_max = read(&key, value, idle)?,
             "resolve" => resolved = resolve(value)?,
-            _ => return Err(unknown(key, UPSTREAM_KEYS)),
+            _ => return Err(unknown(key, &UPSTREAM)),
         }
     }
     Ok(resolved)
@@ -246,6 +226,15 @@ pub(super) fn entries(node: Node) -> Result<Vec<(Text, Node)>, Misplaced> {
     }
 }
 
+/// The same of a section all of whose keys mean something.
+pub(super) fn known(node: Node, section: &'static Section) -> Result<Vec<(Text, Node)>, Misplaced> {
+    let entries = entries(node)?;
+    match entries.iter().find(|(key, _)| !section.names().any(|name| name == key.text)) {
+        Some((key, _)) => Err(unknown(key.clone(), section)),
+        None => Ok(entries),
+    }
+}
+
 /// The value of a key, whose problems are at the value.
 pub(super) fn read<T>(
     key: &Text,
@@ -259,8 +248,9 @@ pub(super) fn read<T>(
     }
 }
 
-pub(super) fn unknown(key: Text, known: &'static [&'static str]) -> Misplaced {
-    (key.place, Problem::UnknownKey { suggestion: nearest(&key.text, known.iter().copied()), known, key: key.text })
+pub(super) fn unknown(key: Text, section: &'static Section) -> Misplaced {
+    let known = section.names().collect();
+    (key.place, Problem::UnknownKey { suggestion: nearest(&key.text, section.names()), known, key: key.text })
 }
 
 /// The word that may have been meant.

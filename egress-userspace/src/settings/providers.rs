@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 
 use super::BuiltIn;
 use super::error::Problem;
-use super::parse::{entries, nearest, preflight, read, unknown};
+use super::keys::PROVIDER;
+use super::parse::{entries, known, nearest, preflight, read, unknown};
 use super::yaml::{Misplaced, Node, Text};
 use crate::domain::{Api, HostPattern, Preflight, Provider, ProviderName, StreamUsage};
-
-const KEYS: &[&str] = &["hosts", "stream_usage", "preflight"];
 
 /// The section: whose hosts are whose, and how their requests are looked at when other than as usual.
 type Providers = (Vec<Provider>, BTreeMap<ProviderName, Preflight>);
@@ -21,14 +20,14 @@ pub(super) fn providers(node: Node, built_in: &BuiltIn) -> Result<Providers, Mis
     for (key, value) in entries(node)? {
         let name: ProviderName = key.text.parse().map_err(|error| (key.place, Problem::Name(error)))?;
         let mut provider = Provider { name, hosts: Vec::new(), stream_usage: None };
-        for (key, value) in entries(value)? {
+        for (key, value) in known(value, &PROVIDER)? {
             match key.text.as_str() {
                 "hosts" => provider.hosts = hosts(value, &mut lines)?,
                 "stream_usage" => provider.stream_usage = Some(read(&key, value, stream_usage)?),
                 "preflight" => {
                     preflights.insert(provider.name.clone(), read(&key, value, preflight)?);
                 }
-                _ => return Err(unknown(key, KEYS)),
+                _ => return Err(unknown(key, &PROVIDER)),
             }
         }
         if provider.hosts.is_empty() && !built_in.iter().any(|(_, name)| *name == provider.name) {

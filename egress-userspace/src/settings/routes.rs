@@ -4,43 +4,14 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::error::{Problem, SettingsError};
-use super::parse::{duration, entries, read, unknown};
+use super::keys::{DETECTOR, MARKER, ROUTE, ROUTES, Section};
+use super::parse::{duration, known, read, unknown};
 use super::yaml::{self, Misplaced, Node, Place, Text};
 use crate::domain::{
     Auth, AuthScheme, DetectorRule, InboundOnMatch, LooksFor, OutboundOnMatch, ProviderName, RequestLog, Route,
     RouteFile, RouteHost, SecretSource,
 };
 
-const KEYS: &[&str] = &[
-    "inherit",
-    "providers",
-    "auth",
-    "outbound_on_match",
-    "inbound_on_match",
-    "log",
-    "approval_timeout",
-    "detectors",
-    "without",
-    "markers",
-    "routes",
-];
-const ROUTE_KEYS: &[&str] = &[
-    "host",
-    "ports",
-    "paths",
-    "methods",
-    "intercept",
-    "private",
-    "auth",
-    "auth_scheme",
-    "token_env",
-    "token_file",
-    "git_fetch",
-    "git_push",
-    "outbound_on_match",
-    "inbound_on_match",
-    "log",
-];
 /// What needs to see requests.
 const INSIDE_KEYS: &[&str] = &[
     "paths",
@@ -54,7 +25,6 @@ const INSIDE_KEYS: &[&str] = &[
     "outbound_on_match",
     "inbound_on_match",
 ];
-const DETECTOR_KEYS: &[&str] = &["name", "pattern", "token_env", "token_file"];
 /// Headers that say how a request is read, not who sends it.
 const FRAMING_HEADERS: [&str; 8] =
     ["connection", "content-encoding", "content-length", "content-type", "host", "te", "transfer-encoding", "upgrade"];
@@ -87,7 +57,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn file(&self, text: &str) -> Result<RouteFile, Misplaced> {
         let mut file = RouteFile::default();
-        for (key, value) in entries(yaml::read(text)?)? {
+        for (key, value) in known(yaml::read(text)?, &ROUTES)? {
             match key.text.as_str() {
                 "inherit" => file.inherit = read(&key, value, |text| truth("inherit", text))?,
                 "providers" => file.providers = Some(words(&key, value, |text| self.provider(text))?),
@@ -96,14 +66,14 @@ impl Reader<'_> {
                 "inbound_on_match" => file.inbound = Some(read(&key, value, inbound)?),
                 "log" => file.log = Some(read(&key, value, log)?),
                 "approval_timeout" => file.approval_timeout = Some(read(&key, value, duration)?),
-                "detectors" => file.detectors = detectors(&key, value, true)?,
+                "detectors" => file.detectors = detectors(&key, value, &DETECTOR)?,
                 "without" => file.without = words(&key, value, |text| Ok(text.to_owned()))?,
-                "markers" => file.markers = detectors(&key, value, false)?,
+                "markers" => file.markers = detectors(&key, value, &MARKER)?,
                 "routes" => {
                     let routes = items(&key, value)?.into_iter().map(|node| self.route(node));
                     file.routes = routes.collect::<Result<_, _>>()?;
                 }
-                _ => return Err(unknown(key, KEYS)),
+                _ => return Err(unknown(key, &ROUTES)),
             }
         }
         Ok(file)
@@ -117,7 +87,7 @@ impl Reader<'_> {
 
     fn route(&self, node: Node) -> Result<Route, Misplaced> {
         let place = node.place();
-        let entries = entries(node)?;
+        let entries = known(node, &ROUTE)?;
         let host = entries.iter().find(|(key, _)| key.text == "host");
         let (key, value) = host.ok_or((place, Problem::Missing { what: "a route", key: "host" }))?;
         let host: RouteHost = read(key, value.clone(), |text| Ok(text.parse()?))?;
@@ -145,7 +115,7 @@ impl Reader<'_> {
                 "outbound_on_match" => route.outbound = Some(read(&key, value, outbound)?),
                 "inbound_on_match" => route.inbound = Some(read(&key, value, inbound)?),
                 "log" => route.log = Some(read(&key, value, log)?),
-                _ => return Err(unknown(key, ROUTE_KEYS)),
+                _ => return Err(unknown(key, &ROUTE)),
             }
         }
         route.auth = credential.auth()?;
@@ -202,21 +172,21 @@ fn source(key: &Text, value: Node) -> Result<SecretSource, Misplaced> {
     })
 }
 
-/// With `may_be_secret`, a detector may look for a token's own value.
-fn detectors(key: &Text, value: Node, may_be_secret: bool) -> Result<Vec<DetectorRule>, Misplaced> {
+/// The keys of `section` say whether a detector may look for a token's own value.
+fn detectors(key: &Text, value: Node, section: &'static Section) -> Result<Vec<DetectorRule>, Misplaced> {
     let mut rules: Vec<DetectorRule> = Vec::new();
     for node in items(key, value)? {
         let place = node.place();
         let (mut name, mut looks_for) = (None, None);
-        for (key, value) in entries(node)? {
+        for (key, value) in known(node, section)? {
             let found = match key.text.as_str() {
                 "name" => {
                     name = Some((key.place, read(&key, value, detector_name)?));
                     continue;
                 }
                 "pattern" => LooksFor::Pattern(read(&key, value, |text| Ok(text.to_owned()))?),
-                "token_env" | "token_file" if may_be_secret => LooksFor::Secret(source(&key, value)?),
-                _ => return Err(unknown(key, DETECTOR_KEYS)),
+                "token_env" | "token_file" => LooksFor::Secret(source(&key, value)?),
+                _ => return Err(unknown(key, section)),
             };
             if looks_for.replace(found).is_some() {
                 return Err((
@@ -418,7 +388,8 @@ routes:
     fn what_is_not_understood_is_said_with_its_place() {
         bad("hosts:\n", "1:1: unknown key \"hosts\": known here are");
         bad("route:\n", "1:1: unknown key \"route\": did you mean \"routes\"?");
-        bad("routes:\n  - hots: a.com\n", "2:5: a route needs \"host\"");
+        bad("routes:\n  - hots: a.com\n", "2:5: unknown key \"hots\": did you mean \"host\"?");
+        bad("routes:\n  - ports: 443\n", "2:5: a route needs \"host\"");
         bad("routes:\n  - host: a.com\n    method: GET\n", "3:5: unknown key \"method\": did you mean \"methods\"?");
         bad("routes:\n  host: a.com\n", "2:3: \"routes\" needs a list");
         bad("routes:\n  - a.com\n", "2:5: expected `key: value` lines here");

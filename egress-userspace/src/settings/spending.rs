@@ -3,12 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::error::Problem;
-use super::parse::{entries, preflight, read, shutdown, unknown};
+use super::keys::{AGENT, BOTTLE};
+use super::parse::{entries, known, preflight, read, shutdown, unknown};
 use super::yaml::{Misplaced, Node, Place, Text};
 use crate::domain::{AgentName, BottleName, BottleRules, Budget, Limit, ProviderName};
-
-const AGENT_KEYS: &[&str] = &["budget"];
-const BOTTLE_KEYS: &[&str] = &["extends", "budget", "preflight", "shutdown"];
 
 /// Names that stand for something elsewhere in the file, to be checked when all of it has been read.
 #[derive(Default)]
@@ -34,10 +32,10 @@ impl Mentions {
         for (key, value) in entries(node)? {
             let name: AgentName = key.text.parse().map_err(|error| (key.place, Problem::Name(error)))?;
             let mut budget = Budget::new();
-            for (key, value) in entries(value)? {
+            for (key, value) in known(value, &AGENT)? {
                 match key.text.as_str() {
                     "budget" => budget = self.budget(value)?,
-                    _ => return Err(unknown(key, AGENT_KEYS)),
+                    _ => return Err(unknown(key, &AGENT)),
                 }
             }
             agents.insert(name, budget);
@@ -57,7 +55,7 @@ impl Mentions {
 
     fn bottle(&mut self, name: &BottleName, node: Node) -> Result<BottleRules, Misplaced> {
         let mut rules = BottleRules::default();
-        for (key, value) in entries(node)? {
+        for (key, value) in known(node, &BOTTLE)? {
             match key.text.as_str() {
                 "extends" => {
                     let place = value.place();
@@ -68,7 +66,7 @@ impl Mentions {
                 "budget" => rules.budget = self.budget(value)?,
                 "preflight" => rules.preflight = Some(read(&key, value, preflight)?),
                 "shutdown" => rules.shutdown = Some(read(&key, value, shutdown)?),
-                _ => return Err(unknown(key, BOTTLE_KEYS)),
+                _ => return Err(unknown(key, &BOTTLE)),
             }
         }
         Ok(rules)

@@ -12,6 +12,7 @@ mod doctor;
 mod endings;
 mod exports;
 mod faults;
+mod first_contact;
 mod freeze;
 mod full_disk;
 mod guard;

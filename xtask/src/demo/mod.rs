@@ -38,6 +38,12 @@ const STEPS: &[Step] = &[
     ("What the audit says", audit),
 ];
 
+/// What it shows, step by step.
+#[cfg(test)]
+pub(crate) fn titles() -> impl Iterator<Item = &'static str> {
+    STEPS.iter().map(|(title, _)| *title)
+}
+
 pub(crate) fn run(install: bool) -> anyhow::Result<()> {
     need::ensure_root("demo --install")?;
     need::ensure(&[Group::Demo], install)?;

@@ -20,7 +20,7 @@ pub(in crate::daemon) fn read_or_make(home: &Path) -> Result<Secret, DaemonError
     let path = home.join(FILE_NAME);
     let failed = |action| {
         let path = path.clone();
-        move |source| DaemonError::File { path, action, source }
+        move |cause| DaemonError::File { path, action, cause }
     };
     let text = match fs::read_to_string(&path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => make(&path).map_err(failed("made"))?,
