@@ -19,6 +19,9 @@ use egress_userspace::tui::{self, TopError};
 use egress_userspace::{LOG_VARIABLE, bottle, doctor, proxy};
 use tracing_subscriber::EnvFilter;
 
+/// Settings, ledger and CA of an installed service.
+const SERVICE_HOME: &str = "/var/lib/egress";
+
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
@@ -29,6 +32,8 @@ fn main() -> ExitCode {
         Command::Daemon(daemon) => {
             run_daemon(daemon, arguments.run_dir).map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
         }
+        Command::Completions { shell } => written(cli::completions(shell)),
+        Command::ManPages { directory } => written(cli::man_pages(&directory)),
         Command::Proxy => {
             start_log();
             proxy::main()
@@ -84,6 +89,7 @@ fn run_daemon(arguments: DaemonArguments, run_directory: PathBuf) -> Result<()> 
         bridge: arguments.bridge,
         attachment: attachment(arguments.attach),
         docker_socket: arguments.docker_socket,
+        bottles_see: arguments.bottles_see,
     };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no threads are to be had")?;
@@ -157,7 +163,15 @@ fn check_routes(arguments: RouteCheckArguments) -> Result<ExitCode> {
     cli::show_route_check(&daemon::check_routes(&home, question)?, output.json)
 }
 
+fn written(result: std::io::Result<()>) -> ExitCode {
+    result.map_or_else(|error| cli::fail(&error.into()), |()| ExitCode::SUCCESS)
+}
+
+/// The service's where one is installed, so that every command means the same files as the service.
 fn default_home() -> Result<PathBuf> {
+    if Path::new(SERVICE_HOME).is_dir() {
+        return Ok(SERVICE_HOME.into());
+    }
     let home = std::env::home_dir().context("there is no home directory: give --home")?;
     Ok(home.join(".bot-bottle"))
 }

@@ -32,6 +32,11 @@ impl NetNs {
         Ok(namespace)
     }
 
+    /// That of a process.
+    pub fn of_process(pid: u32) -> Result<Self> {
+        Ok(Self { handle: File::open(format!("/proc/{pid}/ns/net"))? })
+    }
+
     /// Runs `work` inside, on a thread of its own; processes it starts are inside too.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         on_thread(|| {

@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::bail;
 
 use crate::need::{self, Group};
-use crate::{command, docs, ebpf, tidy};
+use crate::{command, docs, ebpf, tidy, unit};
 
 /// A name and what it does.
 type Check = (&'static str, fn() -> anyhow::Result<()>);
@@ -15,13 +15,14 @@ const CHECKS: &[Check] = &[
     ("fmt", format),
     ("tidy", tidy::run),
     ("docs", docs::build),
+    ("unit", unit::check),
     ("clippy", clippy),
     ("doc", doc),
     ("ebpf --check", || ebpf::run(true)),
 ];
 
 pub(crate) fn run(install: bool) -> anyhow::Result<()> {
-    need::ensure(&[Group::Ebpf, Group::Docs], install)?;
+    need::ensure(&[Group::Ebpf, Group::Docs, Group::Check], install)?;
     let mut failed = Vec::new();
     for (name, check) in CHECKS {
         println!("── {name}");

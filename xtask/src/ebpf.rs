@@ -9,6 +9,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::EbpfLoader;
@@ -91,6 +92,8 @@ impl Toolchain {
 
     /// Builds the object into `target` and returns it.
     fn build(&self, root: &Path, target: &Path) -> Result<Vec<u8>> {
+        println!("building the gate and the core library for {TARGET} …");
+        let start = Instant::now();
         let mut build = Command::new(&self.cargo);
         for variable in FOREIGN_VARIABLES {
             build.env_remove(variable);
@@ -110,6 +113,7 @@ impl Toolchain {
         let stripped = target.join("gate.bpf.o");
         // Debug sections go, .BTF stays.
         run_to_end(Command::new(&self.strip).arg("-g").arg(&built).arg("-o").arg(&stripped))?;
+        println!("built in {:.0} s", start.elapsed().as_secs_f32());
         Ok(fs::read(stripped)?)
     }
 

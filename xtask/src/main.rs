@@ -9,15 +9,19 @@ mod demo;
 mod docs;
 mod ebpf;
 mod fuzz;
+mod install;
 mod need;
 mod test;
 mod tidy;
+mod unit;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 use fuzz::Fuzz;
+use install::deb::Deb;
+use install::{Install, Uninstall};
 use need::Group;
 
 /// The project's own tools.
@@ -62,6 +66,12 @@ enum Task {
         #[arg(long)]
         install: bool,
     },
+    /// Install egress on this host, or bring it up to date: program, service, completions, man pages (as root).
+    Install(Install),
+    /// Remove what was installed; asks before the ledger goes (as root).
+    Uninstall(Uninstall),
+    /// Make a Debian package.
+    Deb(Deb),
     /// Measure egress against a direct connection and a plain TLS relay (as root).
     Bench {
         /// Install what the machine lacks.
@@ -111,6 +121,9 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Test { install, filter } => test::run(install, &filter),
         Task::Demo { install } => demo::run(install),
         Task::Docs { write, record, install } => docs::run(docs::Wanted { write, record, install }),
+        Task::Install(arguments) => install::install(&arguments),
+        Task::Uninstall(arguments) => install::uninstall(&arguments),
+        Task::Deb(arguments) => install::deb::run(&arguments),
         Task::Bench { install } => bench::run(install),
         Task::Fuzz { install, runs, keep, target } => fuzz::run(&Fuzz { filter: &target, runs, keep, install }),
         Task::Ci { install } => ci::run(install),

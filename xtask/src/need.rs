@@ -25,9 +25,11 @@ pub(crate) enum Group {
     Fuzz,
     /// Building the documentation.
     Docs,
+    /// What is checked besides tests.
+    Check,
 }
 
-use Group::{Bench, Demo, Ebpf, Fuzz, Test};
+use Group::{Bench, Check, Demo, Ebpf, Fuzz, Test};
 
 /// How to see that something is there.
 #[derive(Clone, Copy, Debug)]
@@ -89,6 +91,10 @@ const NEEDS: &[Need] = &[
     package(&[Test, Demo], "ca-certificates"),
     program(&[Bench], "nginx-light", "nginx"),
     program(&[Bench], "iperf3", "iperf3"),
+    // A clean host to install on.
+    program(&[Test], "debootstrap", "debootstrap"),
+    // Looks at the unit.
+    program(&[Check], "systemd", "systemd-analyze"),
     // libFuzzer is C++.
     program(&[Fuzz], "g++", "c++"),
     package(&[Ebpf], "rustc-web"),

@@ -19,7 +19,7 @@ use thiserror::Error;
 
 use crate::domain::BottleName;
 pub use docker::{container_front_main, container_init_main};
-pub use native::{NativeRuntime, RunningCommand, Signaller, init_main};
+pub use native::{HostView, NativeRuntime, RunningCommand, Signaller, init_main};
 pub use runtime::{Bottles, Ready};
 
 /// What is the same for all bottles of a host.
@@ -37,6 +37,8 @@ pub struct HostWiring {
     pub hidden: Vec<PathBuf>,
     /// PEM of our CA, to be trusted inside.
     pub ca_pem: String,
+    /// What bottles see of the host.
+    pub view: HostView,
 }
 
 /// A bottle to build.

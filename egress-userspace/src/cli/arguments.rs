@@ -123,6 +123,17 @@ pub enum Command {
     Meter(MeterArguments),
     /// Run the controller. Needs root.
     Daemon(DaemonArguments),
+    /// Print what makes a shell complete this command line.
+    Completions {
+        /// Which.
+        shell: clap_complete::Shell,
+    },
+    /// Write a man page for every command; for packages.
+    #[command(hide = true)]
+    ManPages {
+        /// Where.
+        directory: PathBuf,
+    },
     /// The unprivileged half; started by the daemon.
     #[command(hide = true)]
     Proxy,
@@ -254,7 +265,7 @@ pub enum SettingsCommand {
 /// `egress settings check`
 #[derive(Debug, Args)]
 pub struct CheckArguments {
-    /// Directory of settings, ledger and CA [default: ~/.bot-bottle].
+    /// Directory of settings, ledger and CA [default: that of an installed service, else ~/.bot-bottle].
     #[arg(long, env = "BOT_BOTTLE_HOME", value_name = "DIR", value_parser = absolute)]
     pub home: Option<PathBuf>,
     /// This file instead.
@@ -286,7 +297,7 @@ pub enum RoutesCommand {
 /// `egress routes check`
 #[derive(Debug, Args)]
 pub struct RouteCheckArguments {
-    /// Directory of settings, ledger and CA [default: ~/.bot-bottle].
+    /// Directory of settings, ledger and CA [default: that of an installed service, else ~/.bot-bottle].
     #[arg(long, env = "BOT_BOTTLE_HOME", value_name = "DIR", value_parser = absolute)]
     pub home: Option<PathBuf>,
     /// Whose request it is [default: a bottle's that has no routes file of its own].
@@ -424,7 +435,7 @@ pub struct MeterArguments {
 /// `egress daemon`
 #[derive(Debug, Args)]
 pub struct DaemonArguments {
-    /// Directory of settings, ledger and CA [default: ~/.bot-bottle].
+    /// Directory of settings, ledger and CA [default: that of an installed service, else ~/.bot-bottle].
     #[arg(long, env = "BOT_BOTTLE_HOME", value_name = "DIR", value_parser = absolute)]
     pub home: Option<PathBuf>,
     /// Where gates are pinned.
@@ -439,6 +450,9 @@ pub struct DaemonArguments {
     /// How gates are attached.
     #[arg(long, default_value = "auto", value_name = "HOOK")]
     pub attach: AttachMode,
+    /// A mount namespace, such as /proc/1/ns/mnt: bottles see its files [default: the daemon's].
+    #[arg(long, value_name = "PATH")]
+    pub bottles_see: Option<PathBuf>,
     /// Socket of Docker or Podman [default: DOCKER_HOST, else /var/run/docker.sock, else /run/podman/podman.sock].
     #[arg(long, value_name = "PATH")]
     pub docker_socket: Option<PathBuf>,
@@ -447,7 +461,7 @@ pub struct DaemonArguments {
 /// `egress doctor`
 #[derive(Debug, Args)]
 pub struct DoctorArguments {
-    /// Directory of settings, ledger and CA [default: ~/.bot-bottle].
+    /// Directory of settings, ledger and CA [default: that of an installed service, else ~/.bot-bottle].
     #[arg(long, env = "BOT_BOTTLE_HOME", value_name = "DIR", value_parser = absolute)]
     pub home: Option<PathBuf>,
     /// The daemon's --gateway.

@@ -5,6 +5,7 @@ mod arguments;
 mod audit;
 mod budget;
 mod doctor;
+mod generate;
 mod kernel;
 mod learn;
 mod meter;
@@ -26,6 +27,7 @@ pub use arguments::{
 use arguments::{AttachArguments, Terms};
 pub use audit::{AuditArguments, Since};
 pub use doctor::DoctorTable;
+pub use generate::{completions, man_pages};
 pub use routes::show_route_check;
 pub use settings::{SettingsCheck, show_settings_check};
 pub use usage::UsageArguments;
@@ -148,6 +150,8 @@ async fn dispatch(client: &Client, command: Command) -> Result<ExitCode> {
         | Command::Routes(RoutesCommand::Check(_))
         | Command::Settings(_)
         | Command::Daemon(_)
+        | Command::Completions { .. }
+        | Command::ManPages { .. }
         | Command::Proxy
         | Command::BottleInit { .. }
         | Command::ContainerInit { .. }

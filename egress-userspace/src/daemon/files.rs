@@ -11,12 +11,15 @@ use crate::settings::{self, Settings};
 
 use super::{DaemonError, Options};
 
-/// Everything the controller does is covered by these.
-const CAPABILITIES: [Capability; 11] = [
+/// Everything the controller does is covered by these; the unit of the service bounds it to them. `docs/install.md` says what
+/// each is for.
+const CAPABILITIES: [Capability; 15] = [
     Capability::CAP_SYS_ADMIN,
     Capability::CAP_NET_ADMIN,
+    Capability::CAP_NET_RAW,
     Capability::CAP_NET_BIND_SERVICE,
     Capability::CAP_SYS_PTRACE,
+    Capability::CAP_SYS_CHROOT,
     Capability::CAP_SETUID,
     Capability::CAP_SETGID,
     Capability::CAP_SETPCAP,
@@ -25,6 +28,9 @@ const CAPABILITIES: [Capability; 11] = [
     Capability::CAP_CHOWN,
     Capability::CAP_DAC_OVERRIDE,
     Capability::CAP_FOWNER,
+    Capability::CAP_FSETID,
+    // A bottle's own /dev.
+    Capability::CAP_MKNOD,
 ];
 
 /// Names every missing capability at once, unless it is all that an ordinary user lacks.
@@ -90,4 +96,30 @@ pub(super) fn read_roots(home: &Path, settings: &Settings) -> Result<String, Dae
 pub(super) fn boot() -> String {
     // Without it no reservation is told to be of another boot; all are settled at start anyway.
     fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// The capabilities in lines that begin so.
+    fn names(text: &str, before: &str) -> BTreeSet<String> {
+        let lines = text.lines().filter_map(|line| line.strip_prefix(before));
+        lines
+            .flat_map(|line| line.split([' ', '`', ',', '|']))
+            .filter(|word| word.starts_with("CAP_"))
+            .map(str::to_owned)
+            .collect()
+    }
+
+    #[test]
+    fn the_service_is_bounded_to_what_the_daemon_asks_for() {
+        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let read = |path: &str| fs::read_to_string(workspace.join(path)).unwrap();
+        let asked: BTreeSet<String> = CAPABILITIES.iter().map(ToString::to_string).collect();
+        assert_eq!(names(&read("xtask/package/egress.service"), "CapabilityBoundingSet="), asked);
+        assert_eq!(names(&read("docs/install.md"), "| `"), asked);
+    }
 }

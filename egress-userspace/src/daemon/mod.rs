@@ -22,6 +22,7 @@ mod lifeline;
 mod listeners;
 mod live;
 mod metrics;
+mod notify;
 mod proxy_link;
 mod reconcile;
 mod reload;
@@ -47,7 +48,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::bottle::{BottleError, Bottles, HostWiring};
+use crate::bottle::{BottleError, Bottles, HostView, HostWiring};
 use crate::broker::{Configuration, Snapshot};
 use crate::control;
 use crate::domain::{AuditKind, CrossingMode, EnforcerChoice, with_causes};
@@ -64,6 +65,7 @@ use controller::ControllerHandle;
 use cutting::Bounds;
 use launch::Launcher;
 use metrics::Metrics;
+use notify::ServiceManager;
 use proxy_link::ProxyLink;
 use reload::{InForce, Reload};
 use stop_steps::StopSteps;
@@ -92,6 +94,8 @@ pub struct Options {
     pub bridge: String,
     /// How gates are attached.
     pub attachment: TcAttachment,
+    /// The mount namespace that bottles are made from, if not the daemon's.
+    pub bottles_see: Option<PathBuf>,
     /// The container engine's socket, if it is not where engines listen.
     pub docker_socket: Option<PathBuf>,
 }
@@ -222,6 +226,8 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     let (exchanged, news) = mpsc::unbounded_channel();
     let guard = guard::guard(launcher.clone(), news);
     let stale = proxy_link::settle_stale(ledger.clone(), controller.clone());
+    let manager = ServiceManager::of_environment();
+    let alive = launcher.clone();
     let metrics = Metrics::default();
     let started = u64::try_from(clock::now().0 / 1000).unwrap_or_default();
     let desk = Desk { launcher, pins: place, approvals: approvals.clone(), metrics: metrics.clone(), started };
@@ -236,15 +242,21 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
         () = guard => {}
         () = reload.watch(hang_up, seen) => {}
         () = stale => {}
+        () = manager.keep_told(&alive) => {}
         () = serve(socket, desk) => {}
         _ = terminated.recv() => {}
         _ = interrupted.recv() => {}
     }
+    leave(&manager, &socket_path);
+    Ok(())
+}
+
+fn leave(manager: &ServiceManager, socket: &Path) {
     info!("stopping; bottles stay behind their gates without network until the next start");
-    if let Err(error) = std::fs::remove_file(&socket_path) {
+    manager.tell_stopping();
+    if let Err(error) = std::fs::remove_file(socket) {
         warn!(%error, "the control socket is left");
     }
-    Ok(())
 }
 
 fn bind_socket(options: &Options) -> Result<(PathBuf, UnixListener), DaemonError> {
@@ -282,6 +294,7 @@ fn wiring(options: &Options, authority: &Authority) -> HostWiring {
         layers: options.home.join("bottles"),
         hidden: vec![options.home.clone(), options.run_directory.clone(), options.pins.clone()],
         ca_pem: authority.ca_pem().to_owned(),
+        view: HostView(options.bottles_see.clone()),
     }
 }
 

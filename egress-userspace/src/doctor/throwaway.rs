@@ -12,7 +12,7 @@ use tokio::runtime::Runtime;
 use super::DoctorError;
 use super::attacks::Parties;
 use super::raw_socket::{RawSocket, Wire};
-use crate::bottle::{BottleError, BottleSpec, BuiltBottle, HostWiring, NativeRuntime};
+use crate::bottle::{BottleError, BottleSpec, BuiltBottle, HostView, HostWiring, NativeRuntime};
 use crate::domain::{BottleId, BottleName, CutMode};
 use crate::kernel::{Gate, GateStatus, IfIndex};
 
@@ -210,6 +210,7 @@ fn runtime(names: &Names, gateway: Ipv4Addr) -> NativeRuntime {
         layers: names.directory.join("layers"),
         hidden: Vec::new(),
         ca_pem: String::new(),
+        view: HostView::default(),
     };
     NativeRuntime::new(wiring).with_group(names.group.clone())
 }

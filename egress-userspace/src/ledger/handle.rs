@@ -119,6 +119,12 @@ impl Ledger {
         self.write("settle what is stale", move |desk| desk.settle_abandoned(stale, Ending::TimedOut)).await
     }
 
+    /// Waits until the writer has done all that was asked of it before; false when there is none.
+    pub async fn answers(&self) -> bool {
+        // On a full disk it says that it cannot write, which is an answer.
+        !matches!(self.write("answer", |_| Ok(())).await, Err(LedgerError::Closed))
+    }
+
     /// Decides by these rules from now on.
     ///
     /// # Errors

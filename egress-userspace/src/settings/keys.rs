@@ -141,9 +141,9 @@ pub const SETTINGS: Section = Section {
         key("shutdown", OneOf(SHUTDOWN), Value("cutoff"), "what becomes of a bottle whose budget is gone"),
         key(
             "metrics",
-            Like("a port of a loopback address, as `ADDRESS:PORT`", "127.0.0.1:9464"),
-            Is("none"),
-            "where Prometheus may collect metrics, besides the control socket",
+            Like("a loopback address and a port", "127.0.0.1:9464"),
+            Is("no port"),
+            "where Prometheus may ask: see [metrics](metrics.md)",
         ),
         key("drain", Like(DURATION, "500ms"), Value("1s"), "how long the response that crosses may take to arrive"),
         key("last_word", Like(DURATION, "0"), Value("2s"), "how long a bottle may take to hear why it is cut"),

@@ -65,12 +65,7 @@ impl Hands {
             Action::Begin(number, job) => {
                 let run_directory = self.run_directory.clone();
                 tokio::spawn(async move {
-                    let outcome = match job {
-                        Job::Resume(bottle) => resume(&run_directory, &bottle).await,
-                        job @ (Job::Cut(_) | Job::Restore(_) | Job::Stop(..) | Job::Grant(..) | Job::Decide { .. }) => {
-                            ask(&client, job).await.map_err(|error| with_causes(&error))
-                        }
-                    };
+                    let outcome = perform(&client, &run_directory, job).await;
                     let _ = events.send(Event::Done(number, outcome)).await;
                 });
             }
@@ -100,28 +95,29 @@ async fn fetch(client: &Client, bottle: &BottleName, section: Section) -> Result
 }
 
 /// What it came to, in words.
-async fn ask(client: &Client, job: Job) -> Result<String, ClientError> {
-    match job {
-        Job::Cut(bottle) => Ok(gate_words(&client.post(&format!("bottles/{bottle}/cut"), &()).await?)),
-        Job::Restore(bottle) => Ok(gate_words(&client.post(&format!("bottles/{bottle}/restore"), &()).await?)),
+async fn perform(client: &Client, run_directory: &Path, job: Job) -> Result<String, String> {
+    let answer = match job {
+        Job::Resume(bottle) => return resume(run_directory, &bottle).await,
+        Job::Cut(bottle) => client.post(&format!("bottles/{bottle}/cut"), &()).await.map(|reply| gate_words(&reply)),
+        Job::Restore(bottle) => {
+            client.post(&format!("bottles/{bottle}/restore"), &()).await.map(|reply| gate_words(&reply))
+        }
         Job::Stop(bottle, stop) => {
-            let reply = client.post(&format!("bottles/{bottle}/{}", stop.as_str()), &()).await?;
-            Ok(stop_words(&reply))
+            let path = format!("bottles/{bottle}/{}", stop.as_str());
+            client.post(&path, &()).await.map(|reply| stop_words(&reply))
         }
         Job::Grant(target, tokens) => {
             let GrantTarget { provider, scope } = target.clone();
             let request = BudgetChangeRequest::Grant { scope, provider, tokens, ttl_seconds: None };
-            let reply = client.post("budgets", &request).await?;
-            Ok(grant_words(&reply, &target, tokens))
+            client.post("budgets", &request).await.map(|reply| grant_words(&reply, &target, tokens))
         }
         Job::Decide { id, is_approved, request } => {
             let verb = if is_approved { "approve" } else { "deny" };
-            let reply: DecideReply = client.post(&format!("approvals/{id}/{verb}"), &request).await?;
-            Ok(decided_words(&reply, is_approved))
+            let path = format!("approvals/{id}/{verb}");
+            client.post(&path, &request).await.map(|reply| decided_words(&reply, is_approved))
         }
-        // Another process does it.
-        Job::Resume(bottle) => Ok(format!("{bottle} is resumed")),
-    }
+    };
+    answer.map_err(|error| with_causes(&error))
 }
 
 fn gate_words(GateReply { name, gate, was_already, note }: &GateReply) -> String {

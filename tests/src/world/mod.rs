@@ -3,6 +3,7 @@
 //! Dropping a [`World`] removes it, after a panic too; what a killed test process left is removed by the next one.
 
 mod bottle;
+mod debian;
 mod leftovers;
 mod names;
 mod provider;
@@ -26,6 +27,7 @@ use crate::netns::NetNs;
 use crate::provider::{HOSTS, Provider, Served};
 
 pub use bottle::{Answer, Bottle, Done, Ended, curl};
+pub use debian::Debian;
 pub use names::{GATEWAY, Names};
 
 /// How long anything that will happen may take on a machine with other things to do.
@@ -96,8 +98,7 @@ impl World {
     pub fn write_settings_for(&self, settings: &str, hosts: &[&str]) -> Result<()> {
         let provider = self.provider();
         fs::write(self.names.home.join("provider-ca.pem"), &provider.ca_pem)?;
-        let resolved: String = hosts.iter().map(|host| format!("    {host}: {}\n", provider.address)).collect();
-        let upstream = format!("upstream:\n  ca: provider-ca.pem\n  idle: 3s\n  resolve:\n{resolved}");
+        let upstream = settings_of(provider, hosts);
         fs::write(self.names.home.join("settings.yml"), format!("{settings}\n{upstream}"))?;
         Ok(())
     }
@@ -320,6 +321,12 @@ impl Drop for World {
         }
         leftovers::remove(&self.names);
     }
+}
+
+/// The lines by which a provider is these hosts.
+fn settings_of(provider: &Provider, hosts: &[&str]) -> String {
+    let resolved: String = hosts.iter().map(|host| format!("    {host}: {}\n", provider.address)).collect();
+    format!("upstream:\n  ca: provider-ca.pem\n  idle: 3s\n  resolve:\n{resolved}")
 }
 
 impl Said {

@@ -11,7 +11,9 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use egress_userspace::bottle::{BottleSpec, BuiltBottle, Caller, HostWiring, Launch, NativeRuntime, RunningCommand};
+use egress_userspace::bottle::{
+    BottleSpec, BuiltBottle, Caller, HostView, HostWiring, Launch, NativeRuntime, RunningCommand,
+};
 use futures_util::FutureExt;
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::geteuid;
@@ -86,6 +88,7 @@ impl World {
             layers: hidden.join("bottles"),
             hidden: vec![hidden, hidden_file, directory.path().join("missing")],
             ca_pem: CA.clone(),
+            view: HostView::default(),
         };
         let group = directory.path().file_name().unwrap().to_str().unwrap().to_lowercase();
         let runtime = NativeRuntime::new(wiring).with_executable(egress()).with_group(group);

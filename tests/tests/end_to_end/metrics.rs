@@ -88,11 +88,11 @@ fn scrape_port(world: &World) -> Result<Scrape> {
 
 /// Refused requests as the audit counts them.
 fn refused(world: &World, wanted: RefusalReason) -> Result<u64> {
-    let counts = world.audit(Some("web"))?.into_iter().filter_map(|kind| match kind {
-        AuditKind::RequestRefused { reason, count, .. } if reason == wanted => Some(count),
-        _ => None,
-    });
-    Ok(counts.sum())
+    let count = |kind: AuditKind| {
+        let AuditKind::RequestRefused { reason, count, .. } = kind else { return 0 };
+        if reason == wanted { count } else { 0 }
+    };
+    Ok(world.audit(Some("web"))?.into_iter().map(count).sum())
 }
 
 /// Tokens and requests are what the ledger holds.

@@ -112,6 +112,8 @@ pub(super) const OWNERS: &[(&str, &[&str])] = &[
     ("bytes", ANYONE),
     ("caps", &["bottle", "proxy", "daemon"]),
     ("clap", &[TOP, "cli"]),
+    ("clap_complete", &["cli"]),
+    ("clap_mangen", &["cli"]),
     ("crc32fast", &["meter"]),
     ("egress_common", &["kernel", "doctor", "daemon"]),
     ("flate2", &["meter", "policy"]),

@@ -3,19 +3,19 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MntFlags, umount2};
 use nix::net::if_::if_nameindex;
 use nix::sched::{CloneFlags, setns, unshare};
 use rustix::fs::CWD;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
 use crate::bottle::native::files::{KEY_STORES, SYSTEM_BUNDLES, bundle, resolver};
-use crate::bottle::native::{keystore, layout::Layout, namespace, wiring};
+use crate::bottle::native::{keystore, layout::Layout, wiring};
 use crate::bottle::{BottleSpec, BuiltBottle, HostWiring};
 
 const BUNDLE: &str = "bundle.pem";
@@ -84,15 +84,13 @@ pub(super) fn wire(
     namespaces: &Namespaces,
 ) -> io::Result<BuiltBottle> {
     wiring::delete_link(&layout.interface)?;
-    namespace::remove(&layout.namespace)?;
-    File::create_new(&layout.namespace)?;
-    let source = format!("/proc/self/fd/{}", namespaces.network.as_raw_fd());
-    mount(Some(source.as_str()), &layout.namespace, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
-    namespace::inside(&layout.namespace, refuse_others)?;
+    layout.namespace.remove()?;
+    layout.namespace.keep(&namespaces.network)?;
+    layout.namespace.inside(refuse_others)?;
     let interface = &layout.interface;
-    wiring::create_veth(interface, &layout.namespace, spec.mac)?;
+    wiring::create_veth(interface, &layout.namespace.open()?, spec.mac)?;
     let gateway_mac = wiring::mac_of(interface)?;
-    namespace::inside(&layout.namespace, || wiring::configure_inside(spec.address, wiring.gateway, &gateway_mac))?;
+    layout.namespace.inside(|| wiring::configure_inside(spec.address, wiring.gateway, &gateway_mac))?;
     if let Err(error) = furnish(layout, namespaces) {
         tracing::warn!(bottle = %spec.name, %error, "our CA and resolver are not laid over the container's files");
     }
@@ -103,9 +101,9 @@ pub(super) fn wire(
 pub(super) fn wire_nothing(layout: &Layout, mac: [u8; 6]) -> io::Result<()> {
     fs::create_dir_all(&layout.directory)?;
     wiring::delete_link(&layout.interface)?;
-    namespace::remove(&layout.namespace)?;
-    namespace::create(&layout.namespace)?;
-    wiring::create_veth(&layout.interface, &layout.namespace, mac)
+    layout.namespace.remove()?;
+    layout.namespace.create()?;
+    wiring::create_veth(&layout.interface, &layout.namespace.open()?, mac)
 }
 
 /// An interface beside ours would be a way around the gate.

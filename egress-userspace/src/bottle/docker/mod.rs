@@ -138,7 +138,7 @@ impl DockerRuntime {
             loop {
                 if let Ok(Seen { pid: Some(pid), .. }) = engine.look(&mark.container).await
                     && let Some(number) = inside::number(&inside::network_of(pid))
-                    && inside::number(&kept) != Some(number)
+                    && kept.number() != Some(number)
                 {
                     return;
                 }

@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use nix::sched::{CloneFlags, setns, unshare};
@@ -21,7 +21,7 @@ use nix::unistd::{ForkResult, Pid, UnlinkatFlags, chdir, setsid, unlinkat};
 use super::command::SIGNALLED;
 use super::freeze::LAUNCH;
 use super::launch::LaunchSpec;
-use super::namespace::tolerate_absence;
+use super::namespace::{HostView, tolerate_absence};
 use super::record::Record;
 use super::{cgroup, mounts, privileges, raw};
 
@@ -56,6 +56,7 @@ fn supervise(spec: &Path) -> io::Result<i32> {
     // Opened before the bottle's mounts hide them.
     let mut record = Record::begin(Path::new(&spec.record))?;
     let kept = File::open(&spec.layer)?;
+    HostView(spec.view.as_ref().map(PathBuf::from)).enter()?;
     setns(File::open(&spec.namespace)?, CloneFlags::CLONE_NEWNET)?;
     unshare(
         CloneFlags::CLONE_NEWNS

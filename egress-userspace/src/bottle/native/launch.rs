@@ -44,6 +44,8 @@ pub(super) struct LaunchSpec {
     pub(super) shared: Vec<OsString>,
     pub(super) caller: Caller,
     pub(super) has_terminal: bool,
+    /// What it sees of the host, if not what the daemon sees.
+    pub(super) view: Option<OsString>,
 }
 
 /// Starts `launch` through `executable`.
@@ -65,7 +67,7 @@ pub(super) fn start(
         gateway: wiring.gateway,
         hidden: hidden.map(OsString::from).collect(),
         ca_pem: wiring.ca_pem.clone(),
-        namespace: layout.namespace.clone().into(),
+        namespace: layout.namespace.path().into(),
         group: group.into(),
         record: layout.record.clone().into(),
         layer: layout.layer.directory().into(),
@@ -74,6 +76,7 @@ pub(super) fn start(
         directory: directory.into(),
         caller,
         has_terminal,
+        view: wiring.view.0.clone().map(OsString::from),
     })?;
     let [input, output, errors] = stdio;
     let child = Command::new(executable)

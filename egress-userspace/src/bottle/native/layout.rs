@@ -1,8 +1,10 @@
 //! Where a bottle's things are: names and paths that follow from its name alone, so that a crashed run can be found again.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::layer::Layer;
+use super::namespace::Kept;
+use crate::bottle::HostWiring;
 use crate::domain::BottleName;
 
 /// Name of the veth's end inside.
@@ -21,7 +23,7 @@ pub(in crate::bottle) struct Layout {
     /// Holds everything else; its existence says that the bottle does.
     pub(in crate::bottle) directory: PathBuf,
     /// Keeps the network namespace.
-    pub(in crate::bottle) namespace: PathBuf,
+    pub(in crate::bottle) namespace: Kept,
     /// Who stands for the command, and how it ended: see [`Record`](super::record::Record).
     pub(in crate::bottle) record: PathBuf,
     /// Name of the veth's host end.
@@ -31,14 +33,14 @@ pub(in crate::bottle) struct Layout {
 }
 
 impl Layout {
-    /// The layout of `bottle` under `run_directory`, its layer among `layers`.
-    pub(in crate::bottle) fn new(run_directory: &Path, layers: &Path, bottle: &BottleName) -> Self {
-        let directory = run_directory.join(bottle.as_str());
+    /// The layout of `bottle` on this host.
+    pub(in crate::bottle) fn new(wiring: &HostWiring, bottle: &BottleName) -> Self {
+        let directory = wiring.run_directory.join(bottle.as_str());
         Self {
-            namespace: directory.join("netns"),
+            namespace: Kept::at(directory.join("netns"), wiring.view.clone()),
             record: directory.join("record"),
             interface: interface_name(bottle),
-            layer: Layer::at(layers.join(bottle.as_str())),
+            layer: Layer::at(wiring.layers.join(bottle.as_str())),
             directory,
         }
     }

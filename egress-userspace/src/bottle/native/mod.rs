@@ -41,6 +41,7 @@ pub use command::{RunningCommand, Signaller};
 pub use init::init_main;
 use layer::Foreign;
 use layout::Layout;
+pub use namespace::HostView;
 use wiring::Links;
 
 /// Makes, starts and removes native bottles.
@@ -258,11 +259,11 @@ impl NativeRuntime {
     /// # Errors
     /// When there is no such bottle, and those of the work.
     pub fn inside<T: Send>(&self, bottle: &BottleName, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
-        namespace::inside(&self.layout(bottle).namespace, work)
+        self.layout(bottle).namespace.inside(work)
     }
 
     pub(in crate::bottle) fn layout(&self, bottle: &BottleName) -> Layout {
-        Layout::new(&self.wiring.run_directory, &self.wiring.layers, bottle)
+        Layout::new(&self.wiring, bottle)
     }
 
     pub(in crate::bottle) fn group_of(&self, bottle: &BottleName) -> io::Result<PathBuf> {

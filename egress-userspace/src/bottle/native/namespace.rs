@@ -4,7 +4,9 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::path::Path;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use nix::errno::Errno;
@@ -13,24 +15,98 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 const NO_TEXT: Option<&str> = None;
 
-/// Makes a fresh namespace and keeps it at `path`, which must not exist.
-pub(in crate::bottle) fn create(path: &Path) -> io::Result<()> {
-    File::create_new(path)?;
-    let made = on_own_thread(|| {
-        unshare(CloneFlags::CLONE_NEWNET)?;
-        mount(Some("/proc/thread-self/ns/net"), path, NO_TEXT, MsFlags::MS_BIND, NO_TEXT)?;
-        Ok(())
-    });
-    if made.is_err() {
-        fs::remove_file(path)?;
+/// The mounts that bottles are made from, and that keep what outlives a daemon: a service may have a view of the host of its
+/// own, in which files are read-only or missing, and which ends with it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostView(pub Option<PathBuf>);
+
+impl HostView {
+    /// Enters it with the calling thread, or process that has no other threads.
+    pub(in crate::bottle) fn enter(&self) -> io::Result<()> {
+        let Some(path) = &self.0 else { return Ok(()) };
+        let mounts = File::open(path)?;
+        // Threads share a root and a directory, which must not change under the others.
+        unshare(CloneFlags::CLONE_FS)?;
+        Ok(setns(mounts, CloneFlags::CLONE_NEWNS)?)
     }
-    made
 }
 
-/// Lets go of the namespace kept at `path`, if any. It ends with the last process in it.
-pub(in crate::bottle) fn remove(path: &Path) -> io::Result<()> {
-    unmount(path)?;
-    tolerate_absence(fs::remove_file(path))
+/// The file that keeps a namespace: its handle is mounted on it.
+#[derive(Clone, Debug)]
+pub(in crate::bottle) struct Kept {
+    path: PathBuf,
+    view: HostView,
+}
+
+impl Kept {
+    /// The namespace at `path` among these mounts, if there is one.
+    pub(in crate::bottle) fn at(path: PathBuf, view: HostView) -> Self {
+        Self { path, view }
+    }
+
+    /// Where it is.
+    pub(in crate::bottle) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes a fresh namespace and keeps it; there is none so far.
+    pub(in crate::bottle) fn create(&self) -> io::Result<()> {
+        self.mount_on_new_file(|| {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            self.mount(Path::new("/proc/thread-self/ns/net"))
+        })
+    }
+
+    /// Keeps a namespace that somebody else made; there is none so far.
+    pub(in crate::bottle) fn keep(&self, namespace: &File) -> io::Result<()> {
+        let handle = format!("/proc/thread-self/fd/{}", namespace.as_raw_fd());
+        self.mount_on_new_file(|| self.mount(Path::new(&handle)))
+    }
+
+    /// Lets go of it, if there is one. It ends with the last process in it.
+    pub(in crate::bottle) fn remove(&self) -> io::Result<()> {
+        self.in_view(|| unmount(&self.path))?;
+        tolerate_absence(fs::remove_file(&self.path))
+    }
+
+    /// Its handle.
+    pub(in crate::bottle) fn open(&self) -> io::Result<File> {
+        self.in_view(|| File::open(&self.path))
+    }
+
+    /// Which namespace it is, if there is one.
+    pub(in crate::bottle) fn number(&self) -> Option<u64> {
+        Some(self.open().ok()?.metadata().ok()?.ino())
+    }
+
+    /// Runs `work` in it.
+    pub(in crate::bottle) fn inside<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+        let namespace = self.open()?;
+        on_own_thread(|| {
+            setns(namespace, CloneFlags::CLONE_NEWNET)?;
+            work()
+        })
+    }
+
+    fn mount_on_new_file(&self, mount: impl FnOnce() -> io::Result<()> + Send) -> io::Result<()> {
+        File::create_new(&self.path)?;
+        let mounted = self.in_view(mount);
+        if mounted.is_err() {
+            fs::remove_file(&self.path)?;
+        }
+        mounted
+    }
+
+    fn mount(&self, handle: &Path) -> io::Result<()> {
+        Ok(mount(Some(handle), &self.path, NO_TEXT, MsFlags::MS_BIND, NO_TEXT)?)
+    }
+
+    fn in_view<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+        on_own_thread(|| {
+            self.view.enter()?;
+            work()
+        })
+    }
 }
 
 /// Takes off everything mounted at `path`, if anything.
@@ -43,15 +119,6 @@ pub(in crate::bottle) fn unmount(path: &Path) -> io::Result<()> {
             Err(error) => return Err(error.into()),
         }
     }
-}
-
-/// Runs `work` in the namespace kept at `path`.
-pub(in crate::bottle) fn inside<T: Send>(path: &Path, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
-    let namespace = File::open(path)?;
-    on_own_thread(|| {
-        setns(namespace, CloneFlags::CLONE_NEWNET)?;
-        work()
-    })
 }
 
 /// "It is already gone" is what an undo wants.

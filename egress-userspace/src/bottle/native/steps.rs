@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use super::layout::Layout;
-use super::namespace::{self, tolerate_absence};
+use super::namespace::{Kept, tolerate_absence};
 use super::{cgroup, wiring};
 use crate::bottle::plan::Step;
 use crate::fault::{self, Point};
@@ -17,20 +17,20 @@ pub(super) enum NativeStep {
     /// The bottle's directory: first made, last removed, so that whatever else there is can be found by it.
     Directory(PathBuf),
     /// The network namespace.
-    Namespace(PathBuf),
+    Namespace(Kept),
     /// The pair of interfaces.
     Veth {
         /// Host end's name.
         interface: String,
         /// Where the other end is put.
-        namespace: PathBuf,
+        namespace: Kept,
         /// Hardware address of the other end.
         mac: [u8; 6],
     },
     /// Addresses and routes inside.
     Inside {
         /// The namespace.
-        namespace: PathBuf,
+        namespace: Kept,
         /// Host end's name.
         interface: String,
         /// The bottle's address.
@@ -77,11 +77,11 @@ impl Step for NativeStep {
                 path.parent().map_or(Ok(()), fs::create_dir_all)?;
                 fs::create_dir(path)
             }
-            Self::Namespace(path) => namespace::create(path),
-            Self::Veth { interface, namespace, mac } => wiring::create_veth(interface, namespace, *mac),
+            Self::Namespace(namespace) => namespace.create(),
+            Self::Veth { interface, namespace, mac } => wiring::create_veth(interface, &namespace.open()?, *mac),
             Self::Inside { namespace, interface, address, gateway } => {
                 let gateway_mac = wiring::mac_of(interface)?;
-                namespace::inside(namespace, || wiring::configure_inside(*address, *gateway, &gateway_mac))
+                namespace.inside(|| wiring::configure_inside(*address, *gateway, &gateway_mac))
             }
             Self::Group(path) => cgroup::create(path),
         }?;
@@ -98,7 +98,7 @@ impl Step for NativeStep {
     fn undo(&self) -> io::Result<()> {
         match self {
             Self::Directory(path) => tolerate_absence(fs::remove_dir_all(path)),
-            Self::Namespace(path) => namespace::remove(path),
+            Self::Namespace(namespace) => namespace.remove(),
             Self::Veth { interface, .. } => wiring::delete_link(interface),
             // Goes with the namespace.
             Self::Inside { .. } => Ok(()),

@@ -7,7 +7,6 @@ use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::path::Path;
 
 use futures_util::TryStreamExt;
 use nix::errno::Errno;
@@ -72,8 +71,7 @@ impl Links {
 }
 
 /// Makes a veth pair: the host's end here and down, the bottle's end in `namespace` with its hardware address.
-pub(in crate::bottle) fn create_veth(name: &str, namespace: &Path, mac: [u8; 6]) -> io::Result<()> {
-    let namespace = fs::File::open(namespace)?;
+pub(in crate::bottle) fn create_veth(name: &str, namespace: &fs::File, mac: [u8; 6]) -> io::Result<()> {
     with_netlink(async |netlink| {
         let peer = LinkUnspec::new_with_name(INNER_INTERFACE).address(mac.to_vec()).setns_by_fd(namespace.as_raw_fd());
         let pair = LinkVeth::new(name, INNER_INTERFACE).set_info_data(InfoData::Veth(InfoVeth::Peer(peer.build())));

@@ -142,6 +142,8 @@ fn busy() -> State {
     }
     tell(&mut state, LiveEvent::Admitted { request: request(1, "web") });
     tell(&mut state, LiveEvent::Admitted { request: request(2, "web") });
+    let row = audit(39, "api-tests", AuditKind::GateCut { cause: CutCause::Budget });
+    tell(&mut state, LiveEvent::Audit { row });
     key(&mut state, Key::Down);
     state
 }

@@ -17,6 +17,8 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 
+use crate::domain::happened;
+
 use super::state::{Overlay, Screen, Size, State};
 use style::{quiet, strong};
 use text::printable;
@@ -61,7 +63,7 @@ fn too_small(buffer: &mut Buffer, area: Rect) {
     put(buffer, area, &said.map(Line::from));
 }
 
-/// What is going on, or what the last action came to.
+/// What is going on, or what the last action came to; else what happened last.
 fn message(state: &State, width: usize) -> Line<'static> {
     let look = state.look;
     if let Some(Overlay::Filter(_)) = state.overlay {
@@ -79,11 +81,20 @@ fn message(state: &State, width: usize) -> Line<'static> {
         let all = format!(" {} {}", look.dot(), doing.collect::<Vec<_>>().join(&format!("  {} ", look.dot())));
         return Line::styled(text::cut(&all, width, look.has_unicode), look.warning());
     }
-    let Some(message) = &state.message else { return Line::default() };
+    let Some(message) = &state.message else { return last_happened(state, width) };
     let (sign, style) = if message.is_error { (look.flag(), look.bad()) } else { (look.dot(), look.good()) };
     let said = printable(&message.text);
     let said = text::cut(&said, width.saturating_sub(3), look.has_unicode);
     Line::from(vec![Span::styled(format!(" {sign} "), style), Span::raw(said)])
+}
+
+/// The newest row of the audit.
+fn last_happened(state: &State, width: usize) -> Line<'static> {
+    let Some(row) = state.audit.back() else { return Line::default() };
+    let time = |at| text::moment(at, state.as_of(), &state.zone).trim_end().to_owned();
+    let bottle = row.bottle.as_ref().map(|bottle| format!("{bottle} ")).unwrap_or_default();
+    let said = format!(" {}  {bottle}{}", time(row.at), printable(&happened(&row.kind, &time)));
+    Line::styled(text::cut(&said, width, state.look.has_unicode), quiet())
 }
 
 /// Which keys there are.
