@@ -149,8 +149,10 @@ fn check_settings(arguments: CheckArguments) -> Result<ExitCode> {
     let home = home.map_or_else(default_home, Ok)?;
     let file = file.unwrap_or_else(|| home.join("settings.yml"));
     let problem = match daemon::check_settings(&home, Some(file.clone())) {
-        Err(error) if !output.json => return Err(error.into()),
-        checked => checked.err().map(|error| with_causes(&error)),
+        Ok(_) => None,
+        // Nothing is known of it.
+        Err(error) if error.is_for_another_user() => return Err(error.into()),
+        Err(error) => Some(with_causes(&error)),
     };
     cli::show_settings_check(&SettingsCheck { file, is_sound: problem.is_none(), problem }, output.json)
 }

@@ -17,8 +17,8 @@ impl Tmux {
     /// Opens one of this size. `directory` is the test's own; files of programs on the terminal are kept there, too.
     pub fn open(directory: &std::path::Path, (columns, lines): (u16, u16)) -> Result<Self> {
         let tmux = Self { socket: directory.join("tmux.sock") };
-        let size = [columns.to_string(), lines.to_string()];
-        let mut command = tmux.command(&["-f", "/dev/null", "new-session", "-d", "-x", &size[0], "-y", &size[1], "sh"]);
+        let (columns, lines) = (columns.to_string(), lines.to_string());
+        let mut command = tmux.command(&["-f", "/dev/null", "new-session", "-d", "-x", &columns, "-y", &lines, "sh"]);
         command
             .env("LC_ALL", "C.UTF-8")
             .env("XDG_STATE_HOME", directory.join("state"))

@@ -530,12 +530,14 @@ mod tests {
     }
 
     /// Commands without `--json`, and why.
-    const WITHOUT_JSON: [(&str, &str); 5] = [
+    const WITHOUT_JSON: [(&str, &str); 7] = [
         ("run", "prints what its command prints"),
         ("resume", "prints what its command prints"),
         ("meter", "prints nothing but JSON"),
         ("metrics", "prints a format of machines"),
         ("daemon", "prints its log"),
+        ("top", "is for eyes; what it shows is `GET live`"),
+        ("completions", "prints a shell's script"),
     ];
 
     fn check_json(command: &clap::Command, without: &mut Vec<String>) {

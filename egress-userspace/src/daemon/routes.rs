@@ -148,7 +148,7 @@ mod tests {
         let complaint = complaint(&problems).unwrap();
         assert!(complaint.contains("late.yaml: the pattern of the detector \"mine\" cannot be used"), "{complaint}");
         assert!(
-            complaint.contains("routes.yaml:2:5: a route needs \"host\"") && complaint.contains("new.yaml:1:1"),
+            complaint.contains("routes.yaml:2:5: unknown key \"hst\"") && complaint.contains("new.yaml:1:1"),
             "{complaint}"
         );
         assert!(read(home.path(), &BTreeSet::new()).is_err());

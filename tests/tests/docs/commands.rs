@@ -15,7 +15,9 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("README.md", "needs Claude Code and an account; tests run it against a provider of their own"),
     ("README.md", "the second one runs this test; the first one is recorded in docs/casts/demo.cast"),
     ("docs/containers.md", "needs a container engine and images; tests/tests/docker runs containers"),
+    ("docs/dashboard.md", "takes the whole terminal; tests/tests/end_to_end/top.rs works with it in one"),
     ("docs/git.md", "needs a server with repositories; tests/tests/proxy_path/git pushes to one"),
+    ("docs/install.md", "changes the whole host; tests/tests/install does it to a Debian of its own"),
     ("docs/operations.md", "removes the daemon's device and its pins, of which a test's world has others"),
     ("docs/performance.md", "measurements take minutes, and assert nothing"),
 ];

@@ -42,9 +42,9 @@ fn watch(pins: &Path, stop: &AtomicBool, looks: &AtomicU32) -> Result<()> {
 fn upgrade(world: &mut World, place: &Path, by_force: bool) -> Result<()> {
     install(place)?;
     if by_force {
-        world.kill_daemon()?
+        world.kill_daemon()?;
     } else {
-        world.stop_daemon()?
+        world.stop_daemon()?;
     }
     world.start_daemon()?;
     let running = fs::read_link(format!("/proc/{}/exe", world.status()?.pid))?;
