@@ -1,10 +1,15 @@
 //! What a front-end that shows everything as it happens is told: `GET live`, and a bottle's routes.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{ApprovalRow, AuditRow, BottleName, ListedRoute, LiveRequest, PermitId, UnixMillis, UsageRow};
 
 use super::message::{BottleInfo, StatusReply};
+
+/// How long `GET /v1/live` says nothing when nothing happens. Who hears nothing for three times as long has lost it.
+pub const LIVE_SILENCE_MAX: Duration = Duration::from_secs(5);
 
 /// `GET /v1/live`: first how everything stands, then each change, until the connection is closed. A front-end that comes back
 /// is told how everything stands again, and forgets what it knew.
@@ -55,6 +60,8 @@ pub enum LiveEvent {
         /// What.
         row: AuditRow,
     },
+    /// Nothing has happened, and the controller answers.
+    Alive,
 }
 
 /// How everything stands.

@@ -19,7 +19,7 @@ pub use approvals::{
 };
 pub use client::{Client, ClientError, Events, RunEvents};
 pub use kernel::{GateCounter, GateProgram, GateTerms, KernelGate, KernelReply};
-pub use live::{BottleRoutesReply, GateCounts, LiveBottle, LiveEvent, LiveGate, LiveSnapshot};
+pub use live::{BottleRoutesReply, GateCounts, LIVE_SILENCE_MAX, LiveBottle, LiveEvent, LiveGate, LiveSnapshot};
 pub use message::{
     AUDIT_ROWS_MAX, ApiError, AttachReply, AttachRequest, AuditReply, BottleInfo, BottlesReply, BudgetChangeRequest,
     BudgetsReply, CutAllReply, ErrorCode, ExplainReply, GateDifference, GateFault, GateReply, ResumeRequest, RunEvent,

@@ -2,10 +2,12 @@
 //!
 //! In memory, and gone with the test: a killed test process takes systemd along, and the next world removes the rest.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -141,8 +143,34 @@ impl Drop for Debian {
     }
 }
 
-/// Fills the tree from where this machine has its own packages from.
+/// Fills the tree. What comes from the mirror is fetched once for all hosts of this process.
 fn unpack(root: &Path) -> Result<()> {
+    /// The packed tree: a file without a name, so that nothing is left of it.
+    static PACKED: Mutex<Option<File>> = Mutex::new(None);
+    let mut packed = PACKED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(file) = packed.as_ref() {
+        return tar("--extract", file, root);
+    }
+    debootstrap(root)?;
+    let file = tempfile::tempfile()?;
+    tar("--create", &file, root)?;
+    *packed = Some(file);
+    Ok(())
+}
+
+/// Packs a tree into a file, or unpacks it.
+fn tar(mode: &str, file: &File, root: &Path) -> Result<()> {
+    // Opened anew: every reader has its own place in it.
+    let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+    let mut tar = Command::new("tar");
+    tar.args([mode, "--one-file-system", "--same-owner", "--xattrs", "--xattrs-include=*", "--file", &path]);
+    let said = Said::of(&tar.arg("--directory").arg(root).arg(".").stdin(Stdio::null()).output()?);
+    ensure!(said.code == 0, "tar {mode} failed: {}", said.errors);
+    Ok(())
+}
+
+/// Fetches a tree from where this machine has its own packages from.
+fn debootstrap(root: &Path) -> Result<()> {
     let release = fs::read_to_string("/etc/os-release")?;
     let codename = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
     let codename = codename.context("this machine is no Debian release")?;

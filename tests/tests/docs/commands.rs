@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use clap::CommandFactory;
 use egress_userspace::cli::Arguments;
-use harness::console::{Page, Session, Typed, is_shown};
+use harness::console::{Page, type_sessions};
 use harness::privilege;
 
 use crate::pages;
@@ -11,13 +11,11 @@ use crate::stage::Stage;
 
 /// Pages with commands that no test types, and why. Each is a promise that somebody has typed them.
 const NOT_RUN: &[(&str, &str)] = &[
-    ("README.md", "a release build takes minutes; tests run the binary of the development build"),
     ("README.md", "needs Claude Code and an account; tests run it against a provider of their own"),
     ("README.md", "the second one runs this test; the first one is recorded in docs/casts/demo.cast"),
     ("docs/containers.md", "needs a container engine and images; tests/tests/docker runs containers"),
     ("docs/dashboard.md", "takes the whole terminal; tests/tests/end_to_end/top.rs works with it in one"),
     ("docs/git.md", "needs a server with repositories; tests/tests/proxy_path/git pushes to one"),
-    ("docs/install.md", "changes the whole host; tests/tests/install does it to a Debian of its own"),
     ("docs/operations.md", "removes the daemon's device and its pins, of which a test's world has others"),
     ("docs/performance.md", "measurements take minutes, and assert nothing"),
 ];
@@ -31,49 +29,18 @@ fn every_command_that_is_shown_does_what_is_shown() -> Result<()> {
     }
     let mut wrong = Vec::new();
     for (name, page) in pages::all()? {
-        if page.sessions.iter().all(|session| session.not_run.is_some()) {
+        let sessions = page.typed_in_world();
+        if sessions.is_empty() {
             continue;
         }
-        match type_page(&page) {
+        let stage = Stage::set(page.world.as_deref().unwrap_or("running"));
+        match stage.and_then(|mut stage| type_sessions(&sessions, &mut stage)) {
             Ok(found) => wrong.extend(found.into_iter().map(|text| format!("{name}:{text}"))),
             Err(error) => wrong.push(format!("{name}: {error:#}")),
         }
     }
     ensure!(wrong.is_empty(), "{} commands do something else:\n\n{}", wrong.len(), wrong.join("\n\n"));
     Ok(())
-}
-
-fn type_page(page: &Page) -> Result<Vec<String>> {
-    let mut stage = Stage::set(page.world.as_deref().unwrap_or("running"))?;
-    let mut wrong = Vec::new();
-    for session in page.sessions.iter().filter(|session| session.not_run.is_none()) {
-        for (index, command) in session.commands.iter().enumerate() {
-            let is_last = index + 1 == session.commands.len();
-            let expected = if is_last { session.exit } else { 0 };
-            wrong.extend(type_one(&mut stage, session, command, expected)?);
-        }
-    }
-    Ok(wrong)
-}
-
-/// What is wrong with it, if something is.
-fn type_one(stage: &mut Stage, session: &Session, command: &Typed, expected: i32) -> Result<Option<String>> {
-    let Typed { text, shows } = command;
-    let follows = session.is_endless || text.contains("--follow");
-    let done = match &session.inside {
-        Some(bottle) => stage.inside(bottle, text)?,
-        None if session.is_background => return stage.begin(text).map(|()| None),
-        None if follows => stage.type_for_a_moment(text)?,
-        None => stage.type_in(text)?,
-    };
-    let line = session.line;
-    // What is ended from outside has no exit code of its own.
-    if done.code != expected && !follows {
-        return Ok(Some(format!("{line}: `{text}` ended with {}, not {expected}:\n{}", done.code, done.output)));
-    }
-    let is_right = shows.is_empty() || is_shown(shows, done.output.trim_end());
-    let shown = shows.join("\n");
-    Ok((!is_right).then(|| format!("{line}: `{text}` printed\n{}\nand not\n{shown}", done.output)))
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
+use harness::console::Terminals;
 use harness::world::{Bottle, Done, PATIENCE, World, program, until};
 
 /// Where gates are pinned on a reader's host.
@@ -86,8 +87,17 @@ impl Stage {
         Ok(Self { bottles, shell, world })
     }
 
-    /// Types a command on the host.
-    pub(crate) fn type_in(&mut self, text: &str) -> Result<Done> {
+    fn as_a_reader_sees(&self, done: Done) -> Done {
+        let names = &self.world.names;
+        let own = [(&names.pins, PINS), (&names.run, RUN)];
+        let output =
+            own.iter().fold(done.output, |text, (ours, theirs)| text.replace(&ours.display().to_string(), theirs));
+        Done { output, ..done }
+    }
+}
+
+impl Terminals for Stage {
+    fn on_host(&mut self, text: &str) -> Result<Done> {
         let names = &self.world.names;
         let own = [(PINS, &names.pins), (RUN, &names.run)];
         let text =
@@ -96,30 +106,7 @@ impl Stage {
         Ok(self.as_a_reader_sees(done))
     }
 
-    /// The same with Ctrl-C after a moment.
-    pub(crate) fn type_for_a_moment(&mut self, text: &str) -> Result<Done> {
-        self.type_in(&format!("timeout --signal INT 2 {text}"))
-    }
-
-    /// Types a command that goes on, and waits until it is there: a daemon serves, a bottle runs.
-    pub(crate) fn begin(&mut self, text: &str) -> Result<()> {
-        self.shell.sh(&format!("{text} >background.log 2>&1 &"))?;
-        let mut words = text.split_whitespace().skip_while(|word| *word != "egress").skip(1);
-        match (words.next(), words.next()) {
-            (Some("daemon"), _) => {
-                let serves = || Ok(self.world.status().is_ok_and(|status| status.proxy_pid.is_some()));
-                until("the daemon serves", PATIENCE, serves)
-            }
-            (Some("run"), Some(bottle)) => {
-                let runs = || Ok(self.world.listed(bottle)?.is_some_and(|bottle| bottle.address.is_some()));
-                until("the bottle runs", PATIENCE, runs)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Types a command in a bottle.
-    pub(crate) fn inside(&mut self, bottle: &str, text: &str) -> Result<Done> {
+    fn inside(&mut self, bottle: &str, text: &str) -> Result<Done> {
         if !self.bottles.contains_key(bottle) {
             let user = user_of(&self.world)?;
             self.bottles.insert(bottle.to_owned(), self.world.shell_in(bottle, &user, &[])?);
@@ -127,14 +114,6 @@ impl Stage {
         let shell = self.bottles.get_mut(bottle).context("a bottle")?;
         let done = shell.sh(text).with_context(|| format!("`{text}` in {bottle}"))?;
         Ok(self.as_a_reader_sees(done))
-    }
-
-    fn as_a_reader_sees(&self, done: Done) -> Done {
-        let names = &self.world.names;
-        let own = [(&names.pins, PINS), (&names.run, RUN)];
-        let output =
-            own.iter().fold(done.output, |text, (ours, theirs)| text.replace(&ours.display().to_string(), theirs));
-        Done { output, ..done }
     }
 }
 

@@ -189,6 +189,14 @@ fn a_snapshot_is_what_everybody_else_is_told() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_follower_of_nothing_hears_that_the_daemon_lives() -> Result<()> {
+    let Some(world) = world("a daemon that has nothing to tell", "")? else { return Ok(()) };
+    let (mut follower, _) = follow(&world)?;
+    follower.until("that it lives", heard!(LiveEvent::Alive => Some(())))?;
+    follower.until("that it lives, again", heard!(LiveEvent::Alive => Some(())))
+}
+
 /// Sends the request and reads nothing.
 fn silent(world: &World) -> Result<UnixStream> {
     let mut stream = UnixStream::connect(world.names.run.join("control.sock"))?;

@@ -144,6 +144,21 @@ fn a_daemon_that_dies_is_missed_and_found_again() -> Result<()> {
 }
 
 #[test]
+fn a_daemon_that_hangs_is_missed_and_found_again() -> Result<()> {
+    let Some(world) = world("the dashboard and a daemon that hangs", "")? else { return Ok(()) };
+    let mut web = world.shell("web", &["--budget", "claude=50k"])?;
+    let tmux = top(&world, NARROW)?;
+    tmux.until_line("web", "● running")?;
+    let daemon = Pid::from_raw(world.status()?.pid.cast_signed());
+    kill(daemon, Signal::SIGSTOP)?;
+    tmux.until_shown("NO DAEMON since")?;
+    kill(daemon, Signal::SIGCONT)?;
+    tmux.until("shows no alarm any more", |screen| !screen.contains("NO DAEMON"))?;
+    assert_eq!(web.ask(REQUEST)?.status, 200);
+    tmux.until_line("web", "2%")
+}
+
+#[test]
 fn requests_that_wait_are_decided() -> Result<()> {
     let Some(world) = world("approvals in the dashboard", "")? else { return Ok(()) };
     let _web = world.shell("web", &[])?;

@@ -1,28 +1,18 @@
 //! The package on a host with systemd, from its installation to its purge.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use egress_userspace::control::{BottlesReply, StatusReply, UsageReply};
 use egress_userspace::domain::{CutCause, GateView};
-use harness::world::{Bottle, Debian, PATIENCE, curl, program, until};
+use harness::world::{Bottle, Debian, PATIENCE, curl, until};
 use serde::de::DeserializeOwned;
+
+use crate::built;
 
 /// How long a daemon in these tests may be silent.
 const WATCHDOG: Duration = Duration::from_secs(3);
-
-/// The package of the program that is tested.
-fn package(output: &Path) -> Result<PathBuf> {
-    let mut xtask = Command::new(program("xtask"));
-    let said = xtask.args(["deb", "--dev", "--no-build", "--output"]).arg(output).output()?;
-    let errors = String::from_utf8_lossy(&said.stderr);
-    ensure!(said.status.success(), "no package was made: {}{errors}", String::from_utf8_lossy(&said.stdout));
-    let found = fs::read_dir(output)?.flatten().map(|entry| entry.path()).find(|path| path.extension().is_some());
-    found.context("no package was made")
-}
 
 /// What `egress` says there with `--json`.
 fn json<T: DeserializeOwned>(host: &Debian, line: &str) -> Result<T> {
@@ -50,10 +40,8 @@ fn shell(host: &Debian, name: &str, work: &str) -> Result<Bottle> {
 #[test]
 fn a_clean_debian_gets_works_with_upgrades_and_loses_egress() -> Result<()> {
     let Some(mut host) = Debian::start("the package on a clean Debian")? else { return Ok(()) };
-    let output = tempfile::tempdir()?;
-    fs::copy(package(output.path())?, host.at("srv/egress.deb"))?;
-    drop(output);
-    host.done("apt-get install --yes /srv/egress.deb").context("installing")?;
+    built::package(&host.at("srv"))?;
+    host.done("apt-get install --yes /srv/egress_*.deb").context("installing")?;
     what_is_installed(&host).context("what is installed")?;
     let settings = host.add_provider()?;
     fs::copy(host.at("provider-ca.pem"), host.at("var/lib/egress/provider-ca.pem"))?;
@@ -143,7 +131,7 @@ fn restarts_and_upgrades(host: &Debian) -> Result<()> {
     for deed in [
         "systemctl restart egress",
         "systemctl kill --signal=KILL egress",
-        "dpkg --install /srv/egress.deb",
+        "dpkg --install /srv/egress_*.deb",
         "systemctl stop egress && systemctl start egress",
     ] {
         let old = daemon(host)?.pid;
@@ -192,17 +180,9 @@ fn removal(host: &Debian) -> Result<()> {
 #[test]
 fn the_tool_installs_again_and_removes() -> Result<()> {
     let Some(host) = Debian::start("installing on a clean Debian")? else { return Ok(()) };
-    let source = host.at("srv/source");
-    fs::create_dir_all(source.join("xtask"))?;
-    for name in ["egress", "xtask"] {
-        fs::copy(program(name), source.join(name).with_extension("bin"))?;
-    }
-    let own = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../xtask/package");
-    let copied =
-        Command::new("cp").arg("--recursive").arg(own).arg(source.join("xtask")).stdin(Stdio::null()).status()?;
-    ensure!(copied.success(), "the unit was not copied");
-    let tool = "cd /srv/source && CARGO_MANIFEST_DIR=/srv/source/xtask ./xtask.bin";
-    let install = format!("{tool} install --binary /srv/source/egress.bin");
+    built::source(&host)?;
+    let tool = format!("cd {} && cargo xtask", built::SOURCE);
+    let install = format!("{tool} install");
     let planned = host.done(&format!("{install} --dry-run"))?;
     ensure!(planned.contains("systemctl enable egress.service"), "{planned}");
     ensure!(host.run("getent group egress")?.code != 0, "a dry run changed something");
@@ -214,10 +194,8 @@ fn the_tool_installs_again_and_removes() -> Result<()> {
     ensure!(steps > 10 && steps == same, "{second}");
     assert_eq!(daemon(&host)?.pid, pid, "the daemon was started again for nothing");
     let mut bottle = shell(&host, "web", "/srv")?;
-    fs::OpenOptions::new().append(true).open(source.join("egress.bin")).and_then(|mut program| {
-        // Another program by its bytes, the same by what it does.
-        std::io::Write::write_all(&mut program, b"\n")
-    })?;
+    // Another program by its bytes, the same by what it does.
+    host.done(&format!("echo >> {}/{}", built::SOURCE, built::PROGRAM))?;
     let upgraded = host.done(&install)?;
     ensure!(upgraded.contains("egress.service runs … done"), "{upgraded}");
     ensure!(daemon(&host)?.pid != pid && bottle.sh("true")?.code == 0, "{upgraded}");

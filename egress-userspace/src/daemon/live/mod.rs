@@ -13,7 +13,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tracing::warn;
 
-use crate::control::{ApiError, LiveBottle, LiveEvent, LiveGate, LiveSnapshot};
+use crate::control::{ApiError, LIVE_SILENCE_MAX, LiveBottle, LiveEvent, LiveGate, LiveSnapshot};
 use crate::ledger::{ListedBottle, LiveLook, LiveStart, RequestNews};
 
 use super::api::{Desk, info};
@@ -106,7 +106,11 @@ impl Follower {
         count.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut told = vec![LiveEvent::Snapshot(Box::new(snapshot))];
         let mut look_again = Instant::now() + LOOK_EVERY;
+        let mut last_told = Instant::now();
         loop {
+            if !told.is_empty() {
+                last_told = Instant::now();
+            }
             for event in told.drain(..) {
                 if self.events.send(event).await.is_err() {
                     return Ok(());
@@ -117,7 +121,14 @@ impl Follower {
                     told = self.look().await?;
                     look_again = Instant::now() + LOOK_EVERY;
                 }
-                Work::Count => told.extend(self.count()),
+                Work::Count => {
+                    told.extend(self.count());
+                    if told.is_empty() && last_told.elapsed() >= LIVE_SILENCE_MAX {
+                        // One that hangs is not alive.
+                        self.desk.look().await?;
+                        told.push(LiveEvent::Alive);
+                    }
+                }
                 Work::End => return Ok(()),
             }
         }

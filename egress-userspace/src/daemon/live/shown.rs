@@ -278,6 +278,7 @@ mod tests {
             LiveEvent::Gates { gates } => format!("{} gates", gates.len()),
             LiveEvent::Approval { approval } => format!("question {} {:?}", approval.id, approval.verdict),
             LiveEvent::Audit { row } => format!("row {}", row.number),
+            LiveEvent::Alive => "alive".to_owned(),
         }
     }
 

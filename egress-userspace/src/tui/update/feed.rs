@@ -44,6 +44,7 @@ pub(super) fn hear(state: &mut State, event: LiveEvent) -> Vec<Action> {
         LiveEvent::Gates { gates } => return count_packets(state, gates),
         LiveEvent::Approval { approval } => ask(state, *approval),
         LiveEvent::Audit { row } => note(state, row),
+        LiveEvent::Alive => {}
     }
     Vec::new()
 }

@@ -1,7 +1,11 @@
-//! What the documentation shows of a terminal: commands, and what they print. Pure; how it is written is told in
-//! CONTRIBUTING.md.
+//! What the documentation shows of a terminal: commands, and what they print. Reading is pure, typing is done in
+//! [`Terminals`]; how it is written is told in CONTRIBUTING.md.
+
+mod typing;
 
 use anyhow::{Result, bail, ensure};
+
+pub use typing::{Terminals, type_sessions};
 
 /// Languages of code blocks that nobody types.
 const SILENT: [&str; 6] = ["text", "yaml", "json", "toml", "ini", "promql"];
@@ -30,6 +34,8 @@ pub struct Session {
     pub inside: Option<String>,
     /// Why no test types it.
     pub not_run: Option<String>,
+    /// The clean host that is needed for it, if it changes the whole host.
+    pub on: Option<String>,
     /// Its commands go on beside what follows.
     pub is_background: bool,
     /// Its commands go on until they are ended.
@@ -99,6 +105,7 @@ fn direct(comment: &str, page: &mut Page, next: &mut Session) {
         Some(("world", name)) => page.world = Some(name.to_owned()),
         Some(("in", bottle)) => next.inside = Some(bottle.to_owned()),
         Some(("not run", reason)) => next.not_run = Some(reason.to_owned()),
+        Some(("on", host)) => next.on = Some(host.to_owned()),
         Some(("exits", code)) => next.exit = code.parse().unwrap_or(-1),
         _ if comment == "background" => next.is_background = true,
         _ if comment == "foreign" => next.is_foreign = true,
@@ -124,6 +131,22 @@ fn typed(mut session: Session, block: &[&str]) -> Result<Session> {
     }
     ensure!(!session.commands.is_empty(), "line {}: there is no command, which begins with '$ ' or '# '", session.line);
     Ok(session)
+}
+
+impl Page {
+    /// What is typed on a clean host: what needs that one, and what needs none.
+    #[must_use]
+    pub fn typed_on(&self, host: &str) -> Vec<&Session> {
+        let is_for = |on: &str| on == host;
+        let typed = self.sessions.iter().filter(|session| session.not_run.is_none());
+        typed.filter(|session| session.on.as_deref().is_none_or(is_for)).collect()
+    }
+
+    /// What is typed where a world is set up for the page.
+    #[must_use]
+    pub fn typed_in_world(&self) -> Vec<&Session> {
+        self.sessions.iter().filter(|session| session.not_run.is_none() && session.on.is_none()).collect()
+    }
 }
 
 /// Is this what is shown? Blanks count once; `…` stands for whatever is left out.
