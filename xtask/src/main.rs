@@ -59,7 +59,7 @@ enum Task {
         /// Write the pages anew that are made from the types.
         #[arg(long)]
         write: bool,
-        /// Record the demonstration anew (as root).
+        /// Record the demonstration and the dashboard anew (as root).
         #[arg(long)]
         record: bool,
         /// Install what the machine lacks.

@@ -368,10 +368,12 @@ pub fn runs(pid: u32) -> bool {
     state.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(" Z"))
 }
 
-/// A program of this workspace, beside the directory that tests are built into.
+/// A program of this workspace, beside this one, or beside the directory that tests are built into.
 #[must_use]
 pub fn program(name: &str) -> PathBuf {
     let own = std::env::current_exe().unwrap_or_default();
-    let directory = own.ancestors().nth(2).unwrap_or(Path::new("."));
+    let directory = own.parent().unwrap_or(Path::new("."));
+    let is_tests = directory.file_name().is_some_and(|name| name == "deps");
+    let directory = if is_tests { directory.parent().unwrap_or(directory) } else { directory };
     directory.join(name)
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask docs`: the book of `docs/`, its pages that are made from the types, and the recorded demonstration.
+//! `cargo xtask docs`: the book of `docs/`, its pages that are made from the types, and the recordings.
 
 mod draw;
 mod links;
@@ -23,7 +23,7 @@ pub(crate) struct Wanted {
 
 pub(crate) fn run(wanted: Wanted) -> anyhow::Result<()> {
     if wanted.record {
-        record::demo()?;
+        record::all()?;
     }
     if wanted.write {
         let mut cargo = command::cargo();
