@@ -41,9 +41,11 @@ pub(super) fn remove(names: &Names) {
     end_processes(&names.directory);
     end_containers(&names.directory);
     remove_engine_groups(&names.engine_group());
-    let groups =
-        [tree().map(|tree| tree.join(&names.bridge)), Some(names.run.join("bottles/.cgroup").join(&names.bridge))];
-    groups.into_iter().flatten().for_each(|group| remove_group(&group));
+    for tree in tree().into_iter().chain([names.run.join("bottles/.cgroup")]) {
+        // That of bottles, and that of a daemon's self-check which was killed.
+        let is_own = |name: &String| name.starts_with(&names.bridge) && world_of(name) == world_of(&names.bridge);
+        entries(&tree).iter().filter(|name| is_own(name)).for_each(|name| remove_group(&tree.join(name)));
+    }
     unmount_below(&names.directory);
     let _ = fs::remove_dir_all(&names.directory);
     let _ = fs::remove_dir_all(&names.pins);
@@ -70,7 +72,8 @@ fn world_of(name: &str) -> Option<(u32, u32)> {
     let of_directory = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('-'));
     let of_group = || name.strip_prefix(GROUP_PREFIX).and_then(|rest| rest.split_once('x'));
     let (pid, number) = of_directory.or_else(of_group)?;
-    Some((pid.parse().ok()?, number.parse().ok()?))
+    let digits = number.trim_end_matches(|letter: char| !letter.is_ascii_digit());
+    Some((pid.parse().ok()?, digits.parse().ok()?))
 }
 
 /// Kills processes of ours that were given a path in this directory.

@@ -4,6 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use futures_util::future::join_all;
+
 use crate::world::{ROOT, World, eventually, in_world, launch, nobody, nowhere};
 
 fn links(world: &World) -> String {
@@ -89,6 +91,19 @@ fn the_namespace_of_a_bottle_ends_although_others_run() {
         world.runtime.take_down(&first.spec.name).await.unwrap();
         assert_eq!(processes("sleep 6419"), 1);
         assert_eq!(world.runtime.leftovers().unwrap(), [second.spec.name]);
+    });
+}
+
+#[test]
+fn bottles_are_built_at_once_where_nobody_has_mounted_control_groups() {
+    in_world(async |world| {
+        world.unmount_groups();
+        let specs: Vec<_> = (0..8).map(|number| world.spec(&format!("at-once-{number}"))).collect();
+        let built = join_all(specs.iter().map(|spec| world.runtime.build(spec))).await;
+        built.into_iter().for_each(|built| drop(built.unwrap()));
+        for spec in &specs {
+            world.runtime.take_down(&spec.name).await.unwrap();
+        }
     });
 }
 

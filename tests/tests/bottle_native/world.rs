@@ -15,6 +15,7 @@ use egress_userspace::bottle::{
     BottleSpec, BuiltBottle, Caller, HostView, HostWiring, Launch, NativeRuntime, RunningCommand,
 };
 use futures_util::FutureExt;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::geteuid;
 
@@ -100,8 +101,17 @@ impl World {
             self.runtime.take_down(&bottle).await.unwrap();
         }
         self.runtime.remove_host().await.unwrap();
-        if let Some(group) = self.group() {
-            fs::remove_dir(group).unwrap();
+        assert_eq!(self.group(), None, "control groups are left");
+    }
+
+    /// From here on this host is one that has not mounted control groups.
+    #[expect(clippy::unused_self, reason = "it is done to the thread that the world is on")]
+    pub(crate) fn unmount_groups(&self) {
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+        let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+        for line in mounts.lines().filter(|line| line.contains(" - cgroup2 ")) {
+            umount2(line.split(' ').nth(4).unwrap(), MntFlags::MNT_DETACH).unwrap();
         }
     }
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 
 use super::mount_table;
@@ -22,19 +23,30 @@ const POLL_MILLISECONDS: u64 = 2;
 /// Where the groups are kept: the first cgroup v2 mount that shows the whole tree. If there is none, it is mounted at
 /// `own_mount`, which only this host's root sees.
 pub(in crate::bottle) fn tree(own_mount: &Path) -> io::Result<PathBuf> {
-    let mounts = mount_table::parse(&fs::read_to_string("/proc/self/mountinfo")?);
-    let found = mounts.into_iter().find(|mount| mount.kind == "cgroup2" && mount.root == Path::new("/"));
-    if let Some(found) = found {
-        return Ok(found.point);
+    if let Some(found) = mounted()? {
+        return Ok(found);
     }
     fs::create_dir_all(own_mount)?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some("cgroup2"), own_mount, Some("cgroup2"), flags, None::<&str>)?;
-    Ok(own_mount.to_owned())
+    match mount(Some("cgroup2"), own_mount, Some("cgroup2"), flags, None::<&str>) {
+        Ok(()) => Ok(own_mount.to_owned()),
+        // Somebody else was a moment faster.
+        Err(Errno::EBUSY) => mounted()?.ok_or_else(|| Errno::EBUSY.into()),
+        Err(error) => Err(error.into()),
+    }
 }
 
-/// Takes `own_mount` off again, if it was needed.
-pub(in crate::bottle) fn forget(own_mount: &Path) -> io::Result<()> {
+fn mounted() -> io::Result<Option<PathBuf>> {
+    let mounts = mount_table::parse(&fs::read_to_string("/proc/thread-self/mountinfo")?);
+    let found = mounts.into_iter().find(|mount| mount.kind == "cgroup2" && mount.root == Path::new("/"));
+    Ok(found.map(|found| found.point))
+}
+
+/// Removes the directory of all bottles' groups, which are gone, and takes `own_mount` off again, if it was needed.
+pub(in crate::bottle) fn forget(own_mount: &Path, group: &str) -> io::Result<()> {
+    if let Some(tree) = mounted()? {
+        tolerate_absence(fs::remove_dir(tree.join(group)))?;
+    }
     unmount(own_mount)?;
     tolerate_absence(fs::remove_dir(own_mount))
 }

@@ -124,9 +124,9 @@ impl NativeRuntime {
     /// When the system refuses.
     pub async fn remove_host(&self) -> Result<(), BottleError> {
         let bridge = self.wiring.bridge.clone();
-        let own_tree = self.own_tree();
+        let (own_tree, group) = (self.own_tree(), self.group.clone());
         let remove = move || {
-            cgroup::forget(&own_tree)?;
+            cgroup::forget(&own_tree, &group)?;
             wiring::delete_link(&bridge)
         };
         on_thread(remove).await.map_err(|source| self.host_error("removing the gateway's device", source))
