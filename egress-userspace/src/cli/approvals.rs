@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use crate::control::{
     ApprovalEvent, ApprovalsReply, Client, ClientError, DecideReply, DecideRequest, Events, ForgetReply,
 };
-use crate::domain::{ApprovalId, ApprovalRow, BottleName, UnixMillis, Verdict};
+use crate::domain::{ApprovalId, ApprovalRow, BottleName, UnixMillis, Verdict, printable};
 
 use super::arguments::Output;
 use super::show::{self, Table, json, text};
@@ -121,9 +121,9 @@ fn cells(row: &ApprovalRow, now: UnixMillis) -> Vec<String> {
     vec![
         row.id.to_string(),
         row.bottle.to_string(),
-        printable(&row.detector),
+        row.detector.clone(),
         row.host.to_string(),
-        printable(&row.target),
+        row.target.clone(),
         span(row.asked, now),
         text(left),
         state(row),
@@ -140,11 +140,6 @@ fn state(row: &ApprovalRow) -> String {
         (true, None) => format!(", always; {} more since", row.used),
     };
     format!("{}{by}{always}", verdict.as_str())
-}
-
-/// What comes from a bottle, without what a terminal would act on.
-pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|character| if character.is_control() { '\u{fffd}' } else { character }).collect()
 }
 
 /// `45s`, `12m` or `3h`.

@@ -11,9 +11,8 @@ use clap::Args;
 use jiff::Timestamp;
 
 use crate::control::{AUDIT_ROWS_MAX, AuditReply, Client, ClientError, Events, GateDifference, GateFault, VerifyReply};
-use crate::domain::{AuditHash, AuditRow, BottleName, ChainFault, UnixMillis, happened};
+use crate::domain::{AuditHash, AuditRow, BottleName, ChainFault, UnixMillis, happened, printable};
 
-use super::approvals::printable;
 use super::arguments::{Output, TimeToLive};
 use super::{Exit, kernel, show};
 

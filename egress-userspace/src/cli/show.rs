@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use crate::control::{AttachReply, BottleInfo, BottlesReply, CutAllReply, GateReply, StatusReply, StopReply};
-use crate::domain::{BudgetView, CutCause, GateView, Stop, UnixMillis};
+use crate::domain::{BudgetView, CutCause, GateView, Stop, UnixMillis, printable};
 
 use super::{approvals, budget};
 
@@ -200,8 +200,9 @@ impl Table {
         Self { rows: vec![head.iter().map(|cell| (*cell).to_owned()).collect()] }
     }
 
+    /// What comes from bottles and providers does nothing to the terminal.
     pub(super) fn row(&mut self, cells: Vec<String>) {
-        self.rows.push(cells);
+        self.rows.push(cells.into_iter().map(|cell| printable(&cell)).collect());
     }
 
     pub(super) fn print(&self) {

@@ -2,20 +2,18 @@
 
 use std::time::Duration;
 
-use egress_common::{Direction, Outcome};
 use tokio::sync::mpsc;
 use tracing::warn;
 
 use crate::budget;
 use crate::control::{
     ApiError, ApiReply, ApiRequest, BottleInfo, BottleRoutesReply, BottlesReply, BudgetChangeRequest, BudgetsReply,
-    CutAllReply, ErrorCode, ExplainReply, GateCounts, GateReply, LiveGate, Peer, RowFilter, RunEvent, StatusReply,
-    StopReply, UsageReply, WaitRequest,
+    CutAllReply, ErrorCode, ExplainReply, GateReply, Peer, RowFilter, RunEvent, StatusReply, StopReply, UsageReply,
+    WaitRequest,
 };
 use crate::domain::{
     BottleName, BottleState, CutCause, GateView, ProviderName, Scope, Stop, StopStep, UnixMillis, with_causes,
 };
-use crate::kernel::Counter;
 use crate::ledger::{BottleRow, BudgetChange, Forgotten, ListedBottle, UsageFilter};
 use crate::metrics;
 
@@ -121,8 +119,9 @@ impl Desk {
     async fn bottles(&self) -> Result<BottlesReply, ApiError> {
         let listed = self.launcher.ledger.listed_bottles().await.map_err(|error| refused(&error))?;
         let view = self.look().await?;
+        let gates = self.launcher.gate_counters(&view.running).await;
         let counted = |bottle: ListedBottle| {
-            let dropped = view.of(bottle.row.id).map_or(0, |running| self.gate_of(running).dropped_packets);
+            let dropped = view.of(bottle.row.id).map_or(0, |running| gates.gate(running).dropped_packets);
             BottleInfo { dropped_packets: dropped, ..info(bottle, &view) }
         };
         Ok(BottlesReply {
@@ -132,24 +131,6 @@ impl Desk {
             settings_problem: self.launcher.in_force.problem(),
             open_approvals: self.open_approvals().await?,
         })
-    }
-
-    /// What a bottle's gate has counted; nothing when it cannot be read.
-    pub(super) fn gate_of(&self, running: &Running) -> LiveGate {
-        let counters = self.launcher.enforcer.counters(running.interface).unwrap_or_default();
-        let (passed, dropped): (Vec<&Counter>, Vec<&Counter>) =
-            counters.iter().partition(|counter| counter.outcome == Outcome::Passed);
-        let bytes = |direction: Direction| {
-            passed.iter().filter(|counter| counter.direction == direction).map(|counter| counter.bytes).sum()
-        };
-        LiveGate {
-            bottle: running.name.clone(),
-            dropped_packets: dropped.iter().map(|counter| counter.packets).sum(),
-            counts: GateCounts {
-                passed_bytes_from_bottle: bytes(Direction::FromBottle),
-                passed_bytes_to_bottle: bytes(Direction::ToBottle),
-            },
-        }
     }
 
     async fn cut(&self, name: BottleName) -> Result<GateReply, ApiError> {

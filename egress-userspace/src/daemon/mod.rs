@@ -14,6 +14,7 @@ mod cutting;
 mod drops;
 mod files;
 mod gate_check;
+mod gate_counts;
 mod gating;
 mod guard;
 mod kernel_view;

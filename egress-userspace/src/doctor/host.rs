@@ -92,7 +92,11 @@ fn version(release: &str) -> Option<(u32, u32)> {
 fn programs(area: &mut Area<'_>) {
     match Command::new("nft").arg("--version").output() {
         Err(_) => {
-            area.check("nft", Verdict::NotChecked, "not here; only gates by nftables need it (`apt install nftables`)");
+            area.check(
+                "nft",
+                Verdict::NotChecked,
+                "not here; gates by nftables do without it, but it shows them (`apt install nftables`)",
+            );
         }
         Ok(_) if !geteuid().is_root() => area.check("nft", Verdict::NotChecked, "here; whether it works needs root"),
         Ok(_) => match on_thread(Place::Private, || Ok(nft_works())) {

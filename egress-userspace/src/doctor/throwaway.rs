@@ -14,7 +14,7 @@ use super::attacks::Parties;
 use super::raw_socket::{RawSocket, Wire};
 use crate::bottle::{BottleError, BottleSpec, BuiltBottle, HostView, HostWiring, NativeRuntime};
 use crate::domain::{BottleId, BottleName, CutMode};
-use crate::kernel::{Gate, GateStatus, IfIndex};
+use crate::kernel::{Gate, GateStatus, IfIndex, remove_alone};
 
 /// Networks between test equipment (RFC 2544): nobody's.
 const BENCHMARK_NETWORK: u32 = 0xc612_0000;
@@ -181,11 +181,14 @@ pub(super) fn remove(names: &Names) -> Result<(), DoctorError> {
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(DoctorError::Thread)?;
     let removed: Result<(), BottleError> = tokio.block_on(async {
         // Another name may have been used here before.
-        for name in runtime.leftovers()?.iter().chain([&own]) {
+        let leftovers = runtime.leftovers()?;
+        let others = leftovers.iter().filter(|name| name.as_str().starts_with(BOTTLE_PREFIX));
+        for name in others.chain([&own]) {
             runtime.take_down(name).await?;
         }
         runtime.remove_host().await
     });
+    remove_alone(&names.pins)?;
     for directory in [&names.pins, &names.directory] {
         match fs::remove_dir_all(directory) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
@@ -199,7 +202,7 @@ pub(super) fn remove(names: &Names) -> Result<(), DoctorError> {
 
 fn bottle_name(names: &Names) -> Result<BottleName, DoctorError> {
     let unlikely = |_| DoctorError::Thread(io::Error::other("no name for a bottle"));
-    format!("doctor-{}", names.number).parse().map_err(unlikely)
+    format!("{BOTTLE_PREFIX}{}", names.number).parse().map_err(unlikely)
 }
 
 fn runtime(names: &Names, gateway: Ipv4Addr) -> NativeRuntime {
@@ -217,6 +220,10 @@ fn runtime(names: &Names, gateway: Ipv4Addr) -> NativeRuntime {
 
 /// Begins the names of the doctor's own bridges.
 const BRIDGE_PREFIX: &str = "egdoctor";
+/// Begins the names of its bottles.
+const BOTTLE_PREFIX: &str = "doctor-";
+/// Where its directories are: nobody but root can put anything there.
+const DIRECTORIES: &str = "/run";
 /// Begins the names of its directories.
 const DIRECTORY_PREFIX: &str = "egress-doctor-";
 const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
@@ -226,7 +233,7 @@ impl Names {
     #[must_use]
     pub fn of_process(pid: u32) -> Self {
         Self {
-            directory: std::env::temp_dir().join(format!("{DIRECTORY_PREFIX}{pid}")),
+            directory: Path::new(DIRECTORIES).join(format!("{DIRECTORY_PREFIX}{pid}")),
             pins: Path::new(BPF_FILE_SYSTEM).join(format!("{DIRECTORY_PREFIX}{pid}")),
             bridge: format!("{BRIDGE_PREFIX}{pid}"),
             group: format!("{BRIDGE_PREFIX}{pid}"),
@@ -237,7 +244,7 @@ impl Names {
 
 /// Removes what doctors have left that were killed.
 pub(super) fn remove_leftovers() -> Result<(), DoctorError> {
-    let places = [std::env::temp_dir(), BPF_FILE_SYSTEM.into(), "/sys/class/net".into()];
+    let places = [DIRECTORIES, BPF_FILE_SYSTEM, "/sys/class/net"];
     let entries = places.iter().flat_map(|place| fs::read_dir(place).into_iter().flatten().flatten());
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
     let mut dead: Vec<u32> = names.filter_map(|name| pid_of(&name)).filter(|pid| !is_alive(*pid)).collect();

@@ -18,6 +18,7 @@ mod limit;
 mod listed_route;
 mod name;
 mod preflight;
+mod printable;
 mod provider;
 mod rate_limits;
 mod report;
@@ -50,6 +51,7 @@ pub use limit::{Budget, Limit, LimitError, Window};
 pub use listed_route::{ListedRoute, RouteAuth};
 pub use name::{AgentName, BottleName, Host, HostError, NameError, ProviderName};
 pub use preflight::{Preflight, Preflights};
+pub use printable::printable;
 pub use provider::Provider;
 pub use rate_limits::{PlanWindow, RateLimits};
 pub use report::{

@@ -59,6 +59,15 @@ pub fn open_alone(
     }
 }
 
+/// Removes the table of thrown-away gates, whatever is in it. Pins go with their directory.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn remove_alone(pins: &Path) -> Result<(), KernelError> {
+    // A kernel without nftables holds no table.
+    NftEnforcer::new(&table_name(pins)).map_or(Ok(()), |nftables| nftables.remove_table())
+}
+
 fn with_ebpf(ebpf: EbpfEnforcer, pins: &Path) -> Result<Opened, KernelError> {
     // A kernel without nftables holds no gates of it.
     let nftables =

@@ -8,7 +8,7 @@ mod ebpf;
 mod fake;
 mod nft;
 
-pub use choice::{Opened, open, open_alone};
+pub use choice::{Opened, open, open_alone, remove_alone};
 pub use ebpf::{EbpfEnforcer, PIN_DIRECTORY, TcAttachment};
 pub use fake::{Call, FakeEnforcer};
 pub use nft::{NftEnforcer, TABLE_NAME};

@@ -1,4 +1,5 @@
-//! The handle everyone else has: commands go to the writer's queue, reports to a connection of their own.
+//! The handle everyone else has: commands go to the writer's queue, what decisions need is read by one connection, and reports,
+//! which may take long, by another: nobody's cut waits for somebody's export.
 
 use std::fmt;
 use std::fs::File;
@@ -37,8 +38,10 @@ pub(super) struct Shared {
     /// `None` only while dropping.
     queue: Option<mpsc::Sender<Job>>,
     writer: Option<JoinHandle<()>>,
-    /// `None` only while dropping.
+    /// For what decisions need. `None` only while dropping.
     reader: Option<Mutex<Connection>>,
+    /// For reports. `None` only while dropping.
+    reports: Option<Mutex<Connection>>,
     /// As the desk has them.
     rules: Mutex<Arc<Rules>>,
     pub(super) clock: Clock,
@@ -70,10 +73,21 @@ impl Ledger {
             .name("ledger".to_owned())
             .spawn(move || writer::serve(&serving, commands))
             .map_err(|source| LedgerError::File { path: path.to_owned(), source })?;
-        let reader = Some(Mutex::new(opened.reader));
+        let (reader, reports) = (Some(Mutex::new(opened.reader)), Some(Mutex::new(opened.reports)));
         let (queue, writer) = (Some(queue), Some(writer));
-        let shared =
-            Shared { queue, writer, reader, rules, clock, desk, commits, audited, followers, _lock: opened.lock };
+        let shared = Shared {
+            queue,
+            writer,
+            reader,
+            reports,
+            rules,
+            clock,
+            desk,
+            commits,
+            audited,
+            followers,
+            _lock: opened.lock,
+        };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -276,12 +290,12 @@ impl Ledger {
         self.read("read a bottle", move |connection| named(connection, &name)).await
     }
 
-    /// Settled exchanges in the order they were admitted.
+    /// The newest settled exchanges, oldest first.
     ///
     /// # Errors
     /// When there is no such bottle or it could not be read.
     pub async fn usage_rows(&self, filter: UsageFilter) -> Result<Vec<UsageRow>, LedgerError> {
-        self.read("read the usage", move |connection| {
+        self.report("read the usage", move |connection| {
             let bottle = filter.bottle.as_ref().map(|name| named(connection, name)).transpose()?;
             Ok(report::usage_rows(connection, bottle.as_ref(), &filter)?)
         })
@@ -293,7 +307,7 @@ impl Ledger {
     /// # Errors
     /// When there is no such bottle or it could not be read.
     pub async fn usage_page(&self, slice: UsageSlice, rows_max: u32) -> Result<UsagePage, LedgerError> {
-        self.read("read the usage", move |connection| {
+        self.report("read the usage", move |connection| {
             let bottle = slice.bottle.as_ref().map(|name| named(connection, name)).transpose()?;
             Ok(export::rows(connection, bottle.as_ref(), &slice, rows_max)?)
         })
@@ -310,7 +324,7 @@ impl Ledger {
         by: Vec<GroupBy>,
         rows_max: u32,
     ) -> Result<UsageSums, LedgerError> {
-        self.read("read the usage", move |connection| {
+        self.report("read the usage", move |connection| {
             let bottle = slice.bottle.as_ref().map(|name| named(connection, name)).transpose()?;
             Ok(export::sums(connection, bottle.as_ref(), &slice, &by, rows_max)?)
         })
@@ -322,7 +336,7 @@ impl Ledger {
     /// # Errors
     /// When they could not be read.
     pub async fn usage_tallies(&self) -> Result<Vec<UsageTally>, LedgerError> {
-        self.read("read the totals", |connection| Ok(export::tallies(connection)?)).await
+        self.report("read the totals", |connection| Ok(export::tallies(connection)?)).await
     }
 
     /// How long commits have taken since this ledger was opened, from their beginning to their end.
@@ -336,7 +350,7 @@ impl Ledger {
     /// # Errors
     /// When there is no such bottle or it could not be read.
     pub async fn usage_sums(&self, bottle: Option<BottleName>) -> Result<Vec<UsageSum>, LedgerError> {
-        self.read("read the usage", move |connection| {
+        self.report("read the usage", move |connection| {
             let bottle = bottle.as_ref().map(|name| named(connection, name)).transpose()?;
             Ok(report::usage_sums(connection, bottle.as_ref().map(|bottle| &bottle.name))?)
         })
@@ -348,7 +362,7 @@ impl Ledger {
     /// # Errors
     /// When there is no such bottle or it could not be read.
     pub async fn audit_rows(&self, filter: AuditFilter) -> Result<AuditPage, LedgerError> {
-        self.read("read the audit", move |connection| {
+        self.report("read the audit", move |connection| {
             let bottle = filter.bottle.as_ref().map(|name| named(connection, name)).transpose()?;
             Ok(audit::rows(connection, bottle.as_ref(), &filter)?)
         })
@@ -360,7 +374,7 @@ impl Ledger {
     /// # Errors
     /// When there is no such bottle or it could not be read.
     pub async fn audit_rows_after(&self, tail: AuditTail, rows_max: u32) -> Result<AuditPage, LedgerError> {
-        self.read("read the audit", move |connection| {
+        self.report("read the audit", move |connection| {
             let bottle = tail.bottle.as_ref().map(|name| named(connection, name)).transpose()?;
             Ok(audit::rows_after(connection, bottle.as_ref(), &tail, rows_max)?)
         })
@@ -384,7 +398,7 @@ impl Ledger {
                 let is_done = walk.go_on(connection, VERIFIED_ROWS_MAX)?;
                 Ok((walk, is_done))
             };
-            let (further, is_done) = self.read("verify the audit", step).await?;
+            let (further, is_done) = self.report("verify the audit", step).await?;
             if is_done {
                 return Ok(further.report());
             }
@@ -450,16 +464,33 @@ impl Ledger {
         answer.await.map_err(|_| LedgerError::Closed)?
     }
 
-    /// Reads one consistent state of the database on a thread that may block.
+    /// Reads one consistent state of the database on a thread that may block: few rows, for which others wait.
     pub(super) async fn read<T: Send + 'static>(
         &self,
         action: &'static str,
         work: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, LedgerError> {
+        self.read_by(|shared| shared.reader.as_ref(), action, work).await
+    }
+
+    /// The same for what may read many rows.
+    async fn report<T: Send + 'static>(
+        &self,
+        action: &'static str,
+        work: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, LedgerError> {
+        self.read_by(|shared| shared.reports.as_ref(), action, work).await
+    }
+
+    async fn read_by<T: Send + 'static>(
+        &self,
+        reader: impl Fn(&Shared) -> Option<&Mutex<Connection>> + Send + 'static,
+        action: &'static str,
+        work: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, LedgerError> {
         let shared = Arc::clone(&self.shared);
         let reading = tokio::task::spawn_blocking(move || {
-            let connection =
-                shared.reader.as_ref().ok_or(LedgerError::Closed)?.lock().unwrap_or_else(PoisonError::into_inner);
+            let connection = reader(&shared).ok_or(LedgerError::Closed)?.lock().unwrap_or_else(PoisonError::into_inner);
             let transaction = connection.unchecked_transaction()?;
             work(&transaction)
         });
@@ -506,6 +537,7 @@ impl Drop for Shared {
     fn drop(&mut self) {
         // The writer's connection has to be the last one: closing that folds the write-ahead log into the database.
         self.reader.take();
+        self.reports.take();
         self.queue.take();
         if let Some(writer) = self.writer.take() {
             // A writer that panicked has said so, and its transaction is rolled back.

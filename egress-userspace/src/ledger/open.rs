@@ -26,6 +26,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/0008_exit_code.sql"),
     include_str!("../../../migrations/0009_approvals.sql"),
     include_str!("../../../migrations/0010_tally.sql"),
+    include_str!("../../../migrations/0011_usage_of_a_bottle.sql"),
 ];
 /// Wants its rows chained once it has run.
 const AUDIT_CHAIN: &str = include_str!("../../../migrations/0006_audit_chain.sql");
@@ -48,6 +49,8 @@ const LOCK_RETRY: Duration = Duration::from_millis(10);
 pub(super) struct Opened {
     pub(super) writer: Connection,
     pub(super) reader: Connection,
+    /// For what may read many rows.
+    pub(super) reports: Connection,
     /// Held as long as this ledger is open; the kernel lets go of it when the process dies.
     pub(super) lock: File,
 }
@@ -66,10 +69,14 @@ pub(super) fn open(path: &Path, now: UnixMillis, durability: Durability) -> Resu
     }
     configure(&writer, durability).map_err(failed)?;
     migrate(&mut writer, now).map_err(failed)?;
-    let reader = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(failed)?;
-    reader.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
-    reader.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
-    Ok(Opened { writer, reader, lock })
+    let read_only = || -> rusqlite::Result<Connection> {
+        let reader = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        reader.busy_timeout(BUSY_TIMEOUT)?;
+        reader.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
+        Ok(reader)
+    };
+    let (reader, reports) = (read_only().map_err(failed)?, read_only().map_err(failed)?);
+    Ok(Opened { writer, reader, reports, lock })
 }
 
 /// Makes directory, database and lock file where they are missing, and takes the lock.

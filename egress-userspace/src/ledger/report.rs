@@ -70,7 +70,7 @@ pub(super) fn addresses(connection: &Connection) -> rusqlite::Result<BTreeSet<Ip
         .collect()
 }
 
-/// Settled exchanges in the order they were admitted; only those of `bottle` when there is one.
+/// The newest settled exchanges, oldest first; only those of `bottle` when there is one.
 pub(super) fn usage_rows(
     connection: &Connection,
     bottle: Option<&BottleRow>,
@@ -78,11 +78,11 @@ pub(super) fn usage_rows(
 ) -> rusqlite::Result<Vec<UsageRow>> {
     let mut rows: Vec<UsageRow> = match bottle {
         Some(bottle) => connection
-            .prepare_cached(&format!("{USAGE} WHERE usage.bottle = ?1 ORDER BY permit DESC LIMIT ?2"))?
+            .prepare_cached(&format!("{USAGE} WHERE usage.bottle = ?1 ORDER BY settled DESC, permit DESC LIMIT ?2"))?
             .query_map(params![bottle.id.0, last(filter.last)], usage_row)?
             .collect::<Result<_, _>>()?,
         None => connection
-            .prepare_cached(&format!("{USAGE} ORDER BY permit DESC LIMIT ?1"))?
+            .prepare_cached(&format!("{USAGE} ORDER BY settled DESC, permit DESC LIMIT ?1"))?
             .query_map([last(filter.last)], usage_row)?
             .collect::<Result<_, _>>()?,
     };

@@ -77,7 +77,6 @@ impl Collector for Exposition {
                 Kind::Counter => MetricType::Counter,
                 Kind::Gauge => MetricType::Gauge,
                 Kind::Histogram => MetricType::Histogram,
-                Kind::Info => MetricType::Info,
             };
             let mut encoder = encoder.encode_descriptor(name, help, unit.as_ref(), kind)?;
             for (labels, value) in self.0.get(&family).into_iter().flatten() {
@@ -89,9 +88,6 @@ impl Collector for Exposition {
 }
 
 fn encode_value(encoder: &mut MetricEncoder<'_>, kind: MetricType, labels: &Labels, value: &Value) -> fmt::Result {
-    if matches!(kind, MetricType::Info) {
-        return encoder.encode_info(labels);
-    }
     let mut encoder = encoder.encode_family(labels)?;
     match value {
         Value::Whole(value) if matches!(kind, MetricType::Counter) => {
@@ -140,8 +136,8 @@ mod tests {
         assert_eq!(
             lines(exposition, Family::Build),
             [
-                "# HELP egress_build What runs",
-                "# TYPE egress_build info",
+                "# HELP egress_build_info What runs; always 1",
+                "# TYPE egress_build_info gauge",
                 "egress_build_info{version=\"a\\\"b\\\\c\\nd\"} 1"
             ]
         );

@@ -12,8 +12,6 @@ pub(super) enum Kind {
     Gauge,
     /// A distribution.
     Histogram,
-    /// Always 1; its labels tell.
-    Info,
 }
 
 /// A metric, for all its labels.
@@ -176,7 +174,7 @@ const TABLE: [(Family, Description); 27] = [
     (Family::ApprovalsOpen, gauge("egress_approvals_open", None, "Requests that wait for an operator")),
     (Family::Enforcing, gauge("egress_enforcing", None, "Whether gates hold, as tried when the daemon started")),
     (Family::StartTime, gauge("egress_start_time", Some("seconds"), "When the daemon started, in Unix time")),
-    (Family::Build, info("egress_build", None, "What runs")),
+    (Family::Build, gauge("egress_build_info", None, "What runs; always 1")),
 ];
 
 const fn of(kind: Kind, name: &'static str, unit: Option<&'static str>, help: &'static str) -> Description {
@@ -195,10 +193,6 @@ const fn histogram(name: &'static str, unit: Option<&'static str>, help: &'stati
     of(Kind::Histogram, name, unit, help)
 }
 
-const fn info(name: &'static str, unit: Option<&'static str>, help: &'static str) -> Description {
-    of(Kind::Info, name, unit, help)
-}
-
 impl Family {
     /// In the order in which they are exported.
     pub fn all() -> impl Iterator<Item = Self> {
@@ -212,7 +206,6 @@ impl Family {
         let unit = unit.map(|unit| format!("_{unit}")).unwrap_or_default();
         let suffix = match kind {
             Kind::Counter => "_total",
-            Kind::Info => "_info",
             Kind::Gauge | Kind::Histogram => "",
         };
         format!("{name}{unit}{suffix}")
@@ -225,7 +218,6 @@ impl Family {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
             Kind::Histogram => "histogram",
-            Kind::Info => "info",
         }
     }
 

@@ -165,8 +165,8 @@ async fn resume(run_directory: &Path, bottle: &BottleName) -> Result<String, Str
     let (path, log) =
         log_of(bottle).map_err(|error| format!("there is nowhere to write the output of {bottle}: {error}"))?;
     let failed = |error: std::io::Error| format!("{bottle} was not resumed: {error}");
-    let executable = std::env::current_exe().map_err(failed)?;
-    let mut command = Command::new(executable);
+    // This program, also when an upgrade has put another one in its place.
+    let mut command = Command::new("/proc/self/exe");
     command.arg("--run-dir").arg(run_directory).arg("resume").arg(bottle.as_str());
     command.stdin(Stdio::null()).stdout(log.try_clone().map_err(failed)?).stderr(log).process_group(0);
     let mut child = command.spawn().map_err(failed)?;

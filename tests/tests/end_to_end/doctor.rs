@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use egress_userspace::doctor::{self, Names};
@@ -166,17 +166,50 @@ fn what_is_broken_is_named_and_makes_it_fail() -> Result<()> {
 
 #[test]
 fn what_a_killed_doctor_left_the_next_one_removes() -> Result<()> {
-    let Some(world) = prepared("a killed doctor", "")? else { return Ok(()) };
-    let mut command = world.command(&["doctor", "--json"]);
+    for (enforcer, place) in [("ebpf", "pins"), ("nftables", "table")] {
+        let Some(world) = prepared("a killed doctor", &format!("enforcer: {enforcer}"))? else { return Ok(()) };
+        killed_doctor(&world).with_context(|| format!("with {place}"))?;
+    }
+    Ok(())
+}
+
+fn killed_doctor(world: &World) -> Result<()> {
+    let home = world.names.home.display().to_string();
+    let mut command = world.command(&["doctor", "--json", "--home", &home]);
     let mut killed = world.host.run(|| Ok(command.stdout(Stdio::null()).spawn()?))?;
     let Names { directory, pins, bridge, .. } = Names::of_process(killed.id());
-    let is_at_work = || Ok(pins.exists() && world.host.ip("link show")?.contains(&bridge));
-    until("it has built its bottle", PATIENCE, is_at_work)?;
+    let table = pins.file_name().context("pins have a name")?.to_string_lossy().into_owned();
+    let has_gate = || Ok::<_, anyhow::Error>(pins.join("gates").exists() || tables(world)?.contains(&table));
+    until("it has built its bottle", PATIENCE, || Ok(has_gate()? && world.host.ip("link show")?.contains(&bridge)))?;
     killed.kill()?;
     killed.wait()?;
-    ensure!(pins.exists() && directory.exists(), "it had time to tidy up");
-    doctor(&world, &[])?;
+    ensure!(has_gate()? && directory.exists(), "it had time to tidy up");
+    doctor(world, &[])?;
     ensure!(!pins.exists() && !directory.exists(), "its directories are left");
+    ensure!(!tables(world)?.contains(&table), "its table is left");
     ensure!(!world.host.ip("link show")?.contains(&bridge), "its bridge is left");
+    Ok(())
+}
+
+fn tables(world: &World) -> Result<String> {
+    let listed = world.host.run(|| Ok(Command::new("nft").args(["list", "tables"]).output()?))?;
+    Ok(String::from_utf8(listed.stdout)?)
+}
+
+/// Anybody can make directories that are called like those of a doctor that died.
+#[test]
+fn what_others_make_is_no_leftover() -> Result<()> {
+    let Some(world) = world("what others make in the name of a doctor", "")? else { return Ok(()) };
+    let mut bottle = world.shell("web", &[])?;
+    // No process has this number.
+    let made = std::env::temp_dir().join("egress-doctor-4194999");
+    fs::create_dir_all(made.join("bottles/web"))?;
+    let lead = |to: &str, from: &str| std::os::unix::fs::symlink(to, made.join(from));
+    lead("/sys/fs/bpf", "bottles/.cgroup").and_then(|()| lead("/sys/fs/bpf", "bottles/web/netns"))?;
+    let said = doctor(&world, &[]);
+    let is_there = made.join("bottles/.cgroup").is_symlink();
+    fs::remove_dir_all(&made)?;
+    ensure!(is_there && said?.code == 0, "it was taken for a leftover");
+    assert_eq!(bottle.ask("claude-test")?.status, 200);
     Ok(())
 }

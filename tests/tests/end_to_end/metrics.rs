@@ -179,7 +179,7 @@ fn assert_described(scrape: &Scrape) {
         ("egress_budget_remaining_tokens", "gauge"),
         ("egress_refusals", "counter"),
         ("egress_cut_duration_seconds", "histogram"),
-        ("egress_build", "info"),
+        ("egress_build_info", "gauge"),
     ] {
         assert_eq!(kinds.get(name), Some(&kind), "{name}");
     }

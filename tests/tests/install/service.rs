@@ -51,6 +51,7 @@ fn a_clean_debian_gets_works_with_upgrades_and_loses_egress() -> Result<()> {
     users_work(&host).context("users")?;
     what_bottles_write(&host).context("what bottles write")?;
     restarts_and_upgrades(&host).context("restarts and upgrades")?;
+    from_package_to_source(&host).context("from the package to source and back")?;
     a_hung_daemon_is_replaced(&host).context("the watchdog")?;
     removal(&host).context("removal")
 }
@@ -176,6 +177,21 @@ fn removal(host: &Debian) -> Result<()> {
     Ok(())
 }
 
+/// What was spent is taken over by an installation from source.
+fn from_package_to_source(host: &Debian) -> Result<()> {
+    built::source(host)?;
+    let install = format!("cd {} && cargo xtask install", built::SOURCE);
+    let refused = host.run(&install)?;
+    ensure!(refused.code != 0 && refused.errors.contains("installed from a package"), "{refused:?}");
+    let before: UsageReply = json(host, "usage")?;
+    host.done("dpkg --remove egress && test -s /var/lib/egress/bot-bottle.db")?;
+    host.done(&install)?;
+    let after: UsageReply = json(host, "usage")?;
+    assert_eq!(before.rows, after.rows);
+    host.done(&format!("cd {} && cargo xtask uninstall --keep-ledger", built::SOURCE))?;
+    host.done("apt-get install --yes /srv/egress_*.deb && systemctl enable --now egress").map(drop)
+}
+
 /// The same without a package: the tool installs, changes nothing when run again, and asks before the ledger goes.
 #[test]
 fn the_tool_installs_again_and_removes() -> Result<()> {
@@ -193,6 +209,9 @@ fn the_tool_installs_again_and_removes() -> Result<()> {
     let (steps, same) = (second.matches("] ").count(), second.matches("… already so").count());
     ensure!(steps > 10 && steps == same, "{second}");
     assert_eq!(daemon(&host)?.pid, pid, "the daemon was started again for nothing");
+    let refused = host.run(&format!("dpkg --install {}/target/packages/*.deb", built::SOURCE))?;
+    ensure!(refused.code != 0 && refused.errors.contains("is installed from source here"), "{refused:?}");
+    assert_eq!(daemon(&host)?.pid, pid, "a package that was refused did something");
     let mut bottle = shell(&host, "web", "/srv")?;
     // Another program by its bytes, the same by what it does.
     host.done(&format!("echo >> {}/{}", built::SOURCE, built::PROGRAM))?;

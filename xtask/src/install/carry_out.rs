@@ -9,6 +9,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use nix::unistd::{Group, User};
 
+use super::ensure_quiet;
 use super::layout::{ACCOUNT, UNIT};
 use super::step::{Contents, Step, user_words};
 use crate::command;
@@ -65,6 +66,7 @@ impl Doer {
                 let knows = says_yes(&["systemctl", "--quiet", "cat", UNIT]);
                 unless(!knows, &["systemctl", "disable", "--now", UNIT])
             }
+            Step::Quiet => ensure_quiet().map(|()| false),
             Step::Remove(path) => {
                 let is_gone = is_gone(fs::remove_file(path))?;
                 self.is_stale |= !is_gone;

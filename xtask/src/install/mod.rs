@@ -10,6 +10,7 @@ use std::fs;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -95,8 +96,6 @@ pub(crate) fn uninstall(arguments: &Uninstall) -> Result<()> {
         need::ensure_root("uninstall")?;
         refuse_packaged()?;
         refuse_while_bottles_run(Path::new(RUN))?;
-        let socket = Path::new(RUN).join("control.sock");
-        ensure!(has_systemd() || UnixStream::connect(socket).is_err(), "a daemon runs here: end it first");
     }
     let ledger = match (arguments.purge, arguments.keep_ledger) {
         (true, _) => Ledger::Remove,
@@ -129,12 +128,27 @@ fn has_systemd() -> bool {
     Path::new("/run/systemd/system").is_dir()
 }
 
-/// Two installations would fight for one unit.
+/// Two installations would fight for one unit. A package that was removed has left its name behind, and what was spent.
 fn refuse_packaged() -> Result<()> {
-    let is_packaged = Path::new("/var/lib/dpkg/info/egress.list").exists();
+    let asked = Command::new("dpkg-query").args(["--show", "--showformat", "${db:Status-Status}", "egress"]).output();
+    let status = asked.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    let is_packaged = !["", "not-installed", "config-files"].contains(&status.trim());
     ensure!(
         !is_packaged,
         "egress is installed from a package here: `apt install ./egress_….deb` and `apt remove egress`"
+    );
+    Ok(())
+}
+
+/// Is there nothing that would be torn from under somebody?
+pub(super) fn ensure_quiet() -> Result<()> {
+    let run = Path::new(RUN);
+    refuse_while_bottles_run(run).context(
+        "a bottle was started meanwhile, and nothing has been removed: `systemctl enable --now egress` goes back",
+    )?;
+    ensure!(
+        UnixStream::connect(run.join("control.sock")).is_err(),
+        "a daemon that was started by hand runs here: end it"
     );
     Ok(())
 }

@@ -58,6 +58,10 @@ pub(super) fn uninstall(layout: &Layout, ledger: Ledger, has_systemd: bool) -> V
     if has_systemd && is_live {
         steps.push(Step::Disable);
     }
+    if is_live {
+        // Once more: somebody may have started a bottle while the question about the ledger waited.
+        steps.push(Step::Quiet);
+    }
     steps.push(Step::Remove(layout.unit()));
     if has_systemd && is_live {
         steps.push(Step::Reload);

@@ -26,6 +26,8 @@ pub(super) enum Step {
     Start,
     /// It does not run, and does not start with the host.
     Disable,
+    /// Nothing of egress runs: no bottle, no daemon that somebody has started by hand.
+    Quiet,
     /// A file goes.
     Remove(PathBuf),
     /// Man pages go.
@@ -74,6 +76,7 @@ impl Step {
             Self::Enable => format!("systemctl enable {UNIT}"),
             Self::Start => format!("systemctl restart {UNIT}"),
             Self::Disable => format!("systemctl disable --now {UNIT}"),
+            Self::Quiet => "test -z \"$(ls /run/egress/bottles)\" && ! egress status".to_owned(),
             Self::Remove(path) => format!("rm --force {}", path.display()),
             Self::RemoveManPages(directory) => format!("rm --force {}/egress{{,-*}}.1", directory.display()),
             Self::RemoveTree(path) => format!("rm --recursive --force {}", path.display()),
@@ -113,6 +116,7 @@ impl fmt::Display for Step {
             Self::Enable => write!(f, "{UNIT} starts with the host"),
             Self::Start => write!(f, "{UNIT} runs"),
             Self::Disable => write!(f, "{UNIT} is stopped, and does not start with the host"),
+            Self::Quiet => write!(f, "no bottle and no daemon runs"),
             Self::Remove(path) => write!(f, "without file {}", path.display()),
             Self::RemoveManPages(directory) => write!(f, "without man pages in {}", directory.display()),
             Self::RemoveTree(path) => write!(f, "without directory {}", path.display()),

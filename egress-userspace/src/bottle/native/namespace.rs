@@ -112,7 +112,7 @@ impl Kept {
 /// Takes off everything mounted at `path`, if anything.
 pub(in crate::bottle) fn unmount(path: &Path) -> io::Result<()> {
     loop {
-        match umount2(path, MntFlags::MNT_DETACH) {
+        match umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
             Ok(()) => {}
             // Not, or no longer, a mount.
             Err(Errno::EINVAL | Errno::ENOENT) => return Ok(()),

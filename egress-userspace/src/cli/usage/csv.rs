@@ -1,13 +1,13 @@
 //! Usage as comma-separated values: cells quoted as RFC 4180 says, lines that end with a line feed.
 //!
 //! Models, targets and request ids come from bottles and providers. A cell that a spreadsheet would take for a formula gets an
-//! apostrophe in front, which spreadsheets take for "this is text".
+//! apostrophe in front, which spreadsheets take for "this is text"; what a terminal would act on is shown by its number.
 //!
 //! Pure.
 
 use jiff::Timestamp;
 
-use crate::domain::{GroupBy, UnixMillis, UsageGroup, UsageRow};
+use crate::domain::{GroupBy, UnixMillis, UsageGroup, UsageRow, printable};
 
 /// The header of requests one by one.
 pub(super) const COLUMNS: [&str; 20] = [
@@ -85,9 +85,9 @@ pub(super) fn line(cells: &[impl AsRef<str>]) -> String {
 }
 
 fn cell(text: &str) -> String {
-    let is_formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']);
-    let text = if is_formula { format!("'{text}") } else { text.to_owned() };
-    if text.contains(['"', ',', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }
+    let is_formula = text.starts_with(['=', '+', '-', '@']);
+    let text = if is_formula { format!("'{}", printable(text)) } else { printable(text) };
+    if text.contains(['"', ',']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }
 }
 
 fn time(at: UnixMillis) -> String {
@@ -105,16 +105,17 @@ mod tests {
         check("claude-x 1.5", "claude-x 1.5");
         check("a,b", "\"a,b\"");
         check("say \"no\"", "\"say \"\"no\"\"\"");
-        check("two\nlines", "\"two\nlines\"");
+        check("two\nlines", "two\\u{a}lines");
+        check("\u{1b}]52;c;x\u{7}", "\\u{1b}]52;c;x\\u{7}");
     }
 
     #[test]
     fn nothing_is_a_formula() {
-        for bad in ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1"] {
+        for bad in ["=1+1", "+1", "-1", "@SUM(A1)"] {
             assert_eq!(cell(bad), format!("'{bad}"));
         }
         assert_eq!(cell("=HYPERLINK(\"http://x\",1)"), "\"'=HYPERLINK(\"\"http://x\"\",1)\"");
-        assert_eq!(cell("\r=1"), "\"'\r=1\"");
+        assert_eq!(cell("\r=1"), "\\u{d}=1");
     }
 
     #[test]

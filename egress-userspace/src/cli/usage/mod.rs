@@ -13,7 +13,9 @@ use jiff::tz::TimeZone;
 use serde_json::{Map, Value, json};
 
 use crate::control::{Client, UsageReply, UsageRowsReply, UsageSumsReply};
-use crate::domain::{BottleName, GroupBy, UnixMillis, UsageCursor, UsageGroup, UsageKey, UsageRow, UsageSum};
+use crate::domain::{
+    BottleName, GroupBy, UnixMillis, UsageCursor, UsageGroup, UsageKey, UsageRow, UsageSum, printable,
+};
 
 use super::arguments::Output;
 use super::audit::Since;
@@ -204,7 +206,7 @@ fn key(key: &UsageKey, by: GroupBy) -> Option<String> {
 }
 
 fn shown(of: &UsageKey, by: GroupBy) -> String {
-    show::text(key(of, by))
+    printable(&show::text(key(of, by)))
 }
 
 fn object(group: &UsageGroup, by: &[GroupBy]) -> Value {

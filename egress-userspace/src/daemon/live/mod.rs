@@ -13,12 +13,13 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tracing::warn;
 
-use crate::control::{ApiError, LIVE_SILENCE_MAX, LiveBottle, LiveEvent, LiveGate, LiveSnapshot};
+use crate::control::{ApiError, LIVE_SILENCE_MAX, LiveBottle, LiveEvent, LiveSnapshot};
 use crate::ledger::{ListedBottle, LiveLook, LiveStart, RequestNews};
 
 use super::api::{Desk, info};
 use super::clock::now;
 use super::controller::{Running, View};
+use super::gate_counts::GateCounters;
 use super::launch::refused;
 use super::reload::Said;
 use shown::{Look, Shown};
@@ -41,6 +42,8 @@ impl Desk {
     pub(super) async fn follow_live(self) -> Result<mpsc::Receiver<LiveEvent>, ApiError> {
         let (events, receiver) = mpsc::channel(FOLLOWED_EVENTS_MAX);
         let bells = Bells::new(&self);
+        // What was written before somebody listened was told nobody; from here on it is read.
+        self.launcher.ledger.answers().await;
         let (snapshot, follower) = Follower::begin(self, bells, events).await?;
         tokio::spawn(async move {
             if let Err(error) = follower.run(snapshot).await {
@@ -58,18 +61,19 @@ impl Desk {
             start.map_err(|error| refused(&error))?;
         let view = self.look().await?;
         let status = self.status_of(&view, approvals.len() as u64);
-        let bottles = bottles.into_iter().map(|bottle| self.counted(bottle, &view)).collect();
+        let gates = self.launcher.gate_counters(&view.running).await;
+        let bottles = bottles.into_iter().map(|bottle| counted(bottle, &view, &gates)).collect();
         let snapshot = LiveSnapshot { status, bottles, requests, approvals, audit: audit.rows, now: now() };
         let shown = Shown::new(&snapshot, newest_approval, audit.newest);
         Ok((snapshot, view, shown))
     }
+}
 
-    fn counted(&self, bottle: ListedBottle, view: &View) -> LiveBottle {
-        let gate = view.of(bottle.row.id).map(|running| self.gate_of(running));
-        let mut info = info(bottle, view);
-        info.dropped_packets = gate.as_ref().map_or(0, |gate| gate.dropped_packets);
-        LiveBottle { info, counts: gate.map(|gate| gate.counts).unwrap_or_default() }
-    }
+fn counted(bottle: ListedBottle, view: &View, gates: &GateCounters) -> LiveBottle {
+    let gate = view.of(bottle.row.id).map(|running| gates.gate(running));
+    let mut info = info(bottle, view);
+    info.dropped_packets = gate.as_ref().map_or(0, |gate| gate.dropped_packets);
+    LiveBottle { info, counts: gate.map(|gate| gate.counts).unwrap_or_default() }
 }
 
 /// One that follows.
@@ -122,7 +126,7 @@ impl Follower {
                     look_again = Instant::now() + LOOK_EVERY;
                 }
                 Work::Count => {
-                    told.extend(self.count());
+                    told.extend(self.count().await);
                     if told.is_empty() && last_told.elapsed() >= LIVE_SILENCE_MAX {
                         // One that hangs is not alive.
                         self.desk.look().await?;
@@ -178,9 +182,9 @@ impl Follower {
         Ok(self.shown.changes(look, news))
     }
 
-    fn count(&mut self) -> Option<LiveEvent> {
-        let counted: Vec<LiveGate> = self.running.iter().map(|running| self.desk.gate_of(running)).collect();
-        self.shown.counted(counted)
+    async fn count(&mut self) -> Option<LiveEvent> {
+        let gates = self.desk.launcher.gate_counters(&self.running).await;
+        self.shown.counted(self.running.iter().map(|running| gates.gate(running)).collect())
     }
 }
 

@@ -12,6 +12,7 @@ use crate::metrics::{Exposition, Family};
 use super::super::api::Desk;
 use super::super::controller::View;
 use super::super::cutting::Stage as CutStage;
+use super::super::gate_counts::GateCounters;
 use super::super::launch::refused;
 use super::Counts;
 
@@ -27,7 +28,7 @@ impl Desk {
         let mut exposition = Exposition::default();
         add_usage(&mut exposition, &tallies);
         add_budgets(&mut exposition, &scopes);
-        self.add_gates(&mut exposition, &view);
+        add_gates(&mut exposition, &view, &self.launcher.gate_counters(&view.running).await);
         add_bottles(&mut exposition, &bottles);
         add_counts(&mut exposition, self.metrics.counts(), &names);
         for (cause, times) in view.cut_times {
@@ -43,19 +44,18 @@ impl Desk {
         exposition.add(Family::Build, &[("version", env!("CARGO_PKG_VERSION"))], true);
         Ok(exposition.text())
     }
+}
 
-    fn add_gates(&self, exposition: &mut Exposition, view: &View) {
-        for running in &view.running {
-            let bottle = running.name.as_str();
-            let is_cut = matches!(running.stage, CutStage::Cut(_));
-            exposition.add(Family::GateCut, &[("bottle", bottle)], is_cut);
-            // A gate that is just being made or removed has none.
-            for counter in self.launcher.enforcer.counters(running.interface).unwrap_or_default() {
-                let (direction, outcome) = (snake(&counter.direction), snake(&counter.outcome));
-                let labels = [("bottle", bottle), ("direction", &direction), ("outcome", &outcome)];
-                exposition.add(Family::GatePackets, &labels, counter.packets);
-                exposition.add(Family::GateBytes, &labels, counter.bytes);
-            }
+fn add_gates(exposition: &mut Exposition, view: &View, gates: &GateCounters) {
+    for running in &view.running {
+        let bottle = running.name.as_str();
+        let is_cut = matches!(running.stage, CutStage::Cut(_));
+        exposition.add(Family::GateCut, &[("bottle", bottle)], is_cut);
+        for counter in gates.of(running) {
+            let (direction, outcome) = (snake(&counter.direction), snake(&counter.outcome));
+            let labels = [("bottle", bottle), ("direction", &direction), ("outcome", &outcome)];
+            exposition.add(Family::GatePackets, &labels, counter.packets);
+            exposition.add(Family::GateBytes, &labels, counter.bytes);
         }
     }
 }

@@ -82,6 +82,19 @@ impl NftEnforcer {
         Ok(Self { sockets: Mutex::new(sockets) })
     }
 
+    /// Removes the table with everything in it.
+    pub(super) fn remove_table(&self) -> Result<(), KernelError> {
+        let mut sockets = self.sockets();
+        let remove = |sockets: &mut Sockets| -> io::Result<()> {
+            if sockets.table.table()?.is_some() { sockets.table.change(Batch::delete_table) } else { Ok(()) }
+        };
+        remove(&mut sockets).map_err(|source| KernelError::Map {
+            map: "table",
+            action: "removed",
+            source: source.into(),
+        })
+    }
+
     /// A thread that panicked while it asked left the kernel as the kernel has it.
     fn sockets(&self) -> MutexGuard<'_, Sockets> {
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner)

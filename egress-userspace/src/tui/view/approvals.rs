@@ -5,12 +5,12 @@ use ratatui::layout::Rect;
 use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 
-use crate::domain::{ApprovalId, ApprovalRow};
+use crate::domain::{ApprovalId, ApprovalRow, printable};
 
 use super::super::state::State;
 use super::style::{quiet, strong};
 use super::table::{Heading, Table, number, rest, words};
-use super::text::{between, counted, printable};
+use super::text::{between, counted};
 use super::{cells, first_row, put, rule};
 
 /// At 80 columns the target has 18 of them.

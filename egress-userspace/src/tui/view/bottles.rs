@@ -6,13 +6,13 @@ use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Span};
 
 use crate::control::LiveBottle;
-use crate::domain::{BottleState, CutCause, GateView};
+use crate::domain::{BottleState, CutCause, GateView, printable};
 
 use super::super::state::{Governing, Lasts, Look, State, Whose, governing, shown, standing};
 use super::columns::{Column, columns};
 use super::gauge::{gauge, sparkline, tone};
 use super::style::{quiet, strong};
-use super::text::{counted, fit, fit_right, human, printable, span};
+use super::text::{counted, fit, fit_right, human, span};
 use super::{cells, first_row, put, rule, summary};
 
 /// Cells of a gauge that its percentage takes.

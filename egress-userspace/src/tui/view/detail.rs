@@ -6,13 +6,15 @@ use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Span};
 
 use crate::control::{GateCounter, KernelReply, LiveBottle, LiveRequest};
-use crate::domain::{AuditRow, LimitSource, ListedRoute, RouteAuth, ScopeState, UnixMillis, UsageRow, happened};
+use crate::domain::{
+    AuditRow, LimitSource, ListedRoute, RouteAuth, ScopeState, UnixMillis, UsageRow, happened, printable,
+};
 
 use super::super::state::{Detail, Loaded, Section, State, governing};
 use super::bottles::standing_cell;
 use super::style::{quiet, strong};
 use super::table::{Heading, Table, number, rest, words};
-use super::text::{between, human, moment, printable};
+use super::text::{between, human, moment};
 use super::{cells, put, rule, summary};
 
 const REQUESTS: [Heading; 9] = [

@@ -2,9 +2,11 @@
 
 use ratatui::text::{Line, Span};
 
+use crate::domain::printable;
+
 use super::super::state::{Link, State};
 use super::style::{quiet, strong};
-use super::text::{between, counted, cut, fit, moment, printable, width, wrap};
+use super::text::{between, counted, cut, fit, moment, width, wrap};
 
 /// Lines that one alarm takes at most.
 const ALARM_LINES_MAX: usize = 3;

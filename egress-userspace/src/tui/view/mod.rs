@@ -17,11 +17,10 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 
-use crate::domain::happened;
+use crate::domain::{happened, printable};
 
 use super::state::{Overlay, Screen, Size, State};
 use style::{quiet, strong};
-use text::printable;
 
 /// What a terminal needs to have.
 const LEAST: Size = Size { columns: 80, lines: 20 };

@@ -4,13 +4,13 @@ use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 
 use crate::control::LiveBottle;
-use crate::domain::{CutCause, GateView, RuntimeKind};
+use crate::domain::{CutCause, GateView, RuntimeKind, printable};
 
 use super::super::state::{Governing, POINTS, State, Whose, governing};
 use super::bottles::lasts;
 use super::gauge::{gauge, sparkline, tone};
 use super::style::quiet;
-use super::text::{between, cut, fit, fit_right, human, moment, printable};
+use super::text::{between, cut, fit, fit_right, human, moment};
 
 /// Cells of the words before each line.
 const LABEL_CELLS: usize = 9;
