@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use egress_common::{Direction, Outcome};
+use egress_common::{CutReason, Direction, Outcome};
 use thiserror::Error;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::MissedTickBehavior;
@@ -14,7 +14,7 @@ use tracing::{error, warn};
 use crate::bottle::BottleSpec;
 use crate::control::GateFault;
 use crate::domain::{AuditKind, BottleId, GateView, with_causes};
-use crate::kernel::{Counter, Gate, KernelError};
+use crate::kernel::{Counter, Gate, GateStatus, IfIndex, KernelError};
 use crate::ledger::LedgerError;
 
 use super::controller::{Mended, Running};
@@ -96,7 +96,7 @@ async fn guard_networks(launcher: Launcher) {
 
 struct Guard {
     launcher: Launcher,
-    /// Bottles without an interface that have been told of.
+    /// Bottles without an interface, and interfaces' gates without a bottle, that have been told of.
     unplugged: BTreeSet<BottleId>,
     news: UnboundedReceiver<News>,
     accounts: Accounts,
@@ -109,7 +109,7 @@ impl Guard {
         let mending = Arc::clone(&self.launcher.mending);
         let turn = mending.lock().await;
         let (gates, found) = self.launcher.compare_gates().await?;
-        let unplugged = |difference: &&Difference| difference.fault == GateFault::NoInterface;
+        let unplugged = |found: &&Difference| matches!(found.fault, GateFault::NoInterface | GateFault::Stray);
         let known = std::mem::take(&mut self.unplugged);
         self.unplugged = found.iter().filter(unplugged).map(|difference| difference.bottle).collect();
         let mut mended = BTreeSet::new();
@@ -121,7 +121,7 @@ impl Guard {
                 GateFault::NoInterface => {
                     self.tell(difference, "its interface is gone: it has no network until it is run again").await;
                 }
-                GateFault::Stray => self.remove(difference).await,
+                GateFault::Stray => self.remove(difference, &known).await,
                 GateFault::State { wanted: GateView::Open, is_open: false } => self.keep_cut(difference).await,
                 GateFault::Missing | GateFault::Terms | GateFault::Detached | GateFault::State { .. } => {
                     let wanted = gates.wanted.iter().find(|(_, wanted)| wanted.interface == difference.interface);
@@ -212,10 +212,17 @@ impl Guard {
         self.tell(difference, "it was cut, not by egress; it stays cut").await;
     }
 
-    async fn remove(&self, difference: &Difference) {
+    async fn remove(&self, difference: &Difference, known: &BTreeSet<BottleId>) {
         let interface = difference.interface;
-        if let Err(error) = self.launcher.enforcer.detach(interface) {
-            return error!(interface = interface.0, error = with_causes(&error), "a gate without a bottle is left");
+        match self.launcher.remove_gate(interface) {
+            Ok(true) => {}
+            Ok(false) if known.contains(&difference.bottle) => return,
+            Ok(false) => {
+                return self.tell(difference, "its bottle is over and its interface is not: the gate stays, cut").await;
+            }
+            Err(error) => {
+                return error!(interface = interface.0, error = with_causes(&error), "a gate without a bottle is left");
+            }
         }
         let what = format!("a gate on interface {} was left of a bottle that does not run", interface.0);
         warn!(what);
@@ -235,6 +242,15 @@ impl Guard {
 }
 
 impl Launcher {
+    /// Removes the gate of a bottle that is over. Where its interface is left, the gate stays, cut, and the answer is false.
+    pub(super) fn remove_gate(&self, interface: IfIndex) -> Result<bool, KernelError> {
+        if interface.exists() && self.enforcer.is_attached(interface)? {
+            self.enforcer.set(interface, GateStatus::Cut(CutReason::Operator))?;
+            return Ok(false);
+        }
+        self.enforcer.detach(interface).map(|()| true)
+    }
+
     /// The gates that are to be and those that are, and how they differ.
     pub(super) async fn compare_gates(&self) -> Result<(Gates, Vec<Difference>), LookError> {
         let mut gates = self.look_at_gates().await?;

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use egress_common::CutReason;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::budget;
-use crate::domain::{AuditKind, BottleName, CutCause, GateView, Stop};
+use crate::domain::{AuditKind, BottleName, CutCause, GateView, Stop, with_causes};
 use crate::kernel::{Enforcer, Gate, GateStatus, IfIndex};
 use crate::ledger::{BottleRow, GateChange};
 
@@ -36,14 +36,38 @@ pub(super) async fn reconcile(launcher: &Launcher, earlier: Option<&dyn Enforcer
             finish_removal(launcher, row).await;
             continue;
         }
-        kept.extend(adopt(launcher, row, &held).await?);
+        match adopt(launcher, row, &held).await {
+            Ok(interface) => kept.extend(interface),
+            // What is wrong with one bottle keeps nobody from the others.
+            Err(problem @ (DaemonError::Bottle(_) | DaemonError::Kernel(_))) => {
+                give_up(launcher, row, &held, &with_causes(&problem)).await?;
+            }
+            Err(error) => return Err(error),
+        }
     }
     remove_stray_bottles(launcher, &rows).await?;
-    remove_gates(launcher.enforcer.as_ref(), &kept)?;
-    match earlier {
-        Some(earlier) => remove_gates(earlier, &BTreeSet::new()),
-        None => Ok(()),
+    for gate in launcher.enforcer.gates()?.into_iter().filter(|gate| !kept.contains(&gate.interface)) {
+        if !launcher.remove_gate(gate.interface)? {
+            error!(interface = gate.interface.0, "a bottle that is over has left its interface: its gate stays, cut");
+        }
     }
+    for gate in earlier.map(Enforcer::gates).transpose()?.unwrap_or_default() {
+        earlier.map_or(Ok(()), |earlier| earlier.detach(gate.interface))?;
+    }
+    Ok(())
+}
+
+/// A bottle that cannot be taken over is ended. Nothing passes meanwhile, nor after if something of it is left.
+async fn give_up(launcher: &Launcher, row: &BottleRow, held: &[Gate], problem: &str) -> Result<(), DaemonError> {
+    error!(bottle = %row.name, problem, "it cannot be taken over; it is ended");
+    for gate in held.iter().filter(|gate| gate.bottle == row.id) {
+        // None on an interface that is gone.
+        if let Err(error) = launcher.enforcer.set(gate.interface, GateStatus::Cut(CutReason::Operator)) {
+            warn!(bottle = %row.name, error = with_causes(&error), "its gate could not be cut");
+        }
+    }
+    audit(launcher, row, &format!("it could not be taken over and was ended: {problem}")).await?;
+    take_down(launcher, row, launcher.runtime.is_held(&row.name)).await
 }
 
 /// An ended bottle whose files were being removed.
@@ -172,14 +196,9 @@ async fn remove_stray_bottles(launcher: &Launcher, rows: &[BottleRow]) -> Result
     let runs = |name: &BottleName| rows.iter().any(|row| row.name == *name && row.ended.is_none());
     for name in launcher.runtime.leftovers()?.into_iter().filter(|name| !runs(name)) {
         warn!(bottle = %name, "left over by an earlier run; taken down");
-        launcher.runtime.take_down(&name).await?;
-    }
-    Ok(())
-}
-
-fn remove_gates(enforcer: &dyn Enforcer, kept: &BTreeSet<IfIndex>) -> Result<(), DaemonError> {
-    for gate in enforcer.gates()?.into_iter().filter(|gate| !kept.contains(&gate.interface)) {
-        enforcer.detach(gate.interface)?;
+        if let Err(error) = launcher.runtime.take_down(&name).await {
+            error!(bottle = %name, error = with_causes(&error), "something of it is left; the next start tries again");
+        }
     }
     Ok(())
 }

@@ -94,6 +94,26 @@ fn a_cut_that_only_the_kernel_knows_of_is_kept() -> Result<()> {
     Ok(())
 }
 
+/// One that lost its interface while nobody looked.
+#[test]
+fn a_bottle_that_cannot_be_taken_over_is_ended_and_others_go_on() -> Result<()> {
+    let Some(mut world) = world("a bottle without an interface", "")? else { return Ok(()) };
+    let (mut other, broken) = (world.shell("other", &[])?, world.shell("broken", &[])?);
+    let interface = world.bottle("broken")?.interface.context("no interface")?;
+    world.kill_daemon_and_proxy()?;
+    world.host.ip(&format!("link delete {interface}"))?;
+    world.start_daemon()?;
+    until("it is ended", PATIENCE, || Ok(world.listed("broken")?.is_none_or(|bottle| !bottle.is_running)))?;
+    let is_told =
+        |kind: &AuditKind| matches!(kind, AuditKind::Repaired { what } if what.contains("could not be taken over"));
+    ensure!(world.audit(Some("broken"))?.iter().any(is_told), "{:?}", world.audit(Some("broken"))?);
+    assert_eq!(other.ask("claude-test")?.status, 200);
+    drop(broken);
+    let mut again = world.shell("broken", &[])?;
+    assert_eq!(again.ask("claude-test")?.status, 200);
+    Ok(())
+}
+
 /// The front-end that was started before the crash reports the command's own exit code.
 fn ends_with(bottle: &mut Bottle, code: i32) -> Result<()> {
     until("the front-end follows again", PATIENCE, || Ok(bottle.errors().contains("went away")))?;

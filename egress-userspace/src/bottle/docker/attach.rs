@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::engine::{Engine, NO_NETWORK, Seen};
 use super::inside::{self, Namespaces};
 use super::{DockerRuntime, FRONT, LABEL, Mark, step};
+use crate::bottle::native::freeze::write;
 use crate::bottle::native::namespace::tolerate_absence;
 use crate::bottle::native::on_thread;
 use crate::bottle::{BottleError, BottleSpec, BuiltBottle, Caller, RunningCommand};
@@ -156,7 +157,7 @@ impl DockerRuntime {
     fn remember(&self, bottle: &BottleName, caller: &Caller, attached: &Attached) -> io::Result<()> {
         let foreign = |_| io::Error::other("its directory of kept files is another user's");
         self.host.layout(bottle).layer.prepare(caller.uid)?.map_err(foreign)?;
-        fs::write(self.attached_file(bottle), serde_json::to_vec(attached)?)
+        write(&self.attached_file(bottle), attached)
     }
 
     pub(super) fn forget_attached(&self, bottle: &BottleName) -> io::Result<()> {

@@ -26,8 +26,15 @@ impl DockerRuntime {
     pub(in crate::bottle) async fn hold(&self, bottle: &BottleName) -> Result<(), BottleError> {
         let mark = self.marked(bottle)?;
         let failed = |source| step(bottle, "holding its processes", source);
+        // Before it is done, so that whoever comes after a crash knows of it.
         fs::write(self.held_file(bottle), "").map_err(failed)?;
-        self.engine().await?.pause(&mark.container).await.map_err(failed)
+        let pause = async { self.engine().await?.pause(&mark.container).await.map_err(failed) };
+        let paused = pause.await;
+        if paused.is_err() {
+            // Not held: a later start would freeze a bottle that has been restored meanwhile.
+            tolerate_absence(fs::remove_file(self.held_file(bottle))).map_err(failed)?;
+        }
+        paused
     }
 
     /// Lets them go on.

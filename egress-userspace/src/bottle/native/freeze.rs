@@ -8,6 +8,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+
 use super::launch::{LaunchSpec, SPEC_NAME};
 use super::{NativeRuntime, cgroup, on_thread, step_error};
 use crate::bottle::plan::Failure;
@@ -119,11 +121,11 @@ fn spec_of(supervisor: u32) -> io::Result<LaunchSpec> {
 }
 
 /// All of it or nothing, also when the machine loses power.
-pub(in crate::bottle) fn write(path: &Path, launch: &SavedLaunch) -> io::Result<()> {
+pub(in crate::bottle) fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
     let unfinished = path.with_extension("unfinished");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(PRIVATE).open(&unfinished)?;
     file.set_permissions(Permissions::from_mode(PRIVATE))?;
-    file.write_all(&serde_json::to_vec(launch).map_err(|_| io::ErrorKind::InvalidData)?)?;
+    file.write_all(&serde_json::to_vec(value).map_err(|_| io::ErrorKind::InvalidData)?)?;
     file.sync_all()?;
     fs::rename(unfinished, path)?;
     path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())

@@ -84,9 +84,9 @@ fn on_a_small_disk(bytes: u32, test: fn(World)) {
 
 #[test]
 fn a_disk_that_was_really_full_is_used_again_when_there_is_room() {
-    on_a_small_disk(3 << 20, |mut world| {
+    on_a_small_disk(6 << 20, |mut world| {
         let ballast = world.directory.path().join("ballast");
-        std::fs::write(&ballast, vec![0; 600_000]).unwrap();
+        std::fs::write(&ballast, vec![0; 3_000_000]).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             let web = world.run("web", &[]).await;
