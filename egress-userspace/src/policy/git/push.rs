@@ -102,16 +102,16 @@ pub(super) fn push(bytes: &[u8]) -> Result<Push<'_>, PushError> {
 
 impl Push<'_> {
     fn read(&mut self, line: &[u8]) -> Result<(), PushError> {
-        let (line, words) = at_zero(line);
-        let line = line.strip_suffix(b"\n").unwrap_or(line);
-        self.capabilities.read(words);
+        let (line, words) = at_zero(line.strip_suffix(b"\n").unwrap_or(line));
         if line == b"push-cert" {
             return Err(PushError::Certificate);
         }
         if let Some(shallow) = line.strip_prefix(b"shallow ") {
-            // It says what the client does not have.
-            return ObjectName::of_digits(shallow).map(|_| ()).ok_or(PushError::Malformed);
+            // It says what the client does not have. What the client can is said elsewhere, and not read here.
+            let shallow = ObjectName::of_digits(shallow).filter(|_| words.is_none());
+            return shallow.map(|_| ()).ok_or(PushError::Malformed);
         }
+        self.capabilities.read(words.unwrap_or_default())?;
         let command = command(line)?;
         if self.commands.len() == COMMANDS_MAX {
             return Err(PushError::TooMany);
@@ -125,8 +125,12 @@ impl Push<'_> {
 }
 
 impl Capabilities {
-    fn read(&mut self, words: &[u8]) {
-        for word in words.split(u8::is_ascii_whitespace) {
+    /// Servers differ in what ends a word, and a second zero ends all of them for git: nothing but words and spaces is read.
+    fn read(&mut self, words: &[u8]) -> Result<(), PushError> {
+        if !words.iter().all(|byte| (b' '..=b'~').contains(byte)) {
+            return Err(PushError::Malformed);
+        }
+        for word in words.split(|byte| *byte == b' ') {
             // A server takes a word with a value for the same word.
             match word.split(|byte| *byte == b'=').next().unwrap_or_default() {
                 b"report-status" | b"report-status-v2" => self.reports = true,
@@ -135,6 +139,7 @@ impl Capabilities {
                 _ => {}
             }
         }
+        Ok(())
     }
 }
 
@@ -161,10 +166,10 @@ fn is_ref(name: &str) -> bool {
         && name.bytes().all(|byte| byte > b' ' && byte != 0x7f && !NOT_IN_REFS.contains(&byte))
 }
 
-/// What comes before the first zero, and what after it.
-fn at_zero(line: &[u8]) -> (&[u8], &[u8]) {
+/// What comes before the first zero, and what after it, if there is one.
+fn at_zero(line: &[u8]) -> (&[u8], Option<&[u8]>) {
     let mut pieces = line.splitn(2, |byte| *byte == 0);
-    (pieces.next().unwrap_or_default(), pieces.next().unwrap_or_default())
+    (pieces.next().unwrap_or_default(), pieces.next())
 }
 
 #[cfg(test)]
@@ -220,7 +225,7 @@ mod tests {
 
     #[test]
     fn a_word_with_a_value_is_the_same_word() {
-        for word in ["push-options=1", "x\tpush-options\n", "agent=x push-options="] {
+        for word in ["push-options=1", "x push-options\n", "agent=x push-options="] {
             let mut bytes = lines(&[&format!("{ONE} {TWO} refs/heads/a\0{word}")]);
             bytes.extend(lines(&["merge_request.create"]));
             assert_eq!(push(&bytes).unwrap().options, 1, "{word}");
@@ -239,9 +244,16 @@ mod tests {
             ("shallow x".to_owned(), PushError::Malformed),
             (String::new(), PushError::Malformed),
             ("push-cert\0push-options".to_owned(), PushError::Certificate),
+            (format!("{ONE} {TWO} refs/heads/a\n\0"), PushError::Name),
+            (format!("shallow {ONE}\0push-options"), PushError::Malformed),
             (format!("{ONE} {TWO} refs/heads/{long}"), PushError::Name),
         ] {
             check(&lines(&[&line]), Err(expected));
+        }
+        // Words end at a second zero for git, and at white space of other kinds for some servers.
+        for between in ["\0", "\t", "\n", "\r", "\u{b}", "\u{c}", "\u{7f}", "\u{a0}"] {
+            let line = format!("{ONE} {TWO} refs/heads/a\0 report-status push-options{between} agent=x");
+            check(&lines(&[&line]), Err(PushError::Malformed));
         }
         for name in [
             "HEAD",

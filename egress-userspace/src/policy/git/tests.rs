@@ -158,6 +158,13 @@ fn nothing_is_deleted_and_nothing_but_a_push_is_read() {
     append(&mut options, format!("{NONE} {} {REF}\0report-status push-options", first.name).as_bytes());
     options.extend_from_slice(b"0000000bci.skip0000");
     check(&options, Some(&["it has options"]));
+    // Git reads words up to a second zero, and options after them.
+    let mut hidden = Vec::new();
+    append(&mut hidden, format!("{NONE} {} {REF}\0 report-status push-options\0", first.name).as_bytes());
+    hidden.extend_from_slice(b"0000");
+    append(&mut hidden, b"merge_request.create");
+    hidden.extend_from_slice(&[FLUSH, &pack(&[whole(&first)])].concat());
+    check(&hidden, Some(&["its list of refs is malformed"]));
 }
 
 #[test]

@@ -158,6 +158,24 @@ async fn no_other_ref_is_pushed_and_none_loses_commits() {
 }
 
 #[tokio::test]
+async fn an_option_that_only_git_would_see_does_not_reach_it() {
+    let forge = Forge::start(false, BOTTLE_REFS).await;
+    let names = Names { connect: ROUTED, sni: ROUTED };
+    let mut client = Client::open_as(&forge.world, Way::Transparent, Version::HTTP_11, names).await.unwrap();
+    let (none, tip) = ("0".repeat(40), forge.tip("work").await.unwrap());
+    let line = |text: &str| format!("{:04x}{text}", text.len() + 4);
+    let command = line(&format!("{none} {tip} refs/heads/bottle/x\0 report-status push-options\0"));
+    let body = [command.as_str(), "0000", &line("merge_request.create"), "0000"].concat();
+    let request = Request::post("/").header("content-type", "application/x-git-receive-pack-request");
+    let response = client.send_to(ROUTED, request, "/r.git/git-receive-pack", body).await.unwrap();
+    assert_eq!(response.status(), 403);
+    let said = whole(response).await;
+    assert!(String::from_utf8_lossy(&said).contains("its list of refs is malformed"), "{said:?}");
+    assert_eq!(forge.told().await, ["POST /r.git/git-receive-pack"]);
+    assert!(forge.world.provider.is_untouched().await);
+}
+
+#[tokio::test]
 async fn a_guarded_repository_is_used_with_the_routes_credential() {
     let forge = Forge::start(true, BOTTLE_REFS).await;
     fs::write(forge.path(GUARD), "Basic eC1hY2Nlc3MtdG9rZW46czNjcmV0").unwrap();
