@@ -3,7 +3,12 @@
 /// Length of a copy that says none, in bytes.
 const COPY_BYTES: usize = 0x10000;
 
-/// The object that a change makes of `base`, if it is no longer than `bytes_max`.
+/// How long the object is that a change says it makes.
+pub(super) fn length(change: &[u8]) -> Option<usize> {
+    size(change).and_then(|(_, rest)| size(rest)).map(|(bytes, _)| bytes)
+}
+
+/// The object that a change makes of `base`, if it is no longer than `bytes_max`. No more is written than [`length`] says.
 pub(super) fn apply(base: &[u8], change: &[u8], bytes_max: usize) -> Option<Vec<u8>> {
     let (base_bytes, rest) = size(change)?;
     let (bytes, mut rest) = size(rest)?;
@@ -12,20 +17,19 @@ pub(super) fn apply(base: &[u8], change: &[u8], bytes_max: usize) -> Option<Vec<
     }
     let mut object = Vec::with_capacity(bytes);
     while let Some((operation, after)) = rest.split_first() {
-        rest = if operation & 0x80 != 0 {
+        let (piece, after) = if operation & 0x80 != 0 {
             let (offset, after) = number(after, *operation, 4)?;
             let (length, after) = number(after, operation >> 4, 3)?;
             let length = if length == 0 { COPY_BYTES } else { length };
-            object.extend_from_slice(base.get(offset..offset.checked_add(length)?)?);
-            after
+            (base.get(offset..offset.checked_add(length)?)?, after)
         } else {
-            let (inserted, after) = after.split_at_checked(usize::from(*operation)).filter(|_| *operation > 0)?;
-            object.extend_from_slice(inserted);
-            after
+            after.split_at_checked(usize::from(*operation)).filter(|_| *operation > 0)?
         };
-        if object.len() > bytes {
+        if piece.len() > bytes - object.len() {
             return None;
         }
+        object.extend_from_slice(piece);
+        rest = after;
     }
     (object.len() == bytes).then_some(object)
 }
@@ -60,6 +64,7 @@ mod tests {
     fn check(change: &[u8], expected: Option<&str>) {
         let object = apply(b"hello world", change, 16);
         assert_eq!(object.as_deref(), expected.map(str::as_bytes), "{change:x?}");
+        assert!(object.is_none_or(|object| length(change) == Some(object.len())), "{change:x?}");
     }
 
     #[test]

@@ -20,9 +20,10 @@ pub fn git_push(data: &[u8]) {
     let patterns: Vec<RefPattern> = ["refs/heads/bottle/*"].iter().filter_map(|pattern| pattern.parse().ok()).collect();
     let terms = GitTerms { fetch: false, push: &patterns };
     let encoding = (first & 1 != 0).then_some("gzip");
-    match body(GitRequest::Push, terms, "example.com/r", encoding, (sent, first & 2 == 0)) {
+    let sent = Sent { encoding, bytes: sent, is_whole: first & 2 == 0 };
+    match body(GitRequest::Push, terms, "example.com/r", sent, &|| true) {
         Ok(()) => {
-            let bytes = unpacked(encoding, sent).unwrap_or_default();
+            let bytes = unpacked(encoding, sent.bytes).unwrap_or_default();
             let Ok(push) = push(&bytes) else { panic!("what passes can be read") };
             for command in &push.commands {
                 assert!(command.name.starts_with("refs/heads/bottle/") && !command.name.contains(".."));
@@ -48,10 +49,10 @@ fn ends_with_flush(mut bytes: &[u8]) -> bool {
 /// alone.
 pub fn git_pack(data: &[u8]) {
     for naming in [Naming::Sha1, Naming::Sha256] {
-        let commits = Commits::of(data, naming, &[]);
+        let commits = Commits::of(data, naming, &[], &|| true);
         let nobody = ObjectName::of_bytes(naming, &vec![0xab; naming.bytes()]);
         if let Some((nobody, other)) = nobody.zip(ObjectName::of_commit(naming, data)) {
-            assert!(commits.lead(nobody, nobody) && !commits.lead(nobody, other));
+            assert!(commits.lead(nobody, nobody, &|| true) && !commits.lead(nobody, other, &|| true));
         }
     }
 }

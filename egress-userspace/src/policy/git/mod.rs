@@ -42,6 +42,20 @@ pub struct GitTerms<'a> {
     pub push: &'a [RefPattern],
 }
 
+/// Is the answer still waited for? Where it is not, no more is looked at, and what has not been seen by then is not allowed.
+pub type StillWanted<'a> = &'a dyn Fn() -> bool;
+
+/// A body, as far as it is here.
+#[derive(Clone, Copy, Debug)]
+pub struct Sent<'a> {
+    /// Its `content-encoding`.
+    pub encoding: Option<&'a str>,
+    /// All of it, or its first [`PUSH_BYTES_MAX`] bytes.
+    pub bytes: &'a [u8],
+    /// It is all of it.
+    pub is_whole: bool,
+}
+
 /// A refusal: for the record, and for git.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GitRefused {
@@ -80,7 +94,7 @@ pub fn head(request: GitRequest, terms: GitTerms<'_>, place: &str) -> Result<(),
     Err(refused(request, message))
 }
 
-/// What the body of a request says: all of it, or its first [`PUSH_BYTES_MAX`] bytes.
+/// What the body of a request says.
 ///
 /// # Errors
 ///
@@ -89,15 +103,15 @@ pub fn body(
     request: GitRequest,
     terms: GitTerms<'_>,
     place: &str,
-    encoding: Option<&str>,
-    (sent, is_whole): (&[u8], bool),
+    sent: Sent<'_>,
+    is_waited_for: StillWanted<'_>,
 ) -> Result<(), GitRefused> {
     if !request.is_in_body() {
         return Ok(());
     }
-    let unpacked = unpacked(encoding, sent);
+    let unpacked = unpacked(sent.encoding, sent.bytes);
     if request == GitRequest::LfsBatch {
-        let is_readable = is_whole && unpacked.is_some();
+        let is_readable = sent.is_whole && unpacked.is_some();
         let batch = unpacked.filter(|_| is_readable).unwrap_or_default();
         return head(GitRequest::of_batch(&batch), terms, place);
     }
@@ -108,7 +122,7 @@ pub fn body(
         Ok(push) => push,
         Err(error) => return Err(refused(request, format!("this push to {place} is refused: {error}"))),
     };
-    judge(&push, terms.push, is_whole).map_err(|(message, reasons)| {
+    judge(&push, terms.push, sent.is_whole, is_waited_for).map_err(|(message, reasons)| {
         let message = format!("this push to {place} is refused: {message}");
         GitRefused { answer: GitAnswer::push(&push, &message, &reasons), message }
     })
@@ -147,7 +161,12 @@ fn unpacked<'a>(encoding: Option<&str>, sent: &'a [u8]) -> Option<std::borrow::C
 /// Why a push is refused: in general, and for each of its refs.
 type Reasons = (String, Vec<String>);
 
-fn judge(push: &Push<'_>, patterns: &[RefPattern], is_whole: bool) -> Result<(), Reasons> {
+fn judge(
+    push: &Push<'_>,
+    patterns: &[RefPattern],
+    is_whole: bool,
+    is_waited_for: StillWanted<'_>,
+) -> Result<(), Reasons> {
     let all = |reason: &str| (reason.to_owned(), vec![reason.to_owned(); push.commands.len()]);
     if push.commands.is_empty() {
         // Git asks so whether it may push, before it sends much.
@@ -163,8 +182,10 @@ fn judge(push: &Push<'_>, patterns: &[RefPattern], is_whole: bool) -> Result<(),
         return Err(all(&format!("it moves more than {MOVES_MAX} refs; push fewer at once")));
     }
     let first = moves.first();
-    let commits = first.map(|(new, _)| Commits::of(push.pack, new.naming(), &moves)).unwrap_or_default();
-    let faults: Vec<Option<String>> = push.commands.iter().map(|command| fault(command, patterns, &commits)).collect();
+    let commits = first.map(|(new, _)| Commits::of(push.pack, new.naming(), &moves, is_waited_for));
+    let commits = commits.unwrap_or_default();
+    let leads = |command: &Command| commits.lead(command.new, command.old, is_waited_for);
+    let faults: Vec<Option<String>> = push.commands.iter().map(|command| fault(command, patterns, leads)).collect();
     let Some((worst, fault)) =
         push.commands.iter().zip(&faults).find_map(|(command, fault)| Some((command, fault.as_ref()?)))
     else {
@@ -176,7 +197,7 @@ fn judge(push: &Push<'_>, patterns: &[RefPattern], is_whole: bool) -> Result<(),
 }
 
 /// What is wrong with one command.
-fn fault(command: &Command, patterns: &[RefPattern], commits: &Commits) -> Option<String> {
+fn fault(command: &Command, patterns: &[RefPattern], leads: impl Fn(&Command) -> bool) -> Option<String> {
     if !patterns.iter().any(|pattern| pattern.matches(&command.name)) {
         let allowed: Vec<&str> = patterns.iter().map(RefPattern::as_str).collect();
         return Some(format!("only {} may be pushed to", allowed.join(", ")));
@@ -185,7 +206,7 @@ fn fault(command: &Command, patterns: &[RefPattern], commits: &Commits) -> Optio
         return Some("refs are not deleted".to_owned());
     }
     // A server takes a ref for new only where it is.
-    if command.old.is_none() || commits.lead(command.new, command.old) {
+    if command.old.is_none() || leads(command) {
         return None;
     }
     Some(

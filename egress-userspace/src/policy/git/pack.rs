@@ -10,6 +10,7 @@ use std::collections::{HashMap, HashSet};
 
 use flate2::{Decompress, FlushDecompress, Status};
 
+use super::StillWanted;
 use super::delta;
 use super::object::{Naming, ObjectName};
 
@@ -46,17 +47,22 @@ pub(super) struct Commits {
 
 impl Commits {
     /// Reads those of a pack, or of the beginning of one, until they show what is `wanted`: ways from new commits to old ones.
-    pub(super) fn of(pack: &[u8], naming: Naming, wanted: &[(ObjectName, ObjectName)]) -> Self {
-        let mut reading = Reading::new(pack, naming);
-        reading.read(|commits| wanted.iter().all(|(new, old)| commits.lead(*new, *old)));
+    pub(super) fn of(
+        pack: &[u8],
+        naming: Naming,
+        wanted: &[(ObjectName, ObjectName)],
+        is_waited_for: StillWanted<'_>,
+    ) -> Self {
+        let mut reading = Reading::new(pack, naming, is_waited_for);
+        reading.read(|commits| wanted.iter().all(|(new, old)| commits.lead(*new, *old, is_waited_for)));
         reading.resolve_later();
         reading.commits
     }
 
     /// Is there a way from `new` over its parents to `old`?
-    pub(super) fn lead(&self, new: ObjectName, old: ObjectName) -> bool {
+    pub(super) fn lead(&self, new: ObjectName, old: ObjectName, is_waited_for: StillWanted<'_>) -> bool {
         let (mut seen, mut next) = (HashSet::from([new]), vec![new]);
-        while let Some(commit) = next.pop() {
+        while let Some(commit) = next.pop().filter(|_| is_waited_for()) {
             if commit == old {
                 return true;
             }
@@ -70,10 +76,11 @@ impl Commits {
 /// A pack while it is read.
 struct Reading<'a> {
     pack: &'a [u8],
+    is_waited_for: StillWanted<'a>,
     naming: Naming,
     /// Where the next entry begins.
     at: usize,
-    /// Bytes that objects may still hold.
+    /// Bytes that objects may still hold: those that stand in the pack, and those that are made of changes.
     left: usize,
     commits: Commits,
     /// What commits hold, for changes of them.
@@ -87,9 +94,10 @@ struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
-    fn new(pack: &'a [u8], naming: Naming) -> Self {
+    fn new(pack: &'a [u8], naming: Naming, is_waited_for: StillWanted<'a>) -> Self {
         Self {
             pack,
+            is_waited_for,
             naming,
             at: HEADER_BYTES,
             left: OBJECTS_BYTES_MAX,
@@ -133,15 +141,15 @@ impl<'a> Reading<'a> {
             Kind::ChangeBefore(before) => {
                 // What is changed is no commit where there is none.
                 let base = start.checked_sub(before).and_then(|place| self.places.get(&place)).copied();
-                if let Some(changed) = base.and_then(|base| self.changed(base, &content)) {
-                    self.commit(Some(start), changed);
+                if let Some(base) = base {
+                    self.change(Some(start), base, &content);
                 }
             }
-            Kind::ChangeOf(base) => match self.changed(base, &content) {
-                Some(changed) => self.commit(Some(start), changed),
-                None if self.unresolved.len() < UNRESOLVED_MAX => self.unresolved.push((base, content)),
-                None => {}
-            },
+            Kind::ChangeOf(base) => {
+                if !self.change(Some(start), base, &content) && self.unresolved.len() < UNRESOLVED_MAX {
+                    self.unresolved.push((base, content));
+                }
+            }
             Kind::Other => {}
         }
         Some(kind)
@@ -195,7 +203,7 @@ impl<'a> Reading<'a> {
 
     fn unpack(&mut self, length: usize, mut into: Option<&mut Vec<u8>>) -> Option<()> {
         self.decoder.reset(true);
-        loop {
+        while (self.is_waited_for)() {
             let packed = self.pack.get(self.at..)?;
             let (read_before, written_before) = (self.decoder.total_in(), self.decoder.total_out());
             let status = self.decoder.decompress(packed, &mut self.buffer, FlushDecompress::None).ok()?;
@@ -213,17 +221,25 @@ impl<'a> Reading<'a> {
                 return None;
             }
         }
+        None
     }
 
-    /// What comes of changing a commit; `None` where that is not known to be one.
-    fn changed(&self, base: ObjectName, change: &[u8]) -> Option<Vec<u8>> {
-        delta::apply(self.contents.get(&base)?, change, COMMIT_BYTES_MAX)
+    /// Takes what comes of changing a commit, if that is one. `false` where `base` is not known to be a commit.
+    fn change(&mut self, place: Option<usize>, base: ObjectName, change: &[u8]) -> bool {
+        let Some(content) = self.contents.get(&base) else { return false };
+        // Making and hashing it is work, whatever it turns out to be.
+        let bytes = delta::length(change).unwrap_or_default();
+        let has_room = bytes <= self.left;
+        self.left = self.left.saturating_sub(bytes);
+        if has_room && let Some(changed) = delta::apply(content, change, COMMIT_BYTES_MAX) {
+            self.commit(place, changed);
+        }
+        true
     }
 
     fn commit(&mut self, place: Option<usize>, content: Vec<u8>) {
-        let Some(left) = self.left.checked_sub(content.len()) else { return };
-        let Some((name, parents)) = ObjectName::of_commit(self.naming, &content).zip(parents(&content)) else { return };
-        self.left = left;
+        let Some(parents) = parents(&content) else { return };
+        let Some(name) = ObjectName::of_commit(self.naming, &content) else { return };
         self.commits.parents.insert(name, parents);
         self.contents.insert(name, content);
         self.places.extend(place.map(|place| (place, name)));
@@ -235,12 +251,11 @@ impl<'a> Reading<'a> {
             let unresolved = std::mem::take(&mut self.unresolved);
             let before = unresolved.len();
             for (base, change) in unresolved {
-                match self.changed(base, &change) {
-                    Some(changed) => self.commit(None, changed),
-                    None => self.unresolved.push((base, change)),
+                if !self.change(None, base, &change) {
+                    self.unresolved.push((base, change));
                 }
             }
-            if self.unresolved.len() == before {
+            if self.unresolved.len() == before || !(self.is_waited_for)() {
                 return;
             }
         }

@@ -1,5 +1,6 @@
 //! Pushes as git writes them, and as those would write them who want more than they may have.
 
+use std::cell::Cell;
 use std::io::Write;
 
 use flate2::Compression;
@@ -46,25 +47,38 @@ fn blob(bytes: usize) -> Entry {
     (3, Vec::new(), vec![b'x'; bytes])
 }
 
+/// Seven bits a byte, the lowest first.
+fn size(mut size: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while size > 0x7f {
+        bytes.push(u8::try_from(size & 0x7f).unwrap() | 0x80);
+        size >>= 7;
+    }
+    bytes.push(u8::try_from(size).unwrap());
+    bytes
+}
+
 /// A change that inserts all that it makes.
 fn change(base: &Commit, to: &Commit) -> Vec<u8> {
-    let size = |mut size: usize| {
-        let mut bytes = Vec::new();
-        while size > 0x7f {
-            bytes.push(u8::try_from(size & 0x7f).unwrap() | 0x80);
-            size >>= 7;
-        }
-        bytes.push(u8::try_from(size).unwrap());
-        bytes
-    };
     let pieces = to.content.chunks(0x7f).flat_map(|piece| [&[u8::try_from(piece.len()).unwrap()], piece].concat());
     [size(base.content.len()), size(to.content.len()), pieces.collect()].concat()
 }
 
 fn change_of(base: &Commit, to: &Commit) -> Entry {
-    let name =
-        base.name.as_bytes().chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap());
-    (7, name.collect(), change(base, to))
+    (7, name_bytes(base), change(base, to))
+}
+
+/// All of a commit behind a letter with which none begins, in few bytes.
+fn spoilt(base: &Commit) -> Entry {
+    let bytes = base.content.len();
+    let [low, middle, high, ..] = bytes.to_le_bytes();
+    let copy_all = [1, b'x', 0xff, 0, 0, 0, 0, low, middle, high];
+    (7, name_bytes(base), [size(bytes).as_slice(), &size(bytes + 1), &copy_all].concat())
+}
+
+fn name_bytes(commit: &Commit) -> Vec<u8> {
+    let byte = |pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+    commit.name.as_bytes().chunks(2).map(byte).collect()
 }
 
 fn head(kind: u8, mut length: usize) -> Vec<u8> {
@@ -105,7 +119,7 @@ fn request(commands: &[(&str, &str, &str)], pack: &[u8]) -> Vec<u8> {
 fn judged(encoding: Option<&str>, sent: &[u8]) -> Result<(), String> {
     let patterns = ["refs/heads/bottle/*".parse().unwrap()];
     let terms = GitTerms { fetch: false, push: &patterns };
-    let refused = body(GitRequest::Push, terms, PLACE, encoding, (sent, true));
+    let refused = body(GitRequest::Push, terms, PLACE, Sent { encoding, bytes: sent, is_whole: true }, &|| true);
     refused.map_err(|refused| String::from_utf8_lossy(&refused.answer.body).into_owned())
 }
 
@@ -226,6 +240,52 @@ fn commits_that_follow_what_is_too_long_are_not_seen() {
 }
 
 #[test]
+fn what_is_made_of_changes_is_as_much_work_be_it_a_commit_or_not() {
+    let old = commit(&[], "old");
+    let long = commit(&[&old], &"x".repeat(COMMIT_BYTES_MAX - 1024));
+    let next = commit(&[&old], "next");
+    let packed_change = entry(&spoilt(&long));
+    let after = |changes: usize| {
+        let count = u32::try_from(changes + 2).unwrap().to_be_bytes();
+        let entries = [entry(&whole(&long)), packed_change.repeat(changes), entry(&whole(&next))].concat();
+        request(&[(&old.name, &next.name, REF)], &[b"PACK\0\0\0\x02".as_slice(), &count, &entries].concat())
+    };
+    check(&after(8), None);
+    check(&after(OBJECTS_BYTES_MAX / long.content.len()), Some(&["does not show"]));
+}
+
+#[test]
+fn nothing_is_looked_at_for_nobody_and_nothing_is_allowed_so() {
+    let old = commit(&[], "old");
+    let next = commit(&[&old], "next");
+    let looked_at = |moves: &[(&str, &str, &str)], packed: &[u8], patience: usize| {
+        let (sent, asked) = (request(moves, packed), Cell::new(0));
+        let is_waited_for = || asked.replace(asked.get() + 1) < patience;
+        let patterns = ["refs/heads/bottle/*".parse().unwrap()];
+        let terms = GitTerms { fetch: false, push: &patterns };
+        let sent = Sent { encoding: None, bytes: &sent, is_whole: true };
+        let passes = body(GitRequest::Push, terms, PLACE, sent, &is_waited_for).is_ok();
+        (passes, asked.get())
+    };
+    let moves = [(old.name.as_str(), next.name.as_str(), REF)];
+    let entries = [vec![whole(&next)], vec![blob(3); 10_000]].concat();
+    assert!(looked_at(&moves, &pack(&entries), usize::MAX).0);
+    for patience in [0, 1, 2] {
+        let (passes, asked) = looked_at(&moves, &pack(&entries), patience);
+        assert!(!passes && asked < patience + 5, "{asked}");
+    }
+    // Ways are as long as histories.
+    let mut history = vec![old.clone()];
+    (0..2_000).for_each(|number| history.push(commit(&[&history[number]], "next")));
+    let last = history.last().unwrap();
+    let packed = pack(&history.iter().skip(1).map(whole).collect::<Vec<_>>());
+    let (passes, all) = looked_at(&[(&old.name, &last.name, REF)], &packed, usize::MAX);
+    assert!(passes && all > 4_000, "{all}");
+    let (passes, asked) = looked_at(&[(&old.name, &last.name, REF)], &packed, 3_000);
+    assert!(!passes && asked < 3_005, "{asked}");
+}
+
+#[test]
 fn so_many_refs_move_in_one_push_and_so_many_objects_are_looked_at() {
     let old = commit(&[], "old");
     let next = commit(&[&old], "next");
@@ -301,7 +361,8 @@ fn routes_say_what_may_be_done_at_all() {
     check(false, &patterns, &[GitRequest::LookToPush, GitRequest::Push, GitRequest::LfsWrite, GitRequest::LfsBatch]);
     let batch = |fetch, push, operation: &str, is_whole| {
         let sent = format!("{{\"operation\":\"{operation}\"}}");
-        body(GitRequest::LfsBatch, GitTerms { fetch, push }, PLACE, None, (sent.as_bytes(), is_whole)).is_ok()
+        let sent = Sent { encoding: None, bytes: sent.as_bytes(), is_whole };
+        body(GitRequest::LfsBatch, GitTerms { fetch, push }, PLACE, sent, &|| true).is_ok()
     };
     assert!(
         batch(true, &[], "download", true) && !batch(true, &[], "upload", true) && !batch(true, &[], "download", false)
