@@ -6,13 +6,15 @@
 
 use std::io::{Error, ErrorKind, Result, Write};
 
-use flate2::write::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
+use flate2::write::{DeflateDecoder, ZlibDecoder};
 use zstd::stream::raw::{DParameter, Decoder as RawZstd};
 use zstd::stream::write::Decoder as ZstdDecoder;
 
 use super::brotli::BrotliDecoder;
+use super::gzip::GzipDecoder;
 
-/// Most bytes one decoder may produce for one exchange: far more than a model writes, soon reached by a bomb.
+/// Most bytes one decoder may produce for one exchange, unless it is granted more: far more than a model writes, soon reached
+/// by a bomb.
 const DECODED_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Most encodings stacked on one body.
 const ENCODINGS_MAX: usize = 3;
@@ -43,7 +45,7 @@ pub(super) struct Pipe<W: Write + Default> {
 enum Stage<W: Write + Default> {
     Plain(W),
     Undecided(Box<Undecided<W>>),
-    Gzip(Box<MultiGzDecoder<Pipe<W>>>),
+    Gzip(Box<GzipDecoder<Pipe<W>>>),
     Zlib(Box<ZlibDecoder<Pipe<W>>>),
     Deflate(Box<DeflateDecoder<Pipe<W>>>),
     Brotli(Box<BrotliDecoder<Pipe<W>>>),
@@ -82,6 +84,15 @@ impl<W: Write + Default> Pipe<W> {
         }
         let chain = encodings.into_iter().fold(Self::plain(writer), Self::undecided);
         Some(Self { bytes_left: u64::MAX, ..chain })
+    }
+
+    /// Lets each decoder produce so many bytes more.
+    pub(super) fn grant(&mut self, bytes: u64) {
+        let mut pipe = self;
+        while let Ok(next) = pipe.next() {
+            next.bytes_left = next.bytes_left.saturating_add(bytes);
+            pipe = next;
+        }
     }
 
     /// What the chain ends in.
@@ -222,7 +233,7 @@ fn stage<W: Write + Default>(encoding: Encoding, head: &[u8], next: Pipe<W>) -> 
     Ok(match encoding {
         // The bytes pass through a pipe that is there already.
         Encoding::Identity => next.stage,
-        Encoding::Gzip => Stage::Gzip(Box::new(MultiGzDecoder::new(next))),
+        Encoding::Gzip => Stage::Gzip(Box::new(GzipDecoder::new(next))),
         Encoding::Deflate if has_zlib_header(head) => Stage::Zlib(Box::new(ZlibDecoder::new(next))),
         Encoding::Deflate => Stage::Deflate(Box::new(DeflateDecoder::new(next))),
         Encoding::Brotli => Stage::Brotli(Box::new(BrotliDecoder::new(next))),

@@ -9,6 +9,10 @@ const PIECE_BYTES: usize = 4 << 10;
 /// Most bytes that one piece may become. What is written by people or programs stays far below; a bomb does not.
 const DECODED_AT_ONCE_BYTES_MAX: usize = 8 << 20;
 
+/// Each byte that comes may become so many more than a decoder may produce anyhow: large archives pass, and what is looked at
+/// stays in proportion to what was sent.
+const DECODED_PER_BYTE_MAX: u64 = 32;
+
 /// A body's decoders.
 pub struct Decoder(Pipe<Decoded>);
 
@@ -36,16 +40,17 @@ impl Decoder {
         Pipe::new(content_encoding, Decoded::default()).map(Self)
     }
 
-    /// Decodes more of the body, handing each part of what it becomes to `take`.
+    /// Decodes more of the body, handing each part of what it becomes to `take`; what is decoded before an error as well.
     ///
     /// # Errors
     ///
     /// The body is not encoded as it says, or becomes more than may be looked at.
     pub fn push(&mut self, bytes: &[u8], mut take: impl FnMut(&[u8])) -> Result<()> {
         for piece in bytes.chunks(PIECE_BYTES) {
-            self.0.write_all(piece)?;
-            self.0.flush()?;
+            self.0.grant(DECODED_PER_BYTE_MAX * piece.len() as u64);
+            let decoded = self.0.write_all(piece).and_then(|()| self.0.flush());
             take(&std::mem::take(&mut self.0.writer_mut().0));
+            decoded?;
         }
         Ok(())
     }
@@ -87,5 +92,32 @@ mod tests {
         assert!(Decoder::new(Some("lzw")).is_none());
         let bomb = zstd::encode_all(&vec![0; 64 << 20][..], 3).unwrap();
         assert!(Decoder::new(Some("zstd")).unwrap().push(&bomb, |_| {}).is_err());
+    }
+
+    #[test]
+    fn in_all_it_becomes_as_much_as_is_in_proportion() {
+        let becomes = |piece: &[u8], pieces: usize| {
+            let (mut decoder, mut bytes) = (Decoder::new(Some("zstd")).unwrap(), 0);
+            let mut push = |_| decoder.push(piece, |decoded| bytes += decoded.len());
+            let is_sound = (0..pieces).try_for_each(&mut push).is_ok();
+            (bytes, is_sound)
+        };
+        let noise: Vec<u8> = (0..1u32 << 20).map(|n| n.wrapping_mul(0x9e37_79b1).rotate_left(n) as u8).collect();
+        assert_eq!(becomes(&zstd::encode_all(&noise[..], 1).unwrap(), 300), (300 << 20, true));
+        let (bytes, is_sound) = becomes(&zstd::encode_all(&vec![0; 1 << 20][..], 1).unwrap(), 300);
+        assert!(!is_sound && bytes >> 20 < 260, "{bytes}");
+    }
+
+    #[test]
+    fn what_stands_before_an_error_is_handed_on() {
+        let frame = |text: &[u8]| zstd::encode_all(text, 3).unwrap();
+        let check = |rest: &[u8]| {
+            let mut decoded = Vec::new();
+            let body = [frame(b"first").as_slice(), rest].concat();
+            let pushed = Decoder::new(Some("zstd")).unwrap().push(&body, |bytes| decoded.extend_from_slice(bytes));
+            assert!(pushed.is_err() && decoded.starts_with(b"first"));
+        };
+        check(b"no frame");
+        check(&frame(&vec![0; 16 << 20]));
     }
 }

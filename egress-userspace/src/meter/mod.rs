@@ -29,6 +29,7 @@ pub mod fuzz;
 mod gemini;
 mod glimpse;
 mod guess;
+mod gzip;
 mod json;
 mod lanes;
 mod ollama;

@@ -1,6 +1,7 @@
 //! The body of a request on its way: decoded, looked at, and passed on once it is decided that it may pass.
 
 use std::collections::VecDeque;
+use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -21,8 +22,6 @@ use super::{Screening, found_outbound, media_type, not_approved, unreadable};
 const DECODED_BYTES_MAX: usize = 32 << 20;
 /// Findings that an operator has approved, for one request.
 const APPROVED_MAX: usize = 256;
-/// How a body begins that is compressed, whatever its head says: gzip, zstd.
-const COMPRESSED: [&[u8]; 2] = [b"\x1f\x8b", b"\x28\xb5\x2f\xfd"];
 /// What S3 calls a body in signed chunks; its text stands there as it is.
 const AWS_CHUNKED: &str = "aws-chunked";
 
@@ -33,7 +32,7 @@ pub(in super::super) type Verdict = Arc<OnceLock<Refusal>>;
 pub(in super::super) struct Screen {
     screening: Screening,
     decoder: Option<Decoder>,
-    /// For a body that is compressed and does not say so: it passes as it is, and what is in it is looked at all the same.
+    /// For what is compressed and does not say so: it passes as it is, and what is in it is looked at all the same.
     hidden: Hidden,
     redactor: Redactor,
     /// What passes when everything that was found has been approved.
@@ -78,8 +77,8 @@ impl Screen {
         };
         Ok(Self {
             screening,
-            hidden: if decoder.is_some() { Hidden::No } else { Hidden::Unknown(Vec::new()) },
             decoder,
+            hidden: Hidden::Unknown(Vec::new()),
             redactor,
             passing: BytesMut::new(),
             found: VecDeque::new(),
@@ -117,17 +116,12 @@ impl Screen {
 
     /// Looks at more of the body.
     pub(in super::super) fn push(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
-        self.look_inside(bytes)?;
-        let Some(mut decoder) = self.decoder.take() else {
-            let passing = self.redactor.push(bytes);
-            return self.judge(passing);
-        };
+        let Some(mut decoder) = self.decoder.take() else { return self.look(bytes) };
         let mut judged = Ok(());
         let most = self.passing.len() + DECODED_BYTES_MAX;
         let decoded = decoder.push(bytes, |bytes| {
             if judged.is_ok() {
-                let passing = self.redactor.push(bytes);
-                judged = self.judge(passing);
+                judged = self.look(bytes);
             }
             if judged.is_ok() && self.passing.len() > most {
                 judged = Err(unreadable("a body that is so much larger than it looks"));
@@ -146,8 +140,7 @@ impl Screen {
             let ended = decoder.finish(|bytes| rest.extend_from_slice(bytes));
             self.decoder = Some(decoder);
             ended.map_err(|_| unreadable("a body that is not encoded as it says"))?;
-            let passing = self.redactor.push(&rest);
-            self.judge(passing)?;
+            self.look(&rest)?;
         }
         let passing = self.redactor.finish();
         self.judge(passing)?;
@@ -155,9 +148,9 @@ impl Screen {
         let (decoder, scan) = &mut **hidden;
         let mut found = Vec::new();
         // Cut short, it says what it said so far.
-        let _ = decoder.finish(|bytes| found.extend(scan.push(bytes)));
+        let ended = decoder.finish(|bytes| found.extend(scan.push(bytes)));
         found.extend(scan.finish());
-        self.refuse_hidden(&found)
+        self.refuse_hidden(&found, ended)
     }
 
     /// What may pass of what was looked at, when everything that was found in it has been decided on.
@@ -219,45 +212,84 @@ impl Screen {
         Ok(())
     }
 
+    /// Looks at the text of the body.
+    fn look(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
+        self.look_inside(bytes)?;
+        let passing = self.redactor.push(bytes);
+        self.judge(passing)
+    }
+
     fn look_inside(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
-        if let Hidden::Unknown(head) = &mut self.hidden {
-            head.extend_from_slice(bytes);
-            if COMPRESSED.iter().any(|magic| head.len() < magic.len() && magic.starts_with(head)) {
-                return Ok(());
-            }
-            let head = std::mem::take(head);
-            let is_compressed = COMPRESSED.iter().any(|magic| head.starts_with(magic));
-            let Some(decoder) = Decoder::new(None).filter(|_| is_compressed) else {
-                self.hidden = Hidden::No;
-                return Ok(());
-            };
-            let scan = Scan::new(&self.screening.detectors, Layers::Body);
-            self.hidden = Hidden::Yes(Box::new((decoder, scan)));
-            return self.look_into(&head);
-        }
-        self.look_into(bytes)
+        let Hidden::Unknown(head) = &mut self.hidden else { return self.look_into(bytes) };
+        head.extend_from_slice(bytes);
+        let Poll::Ready(compression) = compression(head) else { return Ok(()) };
+        let head = std::mem::take(head);
+        self.hidden = match compression.and_then(|encoding| Decoder::new(Some(encoding))) {
+            Some(decoder) => Hidden::Yes(Box::new((decoder, Scan::new(&self.screening.detectors, Layers::Body)))),
+            None => Hidden::No,
+        };
+        self.look_into(&head)
     }
 
     fn look_into(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
         let Hidden::Yes(hidden) = &mut self.hidden else { return Ok(()) };
         let (decoder, scan) = &mut **hidden;
         let mut found = Vec::new();
-        if decoder.push(bytes, |bytes| found.extend(scan.push(bytes))).is_err() {
-            // It only began like something compressed, or is more than may be looked at.
-            self.hidden = Hidden::No;
-        }
-        self.refuse_hidden(&found)
+        let decoded = decoder.push(bytes, |bytes| found.extend(scan.push(bytes)));
+        self.refuse_hidden(&found, decoded)
     }
 
-    /// What is found in a body that is not to be changed stops it.
-    fn refuse_hidden(&self, found: &[Finding]) -> Result<(), Refusal> {
-        let first = found.iter().min_by_key(|finding| finding.detector);
-        first.map_or(Ok(()), |first| Err(found_outbound(self.screening.detectors.name(first.detector), "body")))
+    /// What is found in a body that is not to be changed stops it, and so does what cannot be decoded to its end: whoever
+    /// receives it may know how.
+    fn refuse_hidden(&self, found: &[Finding], decoded: io::Result<()>) -> Result<(), Refusal> {
+        if let Some(first) = found.iter().min_by_key(|finding| finding.detector) {
+            return Err(found_outbound(self.screening.detectors.name(first.detector), "body"));
+        }
+        decoded.map_err(|_| unreadable("a compressed body that is broken, or so much larger than it looks,"))
+    }
+}
+
+/// How something is compressed that begins so, whatever is said of it; pending while more is needed to tell.
+///
+/// Gzip with the one method that it has (RFC 1952 §2.3.1); frames of zstd, and those that its readers skip (RFC 8878 §3.1).
+fn compression(head: &[u8]) -> Poll<Option<&'static str>> {
+    match head {
+        [0x1f, 0x8b, 0x08, ..] => Poll::Ready(Some("gzip")),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Poll::Ready(Some("zstd")),
+        [] | [0x1f] | [0x1f, 0x8b] | [0x28] | [0x28, 0xb5] | [0x28, 0xb5, 0x2f] => Poll::Pending,
+        [0x50..=0x5f] | [0x50..=0x5f, 0x2a] | [0x50..=0x5f, 0x2a, 0x4d] => Poll::Pending,
+        [..] => Poll::Ready(None),
     }
 }
 
 impl std::fmt::Debug for Screen {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Screen").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_compressed_is_known_by_how_it_begins() {
+        let check = |head: &[u8], expected: Option<&'static str>| {
+            for end in 0..head.len() {
+                assert_eq!(compression(&head[..end]), Poll::Pending, "{head:x?}");
+            }
+            assert_eq!(compression(head), Poll::Ready(expected), "{head:x?}");
+        };
+        check(b"\x1f\x8b\x08", Some("gzip"));
+        check(b"\x28\xb5\x2f\xfd", Some("zstd"));
+        for first in 0x50..=0x5f {
+            check(&[first, 0x2a, 0x4d, 0x18], Some("zstd"));
+        }
+        check(b"{", None);
+        check(b"[]", None);
+        check(b"\x1f\x8b\x07", None);
+        check(b"\x28\xb5\x2f\xfe", None);
+        check(b"P*M ", None);
+        check(b"\x60", None);
     }
 }

@@ -77,7 +77,21 @@ fn written(value: &str) -> Vec<(Builder, Vec<u8>)> {
         (post().header("content-encoding", "gzip, zstd"), zstd(&gzip(&text))),
         // What says nothing of being compressed is looked into all the same.
         (post(), gzip(&text)),
+        (post(), padded(gzip(&text))),
+        (post(), skipped(zstd(&text))),
+        (post().header("content-encoding", "gzip"), skipped(zstd(&text))),
+        (post(), [zstd(b"nothing"), zstd(&text), b"more".to_vec()].concat()),
     ]
+}
+
+/// Behind it the zeros that archives are filled up with.
+fn padded(body: Vec<u8>) -> Vec<u8> {
+    [body, vec![0; 512]].concat()
+}
+
+/// In front of it a frame that readers of zstd skip.
+fn skipped(body: Vec<u8>) -> Vec<u8> {
+    [b"\x5a\x2a\x4d\x18\x04\0\0\0skip".to_vec(), body].concat()
 }
 
 #[tokio::test]
@@ -133,9 +147,15 @@ async fn a_request_brings_its_own_credential_but_none_that_is_not_its_own() {
 async fn what_cannot_be_looked_at_does_not_pass() {
     let world = world(OutboundOnMatch::Block, InboundOnMatch::Off).await;
     let bomb = zstd(&vec![0; 64 << 20]);
-    for (encoding, body) in
-        [("lzw", b"x".to_vec()), ("gzip", [&gzip(b"x")[..10], b"\xff no deflate"].concat()), ("zstd", bomb)]
-    {
+    let broken = || [&gzip(b"x")[..10], b"\xff no deflate"].concat();
+    for (encoding, body) in [
+        ("lzw", b"x".to_vec()),
+        ("gzip", broken()),
+        ("zstd", bomb.clone()),
+        ("identity", broken()),
+        ("identity", [gzip(b"x"), gzip(b"y")[1..].to_vec()].concat()),
+        ("identity", [bomb, zstd(token().as_bytes())].concat()),
+    ] {
         let mut client = open(&world, Version::HTTP_11).await;
         let request = Request::post("/").header("content-encoding", encoding);
         let response = client.send_to(ROUTED, request, "/x", body).await.unwrap();
@@ -143,6 +163,27 @@ async fn what_cannot_be_looked_at_does_not_pass() {
         assert_eq!(refusal(response).await["egress_reason"], "sensitive_data");
     }
     assert!(world.provider.is_untouched().await);
+}
+
+#[tokio::test]
+async fn what_is_compressed_and_does_not_say_so_passes_as_it_is_if_all_of_it_can_be_read() {
+    let world = world(OutboundOnMatch::Block, InboundOnMatch::Off).await;
+    let text = "nothing to be found ".repeat(1000);
+    let gzipped = gzip(text.as_bytes());
+    for body in [
+        gzipped.clone(),
+        padded(gzipped.clone()),
+        [padded(gzipped.clone()), gzipped.clone()].concat(),
+        skipped(zstd(text.as_bytes())),
+        // The first part of an upload in parts.
+        gzipped[..gzipped.len() / 2].to_vec(),
+        // No method of gzip.
+        b"\x1f\x8b\x07 and so on".to_vec(),
+    ] {
+        let mut client = open(&world, Version::HTTP_11).await;
+        let (_, seen) = passed(&world, &mut client, ROUTED, Request::post("/"), "/x", body.clone()).await;
+        assert!(seen == body);
+    }
 }
 
 #[tokio::test]
