@@ -48,6 +48,17 @@ pub struct Docker {
     child: Option<Child>,
 }
 
+/// An engine that hangs.
+#[derive(Debug)]
+pub struct Hung(Pid);
+
+impl Drop for Hung {
+    fn drop(&mut self) {
+        // It fails only for a process that has ended.
+        let _ = kill(self.0, Signal::SIGCONT);
+    }
+}
+
 impl Docker {
     /// Starts one in a world whose daemon has not been started, and has the daemon use it.
     pub fn start(world: &mut World, engine: Engine) -> Result<Self> {
@@ -119,6 +130,14 @@ impl Docker {
             child.wait()?;
         }
         ended
+    }
+
+    /// Answers nobody and does nothing, as an engine that hangs, until what is returned is dropped. Its containers go on.
+    pub fn hang(&self) -> Result<Hung> {
+        let child = self.child.as_ref().context("it does not run")?;
+        let engine = Pid::from_raw(i32::try_from(child.id())?);
+        kill(engine, Signal::SIGSTOP)?;
+        Ok(Hung(engine))
     }
 
     /// `docker` with these words; what it printed, or what it complained of.

@@ -151,7 +151,10 @@ impl Desk {
 
     async fn cut_all(&self) -> Result<CutAllReply, ApiError> {
         let cut = self.launcher.controller.cut_all().await;
-        Ok(CutAllReply { cut: cut.ok_or_else(|| failed("the controller has stopped"))? })
+        let cut = cut.map_err(|error| {
+            failed(format!("what runs is cut, but what is being started may not be ({})", with_causes(&error)))
+        });
+        Ok(CutAllReply { cut: cut? })
     }
 
     async fn restore(&self, name: BottleName) -> Result<GateReply, ApiError> {

@@ -130,7 +130,8 @@ impl Launcher {
         self.enforcer.attach(&gate).map_err(|error| said(&error))?;
         fault::point(Point::GateAttached);
         let lineage = self.ledger.lineage(row.id).await.map_err(|error| refused(&error))?;
-        self.controller.started(running(row, lineage, spec.address, &built, lifeline)).await;
+        let introduced = self.controller.started(running(row, lineage, spec.address, &built, lifeline)).await;
+        introduced.map_err(|error| said(&error))?;
         fault::point(Point::Introduced);
         let container = self.runtime.container(&row.name).await;
         self.runtime.bring_up(&spec, &built).await.map_err(|error| said(&error))?;

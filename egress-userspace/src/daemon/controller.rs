@@ -25,6 +25,7 @@ use crate::ledger::{GateChange, Ledger, LedgerError, Settled};
 
 use super::containers::{Process, Rewired};
 use super::cutting::{Bounds, Moment, Stage};
+use super::gating::StartError;
 use super::lifeline::Lifeline;
 use super::review::{REVIEW_EVERY, Review};
 use super::secrets::Values;
@@ -58,7 +59,7 @@ pub(super) struct Running {
 
 /// What the controller is told and asked. `done` is answered when everything that follows has been set in motion.
 enum Order {
-    Started { running: Box<Running>, done: oneshot::Sender<()> },
+    Started { running: Box<Running>, done: oneshot::Sender<Result<(), StartError>> },
     Runs { bottle: BottleId, process: Process, signaller: Signaller },
     Rewired { rewired: Box<Rewired>, done: oneshot::Sender<Result<(), KernelError>> },
     Ended { bottle: BottleId, done: oneshot::Sender<()> },
@@ -69,7 +70,7 @@ enum Order {
     Delivered { bottle: BottleId },
     RefusalDelivered { bottle: BottleId },
     Cut { bottle: BottleId, done: oneshot::Sender<Result<bool, LedgerError>> },
-    CutAll { done: oneshot::Sender<Vec<BottleName>> },
+    CutAll { done: oneshot::Sender<Result<Vec<BottleName>, LedgerError>> },
     Stop { bottle: BottleId, stop: Stop, done: oneshot::Sender<bool> },
     Restore { bottle: BottleId, done: oneshot::Sender<Result<bool, LedgerError>> },
     Look { done: oneshot::Sender<View> },
@@ -123,10 +124,11 @@ macro_rules! ask {
 }
 
 impl ControllerHandle {
-    /// A bottle is about to start: the proxy is told who is behind its address.
-    pub(super) async fn started(&self, running: Running) {
+    /// A bottle is about to start, its interface down: its gate is made what the ledger wants by now, and the proxy is told who
+    /// is behind its address. After an error the interface is not to be brought up.
+    pub(super) async fn started(&self, running: Running) -> Result<(), StartError> {
         let running = Box::new(running);
-        let _ = ask!(self, Started { running });
+        ask!(self, Started { running }).unwrap_or(Err(StartError::Ledger(LedgerError::Closed)))
     }
 
     /// Budgets have been changed: returns when every bottle is as they want it.
@@ -196,11 +198,11 @@ impl ControllerHandle {
         ask!(self, Cut { bottle }).unwrap_or(Err(LedgerError::Closed))
     }
 
-    /// Cuts all that run and are not cut, at once; returns which.
-    pub(super) async fn cut_all(&self) -> Option<Vec<BottleName>> {
+    /// Cuts all that run or are being started and are not cut, at once; returns which. After an error those that run are cut.
+    pub(super) async fn cut_all(&self) -> Result<Vec<BottleName>, LedgerError> {
         let (done, answer) = oneshot::channel();
         self.give(Order::CutAll { done });
-        answer.await.ok()
+        answer.await.unwrap_or(Err(LedgerError::Closed))
     }
 
     /// Cuts at once and has the bottle frozen or killed; tells whether it runs. How that ends is said on its lifeline.
@@ -327,9 +329,7 @@ impl Controller {
     async fn obey(&mut self, order: Order) {
         match order {
             Order::Started { running, done } => {
-                self.running.insert(running.id, *running);
-                self.tell_everybody();
-                let _ = done.send(());
+                let _ = done.send(self.introduce(*running).await);
             }
             Order::Runs { bottle, process, signaller } => self.runs(bottle, process, signaller),
             Order::Rewired { rewired, done } => {
@@ -388,7 +388,7 @@ impl Controller {
                 let _ = done.send(());
             }
             Order::Mend { gate, done } => {
-                let _ = done.send(self.mend(*gate));
+                let _ = done.send(self.mend(*gate).await);
             }
             Order::Allowlist { lineage, done } => {
                 let _ = done.send(self.policy.routes.allowlist(&lineage, &self.policy.metered));
@@ -448,7 +448,7 @@ impl Controller {
     }
 
     /// The bottle is cut; the record of that comes before what follows, unless it cannot be written.
-    async fn order_stop(&mut self, bottle: BottleId, stop: Stop, cause: CutCause) {
+    pub(super) async fn order_stop(&mut self, bottle: BottleId, stop: Stop, cause: CutCause) {
         let _ = self.write_unrecorded().await;
         if let Some(running) = self.running.get(&bottle) {
             running.lifeline.remains.send_replace(None);

@@ -1,18 +1,62 @@
 //! What the controller does to gates: cuts, opens and makes them anew, in the kernel and on record.
 
 use egress_common::CutReason;
+use thiserror::Error;
 use tokio::time::Instant;
 use tracing::{error, info};
 
-use crate::domain::{BottleId, BottleName, CutCause, Distribution, Scale, with_causes};
+use crate::domain::{BottleId, BottleName, CutCause, Distribution, GateView, Scale, with_causes};
 use crate::fault::{self, Point};
 use crate::kernel::{Gate, GateStatus, IfIndex, KernelError};
 use crate::ledger::{GateChange, LedgerError};
 
-use super::controller::{Controller, CutTimes, Mended, Record};
+use super::DaemonError;
+use super::controller::{Controller, CutTimes, Mended, Record, Running};
 use super::cutting::Stage;
 
+/// Why a bottle is not let start: what its gate is to be is not known, or not held.
+#[derive(Debug, Error)]
+pub(super) enum StartError {
+    /// See there.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// See there.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+}
+
+impl From<StartError> for DaemonError {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Ledger(error) => error.into(),
+            StartError::Kernel(error) => error.into(),
+        }
+    }
+}
+
 impl Controller {
+    /// A bottle is about to start. It may have been cut since its start began, when nobody here knew of it: the ledger's word
+    /// is read once more, and held by the kernel before anybody brings the interface up.
+    pub(super) async fn introduce(&mut self, mut running: Running) -> Result<(), StartError> {
+        // A cut that is not on record would be overlooked.
+        self.write_unrecorded().await?;
+        let (bottle, mut stop) = (running.id, None);
+        if let GateView::Cut(cause) = self.ledger.bottle(&running.name).await?.gate
+            && running.stage != Stage::Cut(cause)
+        {
+            self.enforcer.set(running.interface, GateStatus::Cut(reason(cause)))?;
+            info!(bottle = %running.name, cause = cause.as_str(), "cut while it was being started");
+            running.stage = Stage::Cut(cause);
+            stop = running.policy.stop().filter(|_| cause == CutCause::Budget);
+        }
+        self.running.insert(bottle, running);
+        self.tell_everybody();
+        if let Some(stop) = stop {
+            self.order_stop(bottle, stop, CutCause::Budget).await;
+        }
+        Ok(())
+    }
+
     /// Kernel first, then the exchanges in flight. The record of it comes next. `due` is when it was to be done.
     pub(super) fn cut_gate(&mut self, bottle: BottleId, cause: CutCause, due: Instant) {
         let Some(running) = self.running.get_mut(&bottle) else { return };
@@ -31,16 +75,28 @@ impl Controller {
         self.tell_proxy();
     }
 
-    /// What the bottle is may have changed since somebody asked for its gate: it is read here.
-    pub(super) fn mend(&mut self, gate: Gate) -> Result<Mended, KernelError> {
-        let Some(running) = self.running.get(&gate.bottle).filter(|running| running.interface == gate.interface) else {
-            return Ok(Mended::NotRunning);
-        };
-        let status = status(&running.stage);
+    /// What the bottle is may have changed since somebody asked for its gate: it is read here. What either the controller or
+    /// the ledger has cut is not opened.
+    pub(super) async fn mend(&mut self, gate: Gate) -> Result<Mended, KernelError> {
+        let is_its = |running: &&mut Running| running.interface == gate.interface;
+        let Some(running) = self.running.get_mut(&gate.bottle).filter(is_its) else { return Ok(Mended::NotRunning) };
+        let recorded = self.ledger.bottle(&running.name).await.map(|row| row.gate);
+        let mut status = status(&running.stage);
+        match recorded {
+            Ok(GateView::Cut(cause)) if status == GateStatus::Open => {
+                running.stage = Stage::Cut(cause);
+                status = GateStatus::Cut(reason(cause));
+            }
+            Ok(GateView::Open | GateView::Cut(_)) => {}
+            // What the ledger said when the gate was asked for.
+            Err(_) if status == GateStatus::Open => status = gate.status,
+            Err(_) => {}
+        }
         let made = self.enforcer.attach(&Gate { status, ..gate });
         if made.is_err() {
             running.lifeline.end.notify_one();
         }
+        self.tell_proxy();
         made.map(|()| Mended::Yes)
     }
 
@@ -57,8 +113,8 @@ impl Controller {
     }
 
     /// In the kernel by one order, in the ledger by one transaction. Gates that cannot be cut so are cut one by one, and
-    /// their bottles ended if they cannot.
-    pub(super) async fn cut_all(&mut self) -> Vec<BottleName> {
+    /// their bottles ended if they cannot. What is being started is cut in the ledger, and by that before it is up.
+    pub(super) async fn cut_all(&mut self) -> Result<Vec<BottleName>, LedgerError> {
         let open = self.running.values().filter(|running| !matches!(running.stage, Stage::Cut(_)));
         let open: Vec<(BottleId, IfIndex)> = open.map(|running| (running.id, running.interface)).collect();
         let cut = GateStatus::Cut(CutReason::Operator);
@@ -81,11 +137,18 @@ impl Controller {
         }
         info!(bottles = names.len(), write_us = start.elapsed().as_micros(), "all are cut");
         self.tell_proxy();
-        let bottles = open.into_iter().map(|(bottle, _)| bottle).collect();
+        let mut bottles: Vec<BottleId> = open.into_iter().map(|(bottle, _)| bottle).collect();
+        let known = self.ledger.bottles().await;
+        for row in known.iter().flatten().filter(|row| row.ended.is_none() && row.gate == GateView::Open) {
+            if !self.running.contains_key(&row.id) {
+                bottles.push(row.id);
+                names.push(row.name.clone());
+            }
+        }
         self.unrecorded.push_back(Record::CutTogether(bottles, CutCause::Operator));
-        // The kernel holds the cuts; a record that fails is written later.
+        // The kernel holds the cuts, and nothing starts without the record; one that fails is written later.
         let _ = self.write_unrecorded().await;
-        names
+        known.map(|_| names)
     }
 
     pub(super) async fn restore(&mut self, bottle: BottleId) -> Result<bool, LedgerError> {
@@ -128,5 +191,82 @@ fn reason(cause: CutCause) -> CutReason {
     match cause {
         CutCause::Budget => CutReason::Budget,
         CutCause::Operator => CutReason::Operator,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::world::World;
+    use super::*;
+    use crate::domain::{CutoffPolicy, Stop};
+    use crate::kernel::Call;
+
+    const OPERATOR: GateView = GateView::Cut(CutCause::Operator);
+
+    async fn stage_of(world: &World) -> Option<Stage> {
+        world.controller.look().await.unwrap().of(world.bottle.id).map(|running| running.stage.clone())
+    }
+
+    #[tokio::test]
+    async fn a_cut_that_comes_while_a_bottle_starts_holds() {
+        let world = World::begun("100", CutoffPolicy::Freeze).await;
+        assert!(!world.controller.cut(world.bottle.id).await.unwrap());
+        assert!(!world.is_cut(), "the bottle is not known yet");
+        world.start().await.unwrap();
+        assert!(world.is_cut(), "it came up open");
+        assert_eq!(stage_of(&world).await, Some(Stage::Cut(CutCause::Operator)));
+        assert_eq!(*world.lifeline.stop.borrow(), None, "an operator who cuts stops nothing");
+        world.controller.restore(world.bottle.id).await.unwrap();
+        assert!(!world.is_cut());
+    }
+
+    #[tokio::test]
+    async fn a_budgets_cut_that_comes_while_a_bottle_starts_is_followed_by_its_policy() {
+        for (policy, stop) in [(CutoffPolicy::Cutoff, None), (CutoffPolicy::Freeze, Some(Stop::Freeze))] {
+            let world = World::begun("100", policy).await;
+            world.ledger.change_gate(world.bottle.id, GateChange::Cut(CutCause::Budget)).await.unwrap();
+            world.start().await.unwrap();
+            assert!(world.is_cut(), "it came up open");
+            assert_eq!(*world.lifeline.stop.borrow(), stop.map(|stop| (stop, CutCause::Budget)), "{policy:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_kernel_does_not_cut_does_not_start() {
+        let world = World::begun("100", CutoffPolicy::Cutoff).await;
+        world.controller.cut(world.bottle.id).await.unwrap();
+        world.enforcer.fail(Call::Set);
+        assert!(matches!(world.start().await, Err(StartError::Kernel(_))));
+        assert_eq!(stage_of(&world).await, None);
+    }
+
+    #[tokio::test]
+    async fn all_are_cut_those_that_start_among_them() {
+        let world = World::begun("100", CutoffPolicy::Cutoff).await;
+        assert_eq!(world.controller.cut_all().await.unwrap(), vec![world.bottle.name.clone()]);
+        assert_eq!(world.recorded().await, OPERATOR);
+        world.start().await.unwrap();
+        assert!(world.is_cut(), "it came up open");
+        assert_eq!(world.controller.cut_all().await.unwrap(), [], "it is cut already");
+        world.ledger.end_run(world.bottle.id, 0).await.unwrap();
+        world.controller.restore(world.bottle.id).await.unwrap();
+        world.controller.ended(world.bottle.id).await;
+        assert_eq!(world.controller.cut_all().await.unwrap(), [], "it has ended");
+    }
+
+    #[tokio::test]
+    async fn a_gate_that_is_made_anew_is_never_more_open_than_the_ledger_wants() {
+        let world = World::started("100").await;
+        world.ledger.change_gate(world.bottle.id, GateChange::Cut(CutCause::Operator)).await.unwrap();
+        assert_eq!(world.controller.mend(world.gate()).await.unwrap(), Mended::Yes);
+        assert!(world.is_cut(), "it was opened");
+        assert_eq!(stage_of(&world).await, Some(Stage::Cut(CutCause::Operator)));
+        // Asked for before it was restored.
+        let asked = Gate { status: GateStatus::Cut(CutReason::Operator), ..world.gate() };
+        world.controller.restore(world.bottle.id).await.unwrap();
+        assert_eq!(world.controller.mend(asked).await.unwrap(), Mended::Yes);
+        assert!(!world.is_cut(), "it was cut by a look that was over");
+        world.controller.ended(world.bottle.id).await;
+        assert_eq!(world.controller.mend(world.gate()).await.unwrap(), Mended::NotRunning);
     }
 }

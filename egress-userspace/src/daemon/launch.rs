@@ -133,7 +133,8 @@ impl Launcher {
         self.enforcer.attach(&self.gate(row, address, interface)).map_err(|error| failed(with_causes(&error)))?;
         fault::point(Point::GateAttached);
         let lineage = self.ledger.lineage(row.id).await.map_err(|error| refused(&error))?;
-        self.controller.started(running(row, lineage, address, &built, lifeline)).await;
+        let introduced = self.controller.started(running(row, lineage, address, &built, lifeline)).await;
+        introduced.map_err(|error| failed(with_causes(&error)))?;
         fault::point(Point::Introduced);
         let container = self.runtime.container(&row.name).await;
         // A container's command begins with this.

@@ -37,6 +37,8 @@ mod stop_steps;
 mod stopping;
 mod traffic;
 mod usage;
+#[cfg(test)]
+mod world;
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};

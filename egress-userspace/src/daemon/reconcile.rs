@@ -99,7 +99,7 @@ async fn adopt(launcher: &Launcher, row: &BottleRow, held: &[Gate]) -> Result<Op
     let row = &keep_gate(launcher, row, is_held, held, (interface, address)).await?;
     let (lifeline, exit) = Lifeline::new();
     let lineage = launcher.ledger.lineage(row.id).await?;
-    launcher.controller.started(running(row, lineage, address, &built, lifeline.clone())).await;
+    launcher.controller.started(running(row, lineage, address, &built, lifeline.clone())).await?;
     let container = launcher.runtime.container(&row.name).await;
     launcher.controller.runs(row.id, Process::of(container, &command), command.signaller());
     info!(bottle = %row.name, "adopted");

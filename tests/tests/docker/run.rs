@@ -2,8 +2,8 @@
 
 use std::io::Write;
 
-use anyhow::{Result, ensure};
-use egress_userspace::domain::{CutCause, GateView, RuntimeKind};
+use anyhow::{Context, Result, ensure};
+use egress_userspace::domain::{AuditKind, CutCause, GateView, RuntimeKind};
 use harness::docker::{BARE, CLIENT, Docker};
 use harness::terminal::Terminal;
 use harness::world::{Bottle, PATIENCE, World, until};
@@ -72,6 +72,34 @@ pub(crate) fn check_spending(docker: &Docker, world: &World) -> Result<()> {
     let mut bottle = world.shell("web", &["--image", CLIENT, "--budget", "claude=1k"])?;
     bottle.ask("claude-test+input-900+output-500")?;
     world.until_gate("web", gate, PATIENCE)
+}
+
+/// Making a container takes its time, and longer when the engine hangs. What an operator says meanwhile holds.
+#[test]
+fn a_cut_that_comes_while_a_container_starts_holds() -> Result<()> {
+    let Some((docker, world)) = world("a cut of what starts", "")? else { return Ok(()) };
+    let hung = docker.hang()?;
+    let start = |name| Bottle::start(world.command(&["run", name, "--image", CLIENT, "--", "sh"]));
+    let mut bottles = [("web", start("web")?), ("api", start("api")?)];
+    until("both are being started", PATIENCE, || Ok(world.listed("web")?.is_some() && world.listed("api")?.is_some()))?;
+    let said = world.egress(&["cut", "web"])?;
+    assert_eq!((said.code, said.output.as_str()), (0, "web is cut (operator)\n"), "{said:?}");
+    let said = world.egress(&["cut", "--all"])?;
+    assert_eq!((said.code, said.output.as_str()), (0, "api is cut (operator)\n"), "{said:?}");
+    drop(hung);
+    for (name, bottle) in &mut bottles {
+        bottle.sh("true").with_context(|| world.log_tail())?;
+        ensure!(
+            bottle.sh("curl -s --max-time 2 http://10.213.0.1:8080/")?.code != 0,
+            "the cut of {name} does not hold"
+        );
+        assert_eq!(world.bottle(name)?.gate, GateView::Cut(CutCause::Operator));
+        assert_eq!(world.egress(&["restore", name])?.code, 0);
+        assert_eq!(bottle.ask("claude-test")?.status, 200, "{name}");
+        let tampered = |kind: &AuditKind| matches!(kind, AuditKind::GateTampered { .. });
+        ensure!(!world.audit(Some(name))?.iter().any(tampered), "it passes for tampering");
+    }
+    Ok(())
 }
 
 #[test]
