@@ -102,6 +102,33 @@ fn a_cut_that_comes_while_a_container_starts_holds() -> Result<()> {
     Ok(())
 }
 
+/// A user's own container has the name that one of a bottle would have. It is nobody's to remove, whatever fails.
+#[test]
+fn a_container_that_is_anothers_is_left_alone() -> Result<()> {
+    let Some((docker, mut world)) = world("another's container", "")? else { return Ok(()) };
+    docker.docker(&["run", "-d", "--name", "egress-web", CLIENT, "sleep", "7003"])?;
+    let state = || docker.docker(&["inspect", "--format", "{{.Id}} {{.State.Running}}", "egress-web"]);
+    let before = state()?;
+    ensure!(before.ends_with("true"), "{before}");
+    let said = world.egress(&["run", "web", "--image", CLIENT, "--", "true"])?;
+    ensure!(said.code == 1 && said.errors.contains("another container of the name egress-web"), "{said:?}");
+    assert_eq!(state()?, before, "by a run");
+    assert_eq!(world.egress(&["kill", "web"])?.code, 0);
+    assert_eq!(state()?, before, "by a kill");
+    // What a daemon leaves that dies before it has made the container.
+    world.kill_daemon_and_proxy()?;
+    let directory = world.names.run.join("bottles/web");
+    std::fs::create_dir_all(&directory)?;
+    std::fs::write(directory.join("container"), r#"{"container":"egress-web","is_attached":false}"#)?;
+    world.start_daemon()?;
+    ensure!(!directory.exists(), "it is not taken down");
+    assert_eq!(state()?, before, "by the next daemon");
+    docker.docker(&["rename", "egress-web", "own"])?;
+    assert_eq!(run(&world, &["--image", CLIENT, "--", "true"])?.end()?.code, 0);
+    assert_eq!(docker.containers()?, ["own"]);
+    Ok(())
+}
+
 #[test]
 fn a_container_has_the_callers_terminal() -> Result<()> {
     let Some((_docker, world)) = world("a terminal of a container", "")? else { return Ok(()) };

@@ -117,9 +117,10 @@ impl Engine {
         self.0.inspect_image(name).await.map_err(into_io)
     }
 
-    pub(super) async fn create(&self, name: &str, body: ContainerCreateBody) -> io::Result<()> {
+    /// Makes a container of this name; tells its number.
+    pub(super) async fn create(&self, name: &str, body: ContainerCreateBody) -> io::Result<String> {
         let options = CreateContainerOptions { name: Some(name.to_owned()), ..CreateContainerOptions::default() };
-        self.0.create_container(Some(options), body).await.map(|_| ()).map_err(into_io)
+        self.0.create_container(Some(options), body).await.map(|created| created.id).map_err(into_io)
     }
 
     pub(super) async fn start(&self, container: &str) -> io::Result<()> {

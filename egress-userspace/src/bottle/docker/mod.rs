@@ -62,7 +62,7 @@ pub(super) struct DockerRuntime {
 /// Which container a bottle is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Mark {
-    /// What the engine knows it by.
+    /// What the engine knows it by: its number, or, until it has been made, the name that it is to have.
     container: String,
     /// It is not ours to remove.
     is_attached: bool,
@@ -88,22 +88,25 @@ impl DockerRuntime {
             .map_err(|foreign| BottleError::Foreign { bottle: spec.name.to_string(), owner: foreign.owner })?;
         let name = format!("{CONTAINER_PREFIX}{}", spec.name);
         let around = |has_terminal| self.around(&spec.name, &layout, &launch, has_terminal);
-        self.make_room(&spec.name, &Mark { container: name.clone(), is_attached: false })?;
         remove_own(&engine, &spec.name, &name)
             .await
             .map_err(|source| step(&spec.name, "making room for it", source))?;
+        self.make_room(&spec.name, &Mark { container: name.clone(), is_attached: false })?;
         let made = made(&engine, &spec.name, &launch, container).await?;
         let [input, output, _] = &launch.stdio;
         let has_terminal = launch.has_terminal && isatty(input) && isatty(output);
         let create = async {
             let around = around(has_terminal)?;
             self.note(&spec.name, &launch.caller, &around.shared)?;
-            engine.create(&name, configuration::around(made, around)).await
+            let id = engine.create(&name, configuration::around(made, around)).await?;
+            // Another could get its name.
+            self.mark(&spec.name, &Mark { container: id.clone(), is_attached: false })?;
+            Ok(id)
         };
-        create.await.map_err(|source| step(&spec.name, "making its container", source))?;
-        let task = self.task(&spec.name, name.clone(), has_terminal, false)?;
+        let id = create.await.map_err(|source| step(&spec.name, "making its container", source))?;
+        let task = self.task(&spec.name, id.clone(), has_terminal, false)?;
         let mut command = self.spawn(&task, Some(launch.stdio)).map_err(|source| step(&spec.name, FRONT, source))?;
-        let seen = until_runs(&engine, &name, &mut command).await;
+        let seen = until_runs(&engine, &id, &mut command).await;
         let seen = seen.map_err(|source| step(&spec.name, "starting its container", source))?;
         let built = self.wire(&engine, spec, &seen).await?;
         Ok((built, command))
@@ -190,7 +193,12 @@ impl DockerRuntime {
         let undone = async {
             if is_ours {
                 let socket = self.socket().map_err(io::Error::other)?;
-                Engine::connect(&socket).await?.remove(&mark.container, is_frozen).await?;
+                let engine = Engine::connect(&socket).await?;
+                // One that was to be made is marked by a name, which may be another's container.
+                let found = engine.find(&mark.container).await?;
+                if let Some(seen) = found.filter(|seen| mark.is_attached || is_made_for(seen, bottle)) {
+                    engine.remove(&seen.id, is_frozen).await?;
+                }
                 return self.forget_attached(bottle);
             }
             self.detach_files(bottle, &mark).await
@@ -225,11 +233,19 @@ impl DockerRuntime {
         let make = || {
             layout.directory.parent().map_or(Ok(()), fs::create_dir_all)?;
             fs::create_dir(&layout.directory)?;
-            fs::write(layout.directory.join(MARK), serde_json::to_vec(mark)?)?;
+            self.mark(bottle, mark)?;
             inside::write_files(&layout, &self.host.wiring)?;
             cgroup::create(&group)
         };
         make().map_err(|source| step(bottle, "making its directory", source))
+    }
+
+    /// The mark is the old one or the new one at any moment.
+    fn mark(&self, bottle: &BottleName, mark: &Mark) -> io::Result<()> {
+        let path = self.host.layout(bottle).directory.join(MARK);
+        let unfinished = path.with_extension("new");
+        fs::write(&unfinished, serde_json::to_vec(mark)?)?;
+        fs::rename(&unfinished, &path)
     }
 
     fn marked(&self, bottle: &BottleName) -> Result<Mark, BottleError> {
@@ -376,10 +392,16 @@ async fn made(
 /// A container that a crashed run of this bottle left. Nobody else's.
 async fn remove_own(engine: &Engine, bottle: &BottleName, name: &str) -> io::Result<()> {
     match engine.find(name).await? {
-        Some(seen) if seen.label(LABEL) == Some(bottle.as_str()) => engine.remove(&seen.id, false).await,
-        Some(_) => Err(io::Error::other(format!("there is another container of the name {name}"))),
+        Some(seen) if is_made_for(&seen, bottle) => engine.remove(&seen.id, false).await,
+        Some(_) => Err(io::Error::other(format!(
+            "there is another container of the name {name}: rename it, or give the bottle another name"
+        ))),
         None => Ok(()),
     }
+}
+
+fn is_made_for(seen: &Seen, bottle: &BottleName) -> bool {
+    seen.label(LABEL) == Some(bottle.as_str())
 }
 
 /// Waits until the container runs; an error when what stands for it has ended.
