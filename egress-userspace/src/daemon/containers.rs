@@ -82,6 +82,7 @@ impl Launcher {
         name: BottleName,
         request: AttachRequest,
     ) -> Result<AttachReply, ApiError> {
+        self.check_enforcing()?;
         let AttachRequest { container, agent, budget, extends, shutdown } = request;
         let caller = Caller { uid: peer.uid, gid: peer.gid, groups: peer.groups };
         let said = |error: crate::bottle::BottleError| failed(with_causes(&error));

@@ -1,5 +1,6 @@
 //! `egress attach`: containers that ran before, on networks of their engine.
 
+use std::fs;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -196,9 +197,26 @@ fn what_cannot_be_gated_is_refused() -> Result<()> {
     let ended = world.egress(&["run", "new", "--image", CLIENT])?;
     ensure!(ended.code == 1 && ended.errors.contains("names no command"), "{ended:?}");
     docker.stop()?;
-    std::fs::remove_file(docker.socket()).ok();
+    fs::remove_file(docker.socket()).ok();
     let ended = world.egress(&["run", "new", "--image", CLIENT, "--", "true"])?;
     ensure!(ended.code == 1 && ended.errors.contains("--docker-socket"), "{ended:?}");
+    Ok(())
+}
+
+#[test]
+fn a_daemon_that_cannot_enforce_attaches_nothing() -> Result<()> {
+    let Some((docker, mut world)) = world("attaching without enforcement", "")? else { return Ok(()) };
+    docker.docker(&["run", "-d", "--name", "target", CLIENT, "sleep", "7004"])?;
+    let networks = || docker.docker(&["inspect", "--format", "{{json .NetworkSettings.Networks}}", "target"]);
+    let before = networks()?;
+    world.stop_daemon()?;
+    // Where the gate would be tried.
+    fs::write(world.names.run.join("self-check"), "in the way")?;
+    world.start_daemon()?;
+    ensure!(world.status()?.not_enforcing.is_some(), "{:?}", world.status()?);
+    let said = world.egress(&["attach", "web", "--container", "target"])?;
+    ensure!(said.code == 1 && said.errors.contains("does not enforce"), "{said:?}");
+    ensure!(world.listed("web")?.is_none() && networks()? == before, "it was attached");
     Ok(())
 }
 
