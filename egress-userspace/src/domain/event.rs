@@ -197,6 +197,8 @@ pub enum RefusalReason {
     LedgerUnavailable,
     /// The controller does not answer.
     ControllerUnavailable,
+    /// The bottle has more on its way than is held for it at once.
+    TooMuchAtOnce,
     /// SNI, Host and CONNECT target name different hosts.
     Misdirected,
     /// What was asked for cannot be metered.
@@ -219,6 +221,7 @@ impl RefusalReason {
             Self::CredentialNotAllowed => "credential_not_allowed",
             Self::LedgerUnavailable => "ledger_unavailable",
             Self::ControllerUnavailable => "controller_unavailable",
+            Self::TooMuchAtOnce => "too_much_at_once",
             Self::Misdirected => "misdirected",
             Self::NotMeterable => "not_meterable",
         }
@@ -541,6 +544,7 @@ mod tests {
             RefusalReason::CredentialNotAllowed,
             RefusalReason::LedgerUnavailable,
             RefusalReason::ControllerUnavailable,
+            RefusalReason::TooMuchAtOnce,
             RefusalReason::Misdirected,
             RefusalReason::NotMeterable,
         ] {

@@ -22,6 +22,12 @@ const ENCODINGS_MAX: usize = 3;
 const BROTLI_MAX: usize = 1;
 /// Largest zstd window, as a power of two of bytes: 8 MiB, what RFC 9659 allows for content.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
+/// Largest brotli window, in bytes (RFC 7932 §9.1).
+const BROTLI_WINDOW_BYTES_MAX: u64 = 16 << 20;
+/// Window and tables of a decoder of deflate, in bytes.
+const DEFLATE_BYTES: u64 = 48 << 10;
+/// Tables and buffers of the other decoders, in bytes.
+const TABLES_BYTES: u64 = 256 << 10;
 
 const GZIP_MAGIC: &[u8] = b"\x1f\x8b";
 const ZSTD_MAGIC: &[u8] = b"\x28\xb5\x2f\xfd";
@@ -111,6 +117,31 @@ impl<W: Write + Default> Pipe<W> {
     /// What the chain ends in, to end it.
     pub(super) fn writer_mut(&mut self) -> &mut W {
         self.next().map_or_else(|writer| writer, Pipe::writer_mut)
+    }
+
+    /// What the decoders hold, in bytes: a window is as large as what has filled it, up to its limit.
+    pub(super) fn held(&self) -> usize {
+        let (own, next) = match &self.stage {
+            Stage::Plain(_) => return 0,
+            Stage::Undecided(undecided) => (undecided.head.len() as u64, &undecided.next),
+            Stage::Gzip(decoder) => (DEFLATE_BYTES, decoder.get_ref()),
+            Stage::Zlib(decoder) => (DEFLATE_BYTES, decoder.get_ref()),
+            Stage::Deflate(decoder) => (DEFLATE_BYTES, decoder.get_ref()),
+            Stage::Brotli(decoder) => {
+                let next = decoder.get_ref();
+                (TABLES_BYTES + next.taken().min(BROTLI_WINDOW_BYTES_MAX), next)
+            }
+            Stage::Zstd(decoder) => {
+                let next = decoder.get_ref();
+                (TABLES_BYTES + next.taken().min(1 << ZSTD_WINDOW_LOG_MAX), next)
+            }
+        };
+        usize::try_from(own).unwrap_or(usize::MAX).saturating_add(next.held())
+    }
+
+    /// Bytes that have come through here, behind a decoder.
+    fn taken(&self) -> u64 {
+        DECODED_BYTES_MAX.saturating_sub(self.bytes_left)
     }
 
     /// No more bytes come: decides what is undecided and pushes everything through.

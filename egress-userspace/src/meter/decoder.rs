@@ -55,6 +55,12 @@ impl Decoder {
         Ok(())
     }
 
+    /// What the decoders hold of what they have decoded, with their tables: at most so many bytes.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.0.held()
+    }
+
     /// Nothing follows.
     ///
     /// # Errors
@@ -90,6 +96,12 @@ mod tests {
         decoder.finish(|bytes| decoded.extend_from_slice(bytes)).unwrap();
         assert_eq!(decoded, text.as_bytes());
         assert!(Decoder::new(Some("lzw")).is_none());
+        // Its window, as far as it is filled, and no more than it can be.
+        assert!((text.len()..text.len() + (1 << 20)).contains(&decoder.held()), "{}", decoder.held());
+        let long = zstd::encode_all(&vec![b' '; 40 << 20][..], 3).unwrap();
+        let mut decoder = Decoder::new(Some("zstd")).unwrap();
+        long.chunks(256).for_each(|chunk| decoder.push(chunk, |_| {}).unwrap());
+        assert!((8 << 20..9 << 20).contains(&decoder.held()), "{}", decoder.held());
         let bomb = zstd::encode_all(&vec![0; 64 << 20][..], 3).unwrap();
         assert!(Decoder::new(Some("zstd")).unwrap().push(&bomb, |_| {}).is_err());
     }

@@ -202,6 +202,12 @@ impl Frames {
         Self { side, message_bytes_max, head, open: None, message: None, control, error: None }
     }
 
+    /// Bytes of messages that have come and are not handed on.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.message.as_ref().map_or(0, |message| message.payload.len())
+    }
+
     /// The next frame in `input`, which is moved past what was read. `None` when all of it was read and more is needed.
     ///
     /// # Errors

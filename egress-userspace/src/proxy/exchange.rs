@@ -227,6 +227,9 @@ impl Run<'_> {
     pub(super) fn tell(&self, answer: &Answer) {
         let (Answer::Refused(refused) | Answer::UpgradeRefused(Some(refused))) = answer else { return };
         let reason = refused.reason;
+        if reason == RefusalReason::TooMuchAtOnce {
+            tracing::warn!(bottle = %self.bottle.view.name, "refused: as much is held for it at once as may be");
+        }
         if !refusal::is_of_routes(reason) {
             return self.bottle.passage.measures.refused(reason);
         }
@@ -247,7 +250,7 @@ impl Run<'_> {
         mut head: Parts,
         body: Incoming,
     ) -> Result<Response<ResponseBody>, Severed> {
-        let body = match self.check_git(&allowed, &head, RequestBody::unread(body)).await {
+        let body = match self.check_git(&allowed, &head, RequestBody::unread(body, &self.origin.passage.memory)).await {
             Ok(body) => body,
             Err(refused) => return Ok(refused),
         };

@@ -54,7 +54,7 @@ impl Run<'_> {
             Ok(body) => body,
             Err(error) => {
                 tracing::debug!(%error, bottle = %self.bottle.view.name, "request not read");
-                return Err(self.answer(&Answer::BodyBroken));
+                return Err(self.answer(&error.into()));
             }
         };
         match judge(asked, allowed, head, place, (&body, seat)).await {

@@ -26,6 +26,12 @@ pub(super) const STREAMS_PER_CONNECTION_MAX: u32 = 128;
 pub(super) const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 /// The same for a whole connection from a bottle.
 pub(super) const CLIENT_WINDOW_BYTES: u32 = 1 << 20;
+/// Connections of one bottle that get such windows. Those that are opened beside so many get narrow ones.
+pub(super) const WIDE_CONNECTIONS_PER_BOTTLE_MAX: usize = 128;
+/// A narrow window for one stream.
+pub(super) const NARROW_STREAM_WINDOW_BYTES: u32 = 64 << 10;
+/// The same for a whole connection.
+pub(super) const NARROW_CLIENT_WINDOW_BYTES: u32 = 128 << 10;
 /// The same for a whole connection to a provider: more than all its streams together may take, so
 /// that one that is not read does not hold up the others.
 pub(super) const UPSTREAM_WINDOW_BYTES: u32 = 64 << 20;
@@ -39,6 +45,11 @@ pub(super) const STRICT_READ_BYTES: usize = 16 << 10;
 /// The line that says how long a chunk is, extensions included, in bytes.
 pub(super) const CHUNK_LINE_BYTES_MAX: usize = 256;
 
+/// What one bottle's requests and messages may make the proxy hold while they are looked at, in bytes: four of the longest
+/// pushes, or the beginnings of 32 requests as long as any that is read before it is admitted.
+pub(super) const MEMORY_PER_BOTTLE_BYTES_MAX: usize = 128 << 20;
+/// The same of all bottles. One that takes all it can leaves half to others, two of them a third, and so on.
+pub(super) const MEMORY_BYTES_MAX: usize = 512 << 20;
 /// How much of a metered request's body is read before it is admitted.
 pub(super) const BODY_PREFIX_BYTES_MAX: usize = 4 << 20;
 /// A client has this long to send that prefix.

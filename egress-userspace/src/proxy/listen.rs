@@ -26,7 +26,8 @@ use crate::domain::{Host, RefusalReason, with_causes};
 use super::exchange::{Exchange, Origin, Severed};
 use super::limits::{
     ACCEPT_PAUSE, CLIENT_WINDOW_BYTES, CONNECTION_BUFFER_BYTES_MAX, HANDSHAKE_TIME_MAX, HEAD_BYTES_MAX, HEAD_TIME_MAX,
-    STRANGER_POLL, STRANGER_TIME_MAX, STREAM_SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES, STREAMS_PER_CONNECTION_MAX,
+    NARROW_CLIENT_WINDOW_BYTES, NARROW_STREAM_WINDOW_BYTES, STRANGER_POLL, STRANGER_TIME_MAX, STREAM_SEND_BUFFER_BYTES,
+    STREAM_WINDOW_BYTES, STREAMS_PER_CONNECTION_MAX, WIDE_CONNECTIONS_PER_BOTTLE_MAX,
 };
 use super::own;
 use super::refusal::{self, Audience};
@@ -287,7 +288,8 @@ impl Server {
                 Ok::<_, Severed>(response.map(|body| InTurn::new(body, turn)))
             }
         });
-        let serving = pin!(http2_builder().serve_connection(TokioIo::new(stream), service));
+        let windows = Windows::of(origin.passage.connections());
+        let serving = pin!(http2_builder(windows).serve_connection(TokioIo::new(stream), service));
         begins_in_time(serving, &has_begun).await?.map_err(ConnectionError::Http)
     }
 }
@@ -334,14 +336,31 @@ fn http1_builder() -> http1::Builder {
     builder
 }
 
-fn http2_builder() -> http2::Builder<TokioExecutor> {
+/// What a client may send over HTTP/2 before it is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Windows {
+    stream_bytes: u32,
+    connection_bytes: u32,
+}
+
+impl Windows {
+    /// For a connection of a bottle that holds so many.
+    fn of(connections: usize) -> Self {
+        if connections <= WIDE_CONNECTIONS_PER_BOTTLE_MAX {
+            return Self { stream_bytes: STREAM_WINDOW_BYTES, connection_bytes: CLIENT_WINDOW_BYTES };
+        }
+        Self { stream_bytes: NARROW_STREAM_WINDOW_BYTES, connection_bytes: NARROW_CLIENT_WINDOW_BYTES }
+    }
+}
+
+fn http2_builder(windows: Windows) -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
         .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CLIENT_WINDOW_BYTES)
+        .initial_stream_window_size(windows.stream_bytes)
+        .initial_connection_window_size(windows.connection_bytes)
         .max_send_buf_size(STREAM_SEND_BUFFER_BYTES)
         .keep_alive_interval(HEAD_TIME_MAX)
         .auto_date_header(false);
@@ -356,7 +375,7 @@ mod tests {
     use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
 
     use super::*;
-    use crate::proxy::limits::HEAD_ARRIVAL_TIME_MAX;
+    use crate::proxy::limits::{CONNECTIONS_PER_BOTTLE_MAX, HEAD_ARRIVAL_TIME_MAX};
 
     /// A request's head, a byte every ten seconds.
     const HEAD: &[u8] = b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n";
@@ -374,6 +393,14 @@ mod tests {
         let mut answer = String::new();
         client.read_to_string(&mut answer).await.unwrap();
         (answer, begun.elapsed())
+    }
+
+    #[test]
+    fn all_connections_of_a_bottle_together_have_windows_of_so_many_bytes() {
+        let windows = |connections| u64::from(Windows::of(connections).connection_bytes);
+        let sum: u64 = (1..=CONNECTIONS_PER_BOTTLE_MAX).map(windows).sum();
+        assert_eq!(sum, 368 << 20);
+        assert_eq!(windows(1), u64::from(CLIENT_WINDOW_BYTES));
     }
 
     #[tokio::test(start_paused = true)]
@@ -420,7 +447,7 @@ mod tests {
             let service =
                 service_fn(async |_: Request<Incoming>| Ok::<_, Infallible>(Response::new(ResponseBody::Empty)));
             let (serving, begun) =
-                (pin!(http2_builder().serve_connection(TokioIo::new(server), service)), Instant::now());
+                (pin!(http2_builder(Windows::of(1)).serve_connection(TokioIo::new(server), service)), Instant::now());
             let ended = begins_in_time(serving, &AtomicBool::new(false)).await;
             assert!(matches!(ended, Err(ConnectionError::TimedOut)), "{ended:?}");
             assert_eq!(begun.elapsed().as_secs(), HEAD_TIME_MAX.as_secs());

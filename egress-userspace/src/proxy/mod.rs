@@ -28,6 +28,7 @@ mod limits;
 mod link;
 mod listen;
 mod measures;
+mod memory;
 mod outgoing;
 mod own;
 mod process;

@@ -189,7 +189,8 @@ pub(super) fn is_of_routes(reason: RefusalReason) -> bool {
         RefusalReason::BudgetExhausted
         | RefusalReason::BottleCut
         | RefusalReason::LedgerUnavailable
-        | RefusalReason::ControllerUnavailable => false,
+        | RefusalReason::ControllerUnavailable
+        | RefusalReason::TooMuchAtOnce => false,
     }
 }
 
@@ -297,7 +298,9 @@ fn status(answer: &Answer, audience: Audience) -> StatusCode {
         | RefusalReason::CredentialMissing
         | RefusalReason::CredentialNotAllowed
         | RefusalReason::NotMeterable => StatusCode::FORBIDDEN,
-        RefusalReason::LedgerUnavailable | RefusalReason::ControllerUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+        RefusalReason::LedgerUnavailable | RefusalReason::ControllerUnavailable | RefusalReason::TooMuchAtOnce => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         RefusalReason::Misdirected => StatusCode::MISDIRECTED_REQUEST,
     }
 }
@@ -473,7 +476,9 @@ mod tests {
         for reason in [RefusalReason::NotMeterable, RefusalReason::SensitiveData, RefusalReason::CredentialNotAllowed] {
             assert_eq!(status(&plain(reason, String::new())), 400, "{reason:?}");
         }
-        assert_eq!(status(&plain(RefusalReason::LedgerUnavailable, String::new())), 503);
+        for reason in [RefusalReason::LedgerUnavailable, RefusalReason::TooMuchAtOnce] {
+            assert_eq!(status(&plain(reason, String::new())), 503, "{reason:?}");
+        }
         assert_eq!(status(&Answer::UpgradeRefused(Some(exhausted()))), 426);
     }
 

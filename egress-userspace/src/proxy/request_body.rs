@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::domain::Refusal;
 
 use super::limits::{BODY_PREFIX_TIME_MAX, REFUSED_BODY_BYTES_MAX, REFUSED_BODY_TIME_MAX};
+use super::memory::{Held, Share, TooMuch};
 use super::scan::{Screen, Verdict};
 
 /// The client did not send what it announced.
@@ -27,9 +29,15 @@ pub(super) enum BodyBroken {
     /// Broken off or malformed.
     #[error("the request's body broke off")]
     Client(#[from] hyper::Error),
-    /// Something is in it that may not leave.
+    /// Something is in it that may not leave, or there is no room to hold it.
     #[error("the request's body may not leave")]
     Refused(Box<Refusal>),
+}
+
+impl From<TooMuch> for BodyBroken {
+    fn from(too_much: TooMuch) -> Self {
+        Self::Refused(Box::new(too_much.into()))
+    }
 }
 
 /// What is sent to the provider: what the client sent.
@@ -40,14 +48,17 @@ pub(super) struct RequestBody {
     trailers: Option<HeaderMap>,
     /// What looks at the rest as it comes.
     screen: Option<Box<Screen>>,
+    /// What is read of it is charged there.
+    memory: Arc<Share>,
     /// Room for a long beginning.
     _place: Option<OwnedSemaphorePermit>,
 }
 
 impl RequestBody {
-    /// All of it still to come.
-    pub(super) fn unread(body: Incoming) -> Self {
-        Self { prefix: Bytes::new(), rest: Some(body), trailers: None, screen: None, _place: None }
+    /// All of it still to come. `memory` is that of its bottle.
+    pub(super) fn unread(body: Incoming, memory: &Arc<Share>) -> Self {
+        let memory = Arc::clone(memory);
+        Self { prefix: Bytes::new(), rest: Some(body), trailers: None, screen: None, memory, _place: None }
     }
 
     /// Waits for the beginning: all of the body, or `bytes_max` bytes and what came with the last of them.
@@ -74,14 +85,16 @@ impl RequestBody {
         Self { _place: Some(place), ..self }
     }
 
-    /// One of the proxy's own.
-    pub(super) fn of(bytes: Bytes) -> Self {
-        Self { prefix: bytes, rest: None, trailers: None, screen: None, _place: None }
+    /// One of the proxy's own, about what a bottle asked.
+    pub(super) fn of(bytes: Bytes, memory: &Arc<Share>) -> Result<Self, TooMuch> {
+        let prefix = memory.hold(bytes.len())?.keep(bytes);
+        let memory = Arc::clone(memory);
+        Ok(Self { prefix, rest: None, trailers: None, screen: None, memory, _place: None })
     }
 
-    fn beginning_with(mut self, gathered: BytesMut) -> Self {
+    fn beginning_with(mut self, gathered: BytesMut, held: Held) -> Self {
         if !gathered.is_empty() {
-            self.prefix = gathered.freeze();
+            self.prefix = held.keep(gathered.freeze());
         }
         self
     }
@@ -106,9 +119,19 @@ impl RequestBody {
         self.is_end_stream()
     }
 
+    /// Nothing of it is sent. What was held is given back before anybody waits for the client to have sent the rest.
+    async fn give_up(self, broken: impl Into<BodyBroken>) -> BodyBroken {
+        let (broken, rest) = (broken.into(), self.into_rest());
+        if let (BodyBroken::Refused(_), Some(rest)) = (&broken, rest) {
+            discard(rest).await;
+        }
+        broken
+    }
+
     /// Sends something else in place of the beginning.
     pub(super) fn replace_prefix(&mut self, prefix: Bytes) {
-        self.prefix = prefix;
+        self.prefix = Bytes::new();
+        self.prefix = self.memory.hold_instead(prefix.len()).keep(prefix);
     }
 
     /// What has not been read.
@@ -123,7 +146,7 @@ impl RequestBody {
 }
 
 async fn read_prefix(mut body: RequestBody, bytes_max: usize) -> Result<RequestBody, BodyBroken> {
-    let mut gathered = BytesMut::new();
+    let (mut gathered, mut held) = (BytesMut::new(), body.memory.nothing());
     let mut deadline = Instant::now() + BODY_PREFIX_TIME_MAX;
     while body.prefix.len().max(gathered.len()) < bytes_max {
         let frame = match timeout_at(deadline, poll_fn(|cx| body.poll_rest(cx))).await {
@@ -137,10 +160,25 @@ async fn read_prefix(mut body: RequestBody, bytes_max: usize) -> Result<RequestB
             Err(_) => return Err(BodyBroken::TimedOut),
         };
         let Some(frame) = frame else { break };
-        match frame?.into_data() {
+        let frame = match frame {
+            Ok(frame) => frame.into_data(),
+            Err(broken) => {
+                drop((gathered, held));
+                return Err(body.give_up(broken).await);
+            }
+        };
+        match frame {
             // Most bodies come in one piece, which is not copied.
-            Ok(data) if body.prefix.is_empty() && gathered.is_empty() => body.prefix = data,
+            Ok(data) if body.prefix.is_empty() && gathered.is_empty() => match body.memory.hold(data.len()) {
+                Ok(held) => body.prefix = held.keep(data),
+                Err(too_much) => return Err(body.give_up(too_much).await),
+            },
             Ok(data) => {
+                let more = body.prefix.len() + data.len();
+                if let Err(too_much) = held.set(gathered.len() + more) {
+                    drop((gathered, held));
+                    return Err(body.give_up(too_much).await);
+                }
                 gathered.extend_from_slice(&std::mem::take(&mut body.prefix));
                 gathered.extend_from_slice(&data);
             }
@@ -150,7 +188,7 @@ async fn read_prefix(mut body: RequestBody, bytes_max: usize) -> Result<RequestB
             }
         }
     }
-    Ok(body.beginning_with(gathered))
+    Ok(body.beginning_with(gathered, held))
 }
 
 /// Reads a body that nobody wants, within bounds: closing a socket with unread bytes would reset it, and the answer with it.
@@ -230,7 +268,15 @@ impl Body for RequestBody {
         if !self.prefix.is_empty() {
             return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.prefix)))));
         }
-        self.poll_rest(cx)
+        if self.screen.is_none() {
+            return self.poll_rest(cx);
+        }
+        // What the screen holds no longer is held until it has been sent.
+        let charged = |frame: Frame<Bytes>, memory: &Arc<Share>| {
+            frame.map_data(|data| memory.hold_instead(data.len()).keep(data))
+        };
+        let frame = ready!(self.poll_rest(cx));
+        Poll::Ready(frame.map(|frame| frame.map(|frame| charged(frame, &self.memory))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -21,6 +21,7 @@ use super::limits::{
     WEBSOCKETS_PER_BOTTLE_MAX,
 };
 use super::measures::Measures;
+use super::memory::{Memory, Share};
 use super::reports::Allowance;
 use super::traffic::Traffic;
 use super::upstream::OwnPools;
@@ -38,6 +39,8 @@ pub(super) struct PolicyView {
     pub(super) idle: Duration,
     /// What routes name, as far as it is to be had.
     pub(super) secrets: Arc<Secrets>,
+    /// What bottles share of it.
+    memory: Arc<Memory>,
     bottles: HashMap<Ipv4Addr, Bottle>,
 }
 
@@ -56,6 +59,8 @@ pub(super) struct Passage {
     websockets: Arc<Semaphore>,
     long_prefixes: Arc<Semaphore>,
     requests: Arc<Semaphore>,
+    /// For what is held of its requests and messages.
+    pub(super) memory: Arc<Share>,
     /// What the bottle was last told of its budgets.
     told: Mutex<Option<(Instant, Bytes)>>,
     /// One question at a time.
@@ -73,7 +78,7 @@ pub(super) struct Passage {
 }
 
 impl Passage {
-    fn open(bottle: BottleId, controller: &UnboundedSender<FromProxy>) -> Self {
+    fn open(bottle: BottleId, memory: Arc<Share>, controller: &UnboundedSender<FromProxy>) -> Self {
         let connections = Arc::new(Semaphore::new(CONNECTIONS_PER_BOTTLE_MAX));
         let websockets = Arc::new(Semaphore::new(WEBSOCKETS_PER_BOTTLE_MAX));
         let long_prefixes = Arc::new(Semaphore::new(LONG_PREFIXES_PER_BOTTLE_MAX));
@@ -90,6 +95,7 @@ impl Passage {
             websockets,
             long_prefixes,
             requests,
+            memory,
             told,
             telling,
             refusals,
@@ -189,7 +195,7 @@ impl PolicyView {
             .filter(|view| view.phase != Phase::Cut)
             .map(|view| {
                 let known = self.bottles.get(&view.address).filter(|known| known.view.id == view.id);
-                let fresh = || Arc::new(Passage::open(view.id, controller));
+                let fresh = || Arc::new(Passage::open(view.id, self.memory.share(), controller));
                 let passage = known.map_or_else(fresh, |known| Arc::clone(&known.passage));
                 (view.address, Bottle { view, passage })
             })
@@ -201,8 +207,8 @@ impl PolicyView {
             }
         }
         let [drain, idle] = [drain_ms, idle_ms].map(Duration::from_millis);
-        let secrets = Arc::clone(&self.secrets);
-        Self { metered, routes, preflight, crossing, cache_reads, drain, idle, secrets, bottles }
+        let (secrets, memory) = (Arc::clone(&self.secrets), Arc::clone(&self.memory));
+        Self { metered, routes, preflight, crossing, cache_reads, drain, idle, secrets, memory, bottles }
     }
 
     /// The same with other secrets.
@@ -296,7 +302,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_controller_is_asked_for_budgets_as_often_as_the_limit_says() {
-        let passage = Passage::open(BottleId(1), &mpsc::unbounded_channel().0);
+        let passage = Passage::open(BottleId(1), Arc::<Memory>::default().share(), &mpsc::unbounded_channel().0);
         let asked = std::cell::Cell::new(0);
         let ask = async || {
             asked.set(asked.get() + 1);
@@ -311,7 +317,7 @@ mod tests {
 
     #[test]
     fn a_bottle_holds_as_many_connections_as_the_limit_and_no_more() {
-        let passage = Passage::open(BottleId(1), &mpsc::unbounded_channel().0);
+        let passage = Passage::open(BottleId(1), Arc::<Memory>::default().share(), &mpsc::unbounded_channel().0);
         let held: Vec<_> = (0..CONNECTIONS_PER_BOTTLE_MAX).map_while(|_| passage.admit_connection()).collect();
         assert_eq!(held.len(), CONNECTIONS_PER_BOTTLE_MAX);
         assert!(passage.admit_connection().is_none());

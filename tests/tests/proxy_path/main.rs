@@ -13,6 +13,7 @@ mod dlp;
 mod ending;
 mod frames;
 mod git;
+mod memory;
 mod names;
 mod own;
 mod passing;

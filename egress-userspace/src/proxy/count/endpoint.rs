@@ -97,7 +97,8 @@ impl Endpoint<'_> {
         let request = Request::post(&self.asked.question.target).body(())?;
         let (mut head, ()) = request.into_parts();
         head.headers = self.asked.headers.clone();
-        let body = RequestBody::of(Bytes::from(self.asked.question.body.clone()));
+        let body = Bytes::from(self.asked.question.body.clone());
+        let body = RequestBody::of(body, &self.passage.memory).map_err(|_| NotCounted::NotPut)?;
         account.set_sent(true);
         let request = outgoing(self.allowed, head, body).map_err(|_| NotCounted::NotPut)?;
         let lane = self.allowed.lane(self.passage);

@@ -61,7 +61,7 @@ enum NotCounted {
     #[error(transparent)]
     NoController(#[from] NoAnswer),
     /// The question cannot be put.
-    #[error("the question is malformed, or lacks its credential")]
+    #[error("the question is malformed, lacks its credential, or is too much to hold")]
     NotPut,
     /// Its address is none.
     #[error("the question is malformed")]

@@ -16,10 +16,13 @@ use crate::meter::Decoder;
 use crate::policy::dlp::{Finding, Layers, Passing, Redactor, Scan};
 
 use super::super::headers::text;
+use super::super::memory::Held;
 use super::{Screening, found_outbound, media_type, not_approved, unreadable};
 
 /// Most bytes that become of what comes at once.
 const DECODED_BYTES_MAX: usize = 32 << 20;
+/// What a finding takes that waits for an operator, about, in bytes.
+const FINDING_BYTES: usize = 256;
 /// Findings that an operator has approved, for one request.
 const APPROVED_MAX: usize = 256;
 /// What S3 calls a body in signed chunks; its text stands there as it is.
@@ -37,6 +40,8 @@ pub(in super::super) struct Screen {
     redactor: Redactor,
     /// What passes when everything that was found has been approved.
     passing: BytesMut,
+    /// For all that is held here.
+    held: Held,
     found: VecDeque<Finding>,
     asking: Option<Asking>,
     approved: Vec<(usize, Zeroizing<Vec<u8>>)>,
@@ -76,6 +81,7 @@ impl Screen {
             }
         };
         Ok(Self {
+            held: screening.report.passage.memory.nothing(),
             screening,
             decoder,
             hidden: Hidden::Unknown(Vec::new()),
@@ -116,7 +122,10 @@ impl Screen {
 
     /// Looks at more of the body.
     pub(in super::super) fn push(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
-        let Some(mut decoder) = self.decoder.take() else { return self.look(bytes) };
+        let Some(mut decoder) = self.decoder.take() else {
+            self.look(bytes)?;
+            return self.charge();
+        };
         let mut judged = Ok(());
         let most = self.passing.len() + DECODED_BYTES_MAX;
         let decoded = decoder.push(bytes, |bytes| {
@@ -129,7 +138,8 @@ impl Screen {
         });
         self.decoder = Some(decoder);
         judged?;
-        decoded.map_err(|_| unreadable("a body that is not encoded as it says"))
+        decoded.map_err(|_| unreadable("a body that is not encoded as it says"))?;
+        self.charge()
     }
 
     /// Nothing follows.
@@ -167,7 +177,10 @@ impl Screen {
                 self.approved.truncate(APPROVED_MAX - 1);
                 self.approved.push((detector, value));
             }
-            let Some(finding) = self.found.pop_front() else { return Poll::Ready(Ok(self.passing.split().freeze())) };
+            let Some(finding) = self.found.pop_front() else {
+                let passing = self.passing.split().freeze();
+                return Poll::Ready(self.charge().map(|()| passing));
+            };
             let is_known = |(detector, value): &(usize, Zeroizing<Vec<u8>>)| {
                 *detector == finding.detector && *value == finding.value
             };
@@ -201,6 +214,7 @@ impl Screen {
     fn judge(&mut self, passing: Passing) -> Result<(), Refusal> {
         let Passing { bytes, found } = passing;
         self.passing.extend_from_slice(&bytes);
+        self.charge()?;
         let Some(first) = found.iter().min_by_key(|finding| finding.detector) else { return Ok(()) };
         match self.screening.on_match {
             OutboundOnMatch::Redact => self.screening.report.count(&self.screening.detectors, &found),
@@ -217,6 +231,14 @@ impl Screen {
         self.look_inside(bytes)?;
         let passing = self.redactor.push(bytes);
         self.judge(passing)
+    }
+
+    /// Charges what is held. Refused, when it is more than its bottle may make the proxy hold.
+    fn charge(&mut self) -> Result<(), Refusal> {
+        let hidden = if let Hidden::Yes(hidden) = &self.hidden { hidden.0.held() } else { 0 };
+        let decoding = self.decoder.as_ref().map_or(0, Decoder::held) + hidden;
+        let bytes = self.passing.len() + self.redactor.held() + self.found.len() * FINDING_BYTES + decoding;
+        Ok(self.held.set(bytes)?)
     }
 
     fn look_inside(&mut self, bytes: &[u8]) -> Result<(), Refusal> {

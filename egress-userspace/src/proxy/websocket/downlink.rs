@@ -10,10 +10,11 @@ use crate::domain::{Ending, with_causes};
 use crate::meter::ServerEvent;
 use crate::meter::websocket::{Frame, Opcode};
 
+use super::super::delivery::Delivery;
 use super::super::limits::WEBSOCKET_CLOSE_TIME_MAX;
 use super::talk::{Settling, Step, Stranger, Talk, Unsent, Word};
-use super::wire::{FrameSource, WireError, send_to_client};
-use super::{Broken, MAY_NOT_PASS, POLICY_VIOLATION, Reader, Writer};
+use super::wire::{FrameSource, HeldFrame, WireError, send_to_client};
+use super::{Broken, MAY_NOT_PASS, NO_ROOM, POLICY_VIOLATION, Reader, TRY_AGAIN_LATER, Writer};
 
 /// All that was to be said has been said (RFC 6455 §7.4.1).
 const NORMAL: u16 = 1000;
@@ -54,7 +55,12 @@ impl Downlink {
     pub(super) async fn run(mut self) -> Result<(), Broken> {
         let ended = self.pass().await;
         if let Err(
-            broken @ (Broken::Provider(_) | Broken::Screened(_) | Broken::Silent | Broken::Exceeded | Broken::Unasked),
+            broken @ (Broken::Provider(_)
+            | Broken::Screened(_)
+            | Broken::TooMuch(_)
+            | Broken::Silent
+            | Broken::Exceeded
+            | Broken::Unasked),
         ) = &ended
         {
             tracing::warn!(host = %self.talk.target.host, error = with_causes(broken), "a WebSocket is ended");
@@ -62,6 +68,8 @@ impl Downlink {
             // How the farewell ends changes nothing.
             let farewell = if matches!(broken, Broken::Screened(_)) {
                 Frame::close(POLICY_VIOLATION, MAY_NOT_PASS)
+            } else if matches!(broken, Broken::TooMuch(_)) {
+                Frame::close(TRY_AGAIN_LATER, NO_ROOM)
             } else {
                 Frame::close(INTERNAL_ERROR, "egress ends this WebSocket")
             };
@@ -96,7 +104,7 @@ impl Downlink {
         }
     }
 
-    async fn take(&mut self, frame: Result<Frame, WireError>) -> Result<Provider, Broken> {
+    async fn take(&mut self, frame: Result<HeldFrame, WireError>) -> Result<Provider, Broken> {
         let frame = match frame {
             Ok(frame) => frame,
             Err(WireError::Gone) => {
@@ -105,6 +113,7 @@ impl Downlink {
             }
             Err(WireError::Malformed(error)) => return Err(Broken::Provider(error)),
             Err(WireError::Screened(found)) => return Err(Broken::Screened(found)),
+            Err(WireError::TooMuch(too_much)) => return Err(Broken::TooMuch(too_much)),
         };
         if frame.opcode != Opcode::Pong {
             self.heard = Instant::now();
@@ -122,7 +131,7 @@ impl Downlink {
                 let event = ServerEvent::read(&frame.payload);
                 let settling = self.talk.take_beginning(&event, frame.payload.len());
                 let has_crossed = settled(settling.map_err(|Stranger| Broken::Unasked)?).await?;
-                self.hand_over(frame, has_crossed).await?;
+                self.hand_over(&frame, has_crossed).await?;
             }
             Opcode::Continuation => {
                 self.is_in_message = !frame.is_final;
@@ -132,7 +141,7 @@ impl Downlink {
         Ok(Provider::Stays)
     }
 
-    async fn message(&mut self, frame: Frame) -> Result<(), Broken> {
+    async fn message(&mut self, frame: HeldFrame) -> Result<(), Broken> {
         let event = ServerEvent::read(&frame.payload);
         let mut step = self.talk.take(&event, &frame.payload);
         if matches!(step, Step::Stranger) {
@@ -143,7 +152,7 @@ impl Downlink {
             Step::Pass => self.send(&frame).await,
             Step::Settles(settling) => {
                 let has_crossed = settling.await?.crossed;
-                self.hand_over(frame, has_crossed).await
+                self.hand_over(&frame, has_crossed).await
             }
             Step::Exceeds => Err(Broken::Exceeded),
             Step::Exhausts => self.end_early(&frame).await,
@@ -159,7 +168,7 @@ impl Downlink {
         for frame in std::iter::once(last).chain(&words) {
             self.send(frame).await?;
         }
-        self.hand_over(Frame::close(NORMAL, "the budget is used up"), has_crossed).await?;
+        self.hand_over(&Frame::close(NORMAL, "the budget is used up"), has_crossed).await?;
         Err(Broken::Exhausted)
     }
 
@@ -176,22 +185,25 @@ impl Downlink {
     }
 
     /// Hands over what ended a response; with it, perhaps, a budget.
-    async fn hand_over(&mut self, frame: Frame, has_crossed: bool) -> Result<(), Broken> {
+    async fn hand_over(&mut self, frame: &Frame, has_crossed: bool) -> Result<(), Broken> {
         let delivery = has_crossed.then(|| self.talk.delivery());
-        self.say(Word { frame, delivery }).await?;
-        Ok(())
+        self.write(frame, delivery).await
     }
 
     /// Says something that may be followed to the client.
     async fn say(&mut self, word: Word) -> Result<Provider, Broken> {
         let Word { frame, delivery } = word;
+        self.write(&frame, delivery).await?;
+        Ok(if frame.opcode == Opcode::Close { Provider::Goes } else { Provider::Stays })
+    }
+
+    async fn write(&mut self, frame: &Frame, delivery: Option<Delivery>) -> Result<(), Broken> {
         self.client.write_all(&frame.encode(None)).await.map_err(|_| Broken::ClientLeft)?;
         // Between writing and flushing: the flush says that nothing older is on its way.
         if let Some(delivery) = delivery {
             delivery.start();
         }
-        self.client.flush().await.map_err(|_| Broken::ClientLeft)?;
-        Ok(if frame.opcode == Opcode::Close { Provider::Goes } else { Provider::Stays })
+        self.client.flush().await.map_err(|_| Broken::ClientLeft)
     }
 
     async fn send(&mut self, frame: &Frame) -> Result<(), Broken> {

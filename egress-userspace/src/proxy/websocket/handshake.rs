@@ -34,7 +34,8 @@ impl Run<'_> {
             discard(body).await;
             return Ok(self.answer(&Answer::UpgradeRefused(None)));
         };
-        let body = match self.screen(&allowed, &mut head, RequestBody::unread(body)).await {
+        let body = match self.screen(&allowed, &mut head, RequestBody::unread(body, &self.origin.passage.memory)).await
+        {
             Ok(body) => body,
             Err(answer) => return Ok(self.answer(&answer)),
         };

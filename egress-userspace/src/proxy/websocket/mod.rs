@@ -35,6 +35,7 @@ use super::limits::{
     WEBSOCKET_TIME_MAX, WEBSOCKET_WORDS_MAX,
 };
 use super::link::NoAnswer;
+use super::memory::TooMuch;
 use super::scan::{Found, FrameScreens};
 use super::view::Passage;
 
@@ -47,6 +48,10 @@ use wire::FrameSource;
 const POLICY_VIOLATION: u16 = 1008;
 /// Why, for people.
 const MAY_NOT_PASS: &str = "a detector of egress found something that may not pass";
+/// There is no room for a message (RFC 6455 §7.4.1, IANA's registry).
+const TRY_AGAIN_LATER: u16 = 1013;
+/// Why, for people.
+const NO_ROOM: &str = "egress holds as much for this bottle at once as it may";
 
 type Reader = ReadHalf<TokioIo<Upgraded>>;
 type Writer = WriteHalf<TokioIo<Upgraded>>;
@@ -69,6 +74,9 @@ pub(super) enum Broken {
     /// Something was found that may not pass.
     #[error(transparent)]
     Screened(#[from] Found),
+    /// There was no room for a message.
+    #[error(transparent)]
+    TooMuch(#[from] TooMuch),
     /// While a response was in flight.
     #[error("the provider fell silent")]
     Silent,
@@ -106,6 +114,7 @@ impl Broken {
             Self::Provider(_)
             | Self::Client(_)
             | Self::Screened(_)
+            | Self::TooMuch(_)
             | Self::TooOld
             | Self::NoUpgrade(_)
             | Self::Exceeded
@@ -156,8 +165,10 @@ impl Relay {
             }
         };
         let (words, waiting) = mpsc::channel(WEBSOCKET_WORDS_MAX);
-        let from_client = FrameSource::new(from_client, Side::Client, CLIENT_MESSAGE_BYTES_MAX, screens.outbound);
-        let from_provider = FrameSource::new(from_provider, Side::Server, PROVIDER_MESSAGE_BYTES_MAX, screens.inbound);
+        let room = || talk.passage.memory.nothing();
+        let (outbound, inbound) = (screens.outbound, screens.inbound);
+        let from_client = FrameSource::new(from_client, Side::Client, CLIENT_MESSAGE_BYTES_MAX, outbound, room());
+        let from_provider = FrameSource::new(from_provider, Side::Server, PROVIDER_MESSAGE_BYTES_MAX, inbound, room());
         let uplink = Uplink::new(from_client, to_provider, words, Arc::clone(&talk));
         let downlink = Downlink::new(from_provider, to_client, waiting, Arc::clone(&talk));
         let ended = pass(uplink.run(), downlink.run()).await;

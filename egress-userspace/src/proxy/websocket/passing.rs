@@ -13,7 +13,7 @@ use super::super::limits::{CLIENT_MESSAGE_BYTES_MAX, PROVIDER_MESSAGE_BYTES_MAX,
 use super::super::scan::FrameScreens;
 use super::super::view::Passage;
 use super::wire::{FrameSource, WireError, send_to_client, send_to_provider};
-use super::{Broken, MAY_NOT_PASS, POLICY_VIOLATION, Reader, Writer, pass};
+use super::{Broken, MAY_NOT_PASS, NO_ROOM, POLICY_VIOLATION, Reader, TRY_AGAIN_LATER, Writer, pass};
 
 /// A side breaks the protocol (RFC 6455 §7.4.1).
 const PROTOCOL_ERROR: u16 = 1002;
@@ -25,8 +25,9 @@ pub(super) async fn run(
     screens: FrameScreens,
     passage: Arc<Passage>,
 ) -> Result<(), Broken> {
-    let client = FrameSource::new(from_client, Side::Client, CLIENT_MESSAGE_BYTES_MAX, screens.outbound);
-    let provider = FrameSource::new(from_provider, Side::Server, PROVIDER_MESSAGE_BYTES_MAX, screens.inbound);
+    let (room, FrameScreens { outbound, inbound }) = (|| passage.memory.nothing(), screens);
+    let client = FrameSource::new(from_client, Side::Client, CLIENT_MESSAGE_BYTES_MAX, outbound, room());
+    let provider = FrameSource::new(from_provider, Side::Server, PROVIDER_MESSAGE_BYTES_MAX, inbound, room());
     let ended = {
         let uplink = pin!(pass_up(client, &mut to_provider));
         let downlink = pin!(pass_down(provider, &mut to_client));
@@ -39,6 +40,7 @@ pub(super) async fn run(
     let farewell = match &ended {
         Err(Broken::Client(_) | Broken::Provider(_)) => Some(Frame::close(PROTOCOL_ERROR, "these are no frames")),
         Err(Broken::Screened(_)) => Some(Frame::close(POLICY_VIOLATION, MAY_NOT_PASS)),
+        Err(Broken::TooMuch(_)) => Some(Frame::close(TRY_AGAIN_LATER, NO_ROOM)),
         Ok(()) | Err(_) => None,
     };
     if let Some(farewell) = farewell {
@@ -59,6 +61,7 @@ async fn pass_up(mut client: FrameSource<Reader>, provider: &mut Writer) -> Resu
             WireError::Gone => Broken::ClientLeft,
             WireError::Malformed(error) => Broken::Client(error),
             WireError::Screened(found) => Broken::Screened(found),
+            WireError::TooMuch(too_much) => Broken::TooMuch(too_much),
         })?;
         send_to_provider(provider, &frame).await.map_err(|_| Broken::ProviderLeft)?;
         if frame.opcode == Opcode::Close {
@@ -73,6 +76,7 @@ async fn pass_down(mut provider: FrameSource<Reader>, client: &mut Writer) -> Re
             WireError::Gone => Broken::ProviderLeft,
             WireError::Malformed(error) => Broken::Provider(error),
             WireError::Screened(found) => Broken::Screened(found),
+            WireError::TooMuch(too_much) => Broken::TooMuch(too_much),
         })?;
         send_to_client(client, &frame).await.map_err(|_| Broken::ClientLeft)?;
         if frame.opcode == Opcode::Close {

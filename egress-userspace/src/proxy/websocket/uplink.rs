@@ -9,8 +9,8 @@ use crate::meter;
 use crate::meter::websocket::{Frame, Opcode};
 
 use super::talk::{Talk, Unsent, Word};
-use super::wire::{FrameSource, WireError, send_to_provider};
-use super::{Broken, MAY_NOT_PASS, POLICY_VIOLATION, Reader, Writer};
+use super::wire::{FrameSource, HeldFrame, WireError, send_to_provider};
+use super::{Broken, MAY_NOT_PASS, NO_ROOM, POLICY_VIOLATION, Reader, TRY_AGAIN_LATER, Writer};
 
 /// The client breaks the protocol (RFC 6455 §7.4.1).
 const PROTOCOL_ERROR: u16 = 1002;
@@ -24,7 +24,7 @@ pub(super) struct Uplink {
     words: mpsc::Sender<Word>,
     talk: Arc<Talk>,
     /// Came while another waited for its permit.
-    next: Option<Frame>,
+    next: Option<HeldFrame>,
 }
 
 /// Has the client said its last word?
@@ -58,6 +58,7 @@ impl Uplink {
                         let _ = self.send(&Frame::close(POLICY_VIOLATION, MAY_NOT_PASS)).await;
                         return self.dismiss(POLICY_VIOLATION, MAY_NOT_PASS).await;
                     }
+                    Err(WireError::TooMuch(_)) => return self.dismiss(TRY_AGAIN_LATER, NO_ROOM).await,
                     Err(WireError::Malformed(error)) => {
                         tracing::debug!(%error, "a client sends no frames");
                         return self.dismiss(PROTOCOL_ERROR, "these are no frames").await;
@@ -70,7 +71,7 @@ impl Uplink {
         }
     }
 
-    async fn take(&mut self, frame: Frame) -> Result<Client, Broken> {
+    async fn take(&mut self, frame: HeldFrame) -> Result<Client, Broken> {
         match frame.opcode {
             Opcode::Ping | Opcode::Pong => self.send(&frame).await?,
             Opcode::Close => {
@@ -87,7 +88,7 @@ impl Uplink {
         Ok(Client::Stays)
     }
 
-    async fn message(&mut self, frame: Frame) -> Result<(), Broken> {
+    async fn message(&mut self, frame: HeldFrame) -> Result<(), Broken> {
         let Some(work) = meter::work(self.talk.metered.api, &self.talk.path, &frame.payload) else {
             return self.send(&frame).await;
         };
@@ -119,7 +120,9 @@ impl Uplink {
                 Ok(frame) => self.next = Some(frame),
                 Err(WireError::Gone) => return Err(Broken::ClientLeft),
                 // Said again when it is read again.
-                Err(WireError::Malformed(_) | WireError::Screened(_)) => return Ok(admitting.await),
+                Err(WireError::Malformed(_) | WireError::Screened(_) | WireError::TooMuch(_)) => {
+                    return Ok(admitting.await);
+                }
             }
         }
     }

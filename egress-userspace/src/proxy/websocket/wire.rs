@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::ops::Deref;
 
 use bytes::{Buf, BytesMut};
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -11,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use crate::meter::websocket::{Frame, FrameError, Frames, Side};
 
 use super::super::limits::WEBSOCKET_READ_BYTES;
+use super::super::memory::{Held, TooMuch};
 use super::super::scan::{Found, FrameScreen};
 
 /// Why there is no next frame.
@@ -25,6 +27,24 @@ pub(super) enum WireError {
     /// Something is in it that may not pass.
     #[error(transparent)]
     Screened(#[from] Found),
+    /// There is no room for the message.
+    #[error(transparent)]
+    TooMuch(#[from] TooMuch),
+}
+
+/// A frame that has been read, and what it is charged as.
+#[derive(Debug)]
+pub(super) struct HeldFrame {
+    frame: Frame,
+    _held: Held,
+}
+
+impl Deref for HeldFrame {
+    type Target = Frame;
+
+    fn deref(&self) -> &Frame {
+        &self.frame
+    }
 }
 
 /// What one side sends.
@@ -34,28 +54,38 @@ pub(super) struct FrameSource<R> {
     buffer: BytesMut,
     frames: Frames,
     screen: Option<FrameScreen>,
+    /// For what is held of messages, on this side of the screen and in it.
+    held: Held,
+    /// There was no room for a message: nothing follows.
+    is_over: Option<TooMuch>,
 }
 
 impl<R: AsyncRead + Unpin> FrameSource<R> {
-    /// Frames that `side` sends over `from`.
-    pub(super) fn new(from: R, side: Side, message_bytes_max: usize, screen: Option<FrameScreen>) -> Self {
-        Self { from, buffer: BytesMut::new(), frames: Frames::new(side, message_bytes_max), screen }
+    /// Frames that `side` sends over `from`, of which as much is held as there is room for.
+    pub(super) fn new(from: R, side: Side, message_bytes_max: usize, screen: Option<FrameScreen>, held: Held) -> Self {
+        let frames = Frames::new(side, message_bytes_max);
+        Self { from, buffer: BytesMut::new(), frames, screen, held, is_over: None }
     }
 
     /// The next frame. Dropped, the future has lost nothing.
-    pub(super) async fn next(&mut self) -> Result<Frame, WireError> {
+    pub(super) async fn next(&mut self) -> Result<HeldFrame, WireError> {
         loop {
+            if let Some(too_much) = self.is_over {
+                return Err(too_much.into());
+            }
             if let Some(screen) = &mut self.screen
                 && let Some(frame) = poll_fn(|cx| screen.poll_frame(cx)).await?
             {
-                return Ok(frame);
+                return Ok(self.hand_on(frame));
             }
             let mut rest: &[u8] = &self.buffer;
             let frame = self.frames.next(&mut rest)?;
             let read = self.buffer.len() - rest.len();
             self.buffer.advance(read);
+            let bytes = self.frames.held() + frame.as_ref().map_or(0, |frame| frame.payload.len());
+            self.held.set(bytes).inspect_err(|too_much| self.is_over = Some(*too_much))?;
             match (frame, &mut self.screen) {
-                (Some(frame), None) => return Ok(frame),
+                (Some(frame), None) => return Ok(self.hand_on(frame)),
                 (Some(frame), Some(screen)) => {
                     screen.take(frame)?;
                     continue;
@@ -68,6 +98,10 @@ impl<R: AsyncRead + Unpin> FrameSource<R> {
                 Ok(_) => {}
             }
         }
+    }
+
+    fn hand_on(&mut self, frame: Frame) -> HeldFrame {
+        HeldFrame { _held: self.held.split(frame.payload.len()), frame }
     }
 }
 

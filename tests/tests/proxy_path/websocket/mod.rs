@@ -129,7 +129,7 @@ where
 }
 
 /// The next message or control frame; `None` when the connection has ended.
-async fn hear<S>(socket: &mut WebSocketStream<S>) -> Option<Message>
+pub(crate) async fn hear<S>(socket: &mut WebSocketStream<S>) -> Option<Message>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
