@@ -91,7 +91,7 @@ async fn decide(screening: &mut Screening, found: &[Finding], place: &str) -> Re
             Err(found_outbound(screening.detectors.name(first.detector), place))
         }
         OutboundOnMatch::Supervise => {
-            for finding in found.iter().filter(|finding| !finding.is_told) {
+            for finding in askable(found) {
                 let detector = screening.detectors.name(finding.detector).to_owned();
                 if !screening.supervisor.clone().approves(detector.clone(), finding.value.clone()).await {
                     return Err(not_approved(&detector, place));
@@ -100,6 +100,15 @@ async fn decide(screening: &mut Screening, found: &[Finding], place: &str) -> Re
             Ok(false)
         }
     }
+}
+
+/// What is to be asked about: each value once. That something stands where something else was told of says nothing of its
+/// value: the same letters may be one key as they are, and another decoded.
+fn askable(found: &[Finding]) -> impl Iterator<Item = &Finding> {
+    let is_one = |one: &Finding, other: &Finding| one.detector == other.detector && one.value == other.value;
+    let before = move |at: usize| found.get(..at).unwrap_or_default();
+    let is_first = move |(at, finding): &(usize, &Finding)| !before(*at).iter().any(|other| is_one(other, finding));
+    found.iter().enumerate().filter(is_first).map(|(_, finding)| finding)
 }
 
 fn overwritten(mut bytes: Vec<u8>, found: &[Finding], from: usize) -> Vec<u8> {
@@ -143,6 +152,20 @@ mod tests {
         check(&format!("/v1/models?q={key}"), false);
         check(&format!("/v1/key={key}"), false);
         check(&format!("/v1/{key}?key=x"), false);
+    }
+
+    #[test]
+    fn each_value_is_asked_about_once_wherever_it_stands() {
+        let detectors = Arc::new(Detectors::new(&Wanted { has_built_in: true, ..Wanted::default() }).unwrap());
+        let check = |text: &str, expected: &[&str]| {
+            let found = Scan::all(&detectors, Layers::Body, text.as_bytes());
+            let asked: Vec<_> = askable(&found).map(|finding| str::from_utf8(&finding.value).unwrap()).collect();
+            assert_eq!(asked, expected, "{text}");
+        };
+        let [decoy, hidden] = ["BBBBBBBBBBBBBBBB", "IOSFODNN7EXAMPLE"].map(|rest| format!("AKIA{rest}"));
+        check(&format!("x-note: {decoy} {decoy} {hidden}"), &[&decoy, &hidden]);
+        // From the fourth letter on it is base64 of the other.
+        check(&format!("x-note: {decoy}iBBS0lBSU9TRk9ETk43RVhBTVBMRSAgIA"), &[&decoy, &hidden]);
     }
 
     #[test]

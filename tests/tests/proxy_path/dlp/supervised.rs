@@ -33,6 +33,28 @@ async fn nothing_that_is_found_leaves_unless_an_operator_says_so() {
 }
 
 #[tokio::test]
+async fn one_value_that_is_approved_lets_no_other_go_that_stands_in_the_same_letters() {
+    let world = supervised(Supervised::Approved).await;
+    let mut client = open(&world, Version::HTTP_11).await;
+    // As letters it is one key, and read as base64 from the fourth on another, `AKIAIOSFODNN7EXAMPLE`.
+    let decoy = format!("AKIA{}", "BBBBBBBBBBBBBBBB");
+    let both = format!("{decoy}iBBS0lBSU9TRk9ETk43RVhBTVBMRSAgIA");
+    let places = [
+        ("/x".to_owned(), Request::get("/").header("x-note", &both)),
+        (format!("/x?q={both}"), Request::get("/")),
+        // The same twice is one question.
+        ("/x".to_owned(), Request::get("/").header("x-note", format!("{decoy} {decoy}"))),
+    ];
+    for (place, (path, request)) in places.into_iter().enumerate() {
+        let asked_before = world.heard.borrow().questions.len();
+        passed(&world, &mut client, ROUTED, request, &path, vec![]).await;
+        let heard = world.heard.borrow();
+        let asked: Vec<_> = heard.questions[asked_before..].iter().map(|question| question.detector.as_str()).collect();
+        assert_eq!(asked, ["aws-access-key", "aws-access-key"][..if place < 2 { 2 } else { 1 }], "{path}");
+    }
+}
+
+#[tokio::test]
 async fn what_an_operator_approves_leaves_as_it_is_and_is_asked_about_once() {
     let world = supervised(Supervised::Approved).await;
     for version in [Version::HTTP_11, Version::HTTP_2] {
