@@ -8,25 +8,21 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use hyper::HeaderMap;
-use hyper::http::header::CONTENT_ENCODING;
 use zeroize::Zeroizing;
 
 use crate::domain::{OutboundOnMatch, Refusal};
 use crate::meter::Decoder;
 use crate::policy::dlp::{Finding, Layers, Passing, Redactor, Scan};
 
-use super::super::headers::text;
 use super::super::memory::Held;
-use super::{Screening, found_outbound, media_type, not_approved, unreadable};
+use super::{DECODED_BYTES_MAX, Screening, encoding, found_outbound, media_type, not_approved, unreadable};
 
-/// Most bytes that become of what comes at once.
-const DECODED_BYTES_MAX: usize = 32 << 20;
 /// What a finding takes that waits for an operator, about, in bytes.
 const FINDING_BYTES: usize = 256;
 /// Findings that an operator has approved, for one request.
 const APPROVED_MAX: usize = 256;
-/// What S3 calls a body in signed chunks; its text stands there as it is.
-const AWS_CHUNKED: &str = "aws-chunked";
+/// Encodings in which a text stands as it is: the second is what S3 calls a body in signed chunks.
+const PLAIN: [&str; 2] = ["identity", "aws-chunked"];
 
 /// Why a body did not pass, for whoever answers the client.
 pub(in super::super) type Verdict = Arc<OnceLock<Refusal>>;
@@ -62,15 +58,9 @@ enum Hidden {
 impl Screen {
     /// For a body with these headers. Refused, when it cannot be decoded.
     pub(super) fn new(screening: Screening, headers: &HeaderMap) -> Result<Self, Refusal> {
-        let encoding = headers.contains_key(CONTENT_ENCODING).then(|| text(headers, &CONTENT_ENCODING).unwrap_or("?"));
-        let encoding = encoding
-            .map(str::trim)
-            .filter(|encoding| !["", "identity", AWS_CHUNKED].iter().any(|plain| encoding.eq_ignore_ascii_case(plain)));
-        let is_one = headers.get_all(CONTENT_ENCODING).iter().count() <= 1;
-        let decoder = match encoding {
-            None if is_one => None,
-            Some(_) if is_one => Some(Decoder::new(encoding).ok_or_else(|| unreadable("a body in this encoding"))?),
-            None | Some(_) => return Err(unreadable("a body in several encodings")),
+        let decoder = match encoding(headers, &PLAIN, "a body")? {
+            None => None,
+            named => Some(Decoder::new(named).ok_or_else(|| unreadable("a body in this encoding"))?),
         };
         let is_form = media_type(headers).eq_ignore_ascii_case("application/x-www-form-urlencoded");
         let layers = if is_form { Layers::Form } else { Layers::Body };

@@ -19,8 +19,8 @@ use crate::policy::dlp::{Detectors, Layers, Passing, Redactor, Wanted};
 
 use super::super::allowed::Allowed;
 use super::super::exchange::Run;
-use super::super::headers::text;
-use super::{Report, media_type, unreadable};
+use super::super::memory::{Held, TooMuch};
+use super::{DECODED_BYTES_MAX, Report, encoding, media_type, unreadable};
 
 /// Longest event that is held until it is whole, in bytes; what is longer is looked at as it comes.
 const EVENT_BYTES_MAX: usize = 1 << 20;
@@ -33,6 +33,12 @@ pub(in super::super) enum Screened {
     /// Something was found.
     #[error("the detector {0} found something in the response that may not come in")]
     Found(String),
+    /// It is made to fill memory.
+    #[error("the response becomes so much larger than it looks")]
+    Bomb,
+    /// There is no room for it.
+    #[error(transparent)]
+    TooMuch(#[from] TooMuch),
     /// It cannot be looked at.
     #[error("the response is not encoded as it says")]
     Undecodable(#[from] io::Error),
@@ -45,6 +51,8 @@ pub(in super::super) struct InboundScreen {
     decoder: Option<Decoder>,
     events: Option<Events>,
     redactor: Redactor,
+    /// For all that is held here.
+    held: Held,
     report: Report,
 }
 
@@ -60,18 +68,16 @@ struct Events {
 }
 
 impl InboundScreen {
-    /// For a response with this head, of which what is decoded is taken out.
+    /// For a response with this head, of which what is decoded is taken out. Refused, when it cannot be decoded.
     fn new(
         detectors: Arc<Detectors>,
         on_match: InboundOnMatch,
         head: &mut response::Parts,
         report: Report,
     ) -> Result<Self, Refusal> {
-        let encoding = text(&head.headers, &CONTENT_ENCODING).map(str::trim);
-        let encoding = encoding.filter(|encoding| !encoding.is_empty() && !encoding.eq_ignore_ascii_case("identity"));
-        let decoder = match encoding {
+        let decoder = match encoding(&head.headers, &["identity"], "a response")? {
             None => None,
-            Some(_) => Some(Decoder::new(encoding).ok_or_else(|| unreadable("a response in this encoding"))?),
+            named => Some(Decoder::new(named).ok_or_else(|| unreadable("a response in this encoding"))?),
         };
         if decoder.is_some() {
             head.headers.remove(CONTENT_ENCODING);
@@ -82,7 +88,8 @@ impl InboundScreen {
         }
         let blocks = on_match == InboundOnMatch::Block || is_checked(&head.headers);
         let redactor = redactor(&detectors, blocks);
-        Ok(Self { events: Events::of(&head.headers), detectors, blocks, decoder, redactor, report })
+        let (events, held) = (Events::of(&head.headers), report.passage.memory.nothing());
+        Ok(Self { events, detectors, blocks, decoder, redactor, held, report })
     }
 
     /// Is the body decoded on its way, and may it be of another length?
@@ -100,18 +107,18 @@ impl InboundScreen {
         let mut passing = BytesMut::new();
         let Some(mut decoder) = self.decoder.take() else {
             self.look(bytes, &mut passing)?;
-            return Ok(passing.freeze());
+            return self.charged(passing);
         };
         let mut looked = Ok(());
         let decoded = decoder.push(bytes, |bytes| {
             if looked.is_ok() {
-                looked = self.look(bytes, &mut passing);
+                looked = self.look(bytes, &mut passing).and_then(|()| self.charge(&passing));
             }
         });
         self.decoder = Some(decoder);
         looked?;
         decoded?;
-        Ok(passing.freeze())
+        self.charged(passing)
     }
 
     /// The response has ended; what is left of it.
@@ -129,6 +136,22 @@ impl InboundScreen {
         }
         self.end(&mut passing)?;
         Ok(passing.freeze())
+    }
+
+    /// Charges what is held, here and in what is about to pass.
+    fn charge(&mut self, passing: &[u8]) -> Result<(), Screened> {
+        if passing.len() > DECODED_BYTES_MAX {
+            return Err(Screened::Bomb);
+        }
+        let decoding = self.decoder.as_ref().map_or(0, Decoder::held);
+        let held = InboundScreen::held(self) + decoding + passing.len();
+        Ok(self.held.set(held)?)
+    }
+
+    /// What may pass is held until it has been sent.
+    fn charged(&mut self, passing: BytesMut) -> Result<Bytes, Screened> {
+        self.charge(&passing)?;
+        Ok(self.held.split(passing.len()).keep(passing.freeze()))
     }
 
     fn look(&mut self, mut bytes: &[u8], passing: &mut BytesMut) -> Result<(), Screened> {
@@ -233,4 +256,77 @@ fn redactor(detectors: &Arc<Detectors>, blocks: bool) -> Redactor {
 /// Amazon's events carry check sums: nothing can be changed in them.
 fn is_checked(headers: &HeaderMap) -> bool {
     media_type(headers).eq_ignore_ascii_case("application/vnd.amazon.eventstream")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::net::Ipv4Addr;
+
+    use hyper::Response;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::broker::{BottleView, Phase, Snapshot};
+    use crate::domain::{BottleId, Secret};
+    use crate::proxy::link::Link;
+    use crate::proxy::view::PolicyView;
+
+    /// What looks at a response in these encodings, for nothing.
+    fn screen(encodings: &[&[u8]]) -> Result<InboundScreen, Refusal> {
+        let address = Ipv4Addr::new(10, 213, 0, 2);
+        let view = BottleView {
+            id: BottleId(7),
+            name: "web".parse().unwrap(),
+            agent: None,
+            lineage: Vec::new(),
+            address,
+            preflight: None,
+            phase: Phase::Open,
+        };
+        let snapshot = Snapshot { bottles: vec![view], ..Snapshot::default() };
+        let policy = PolicyView::default().succeed(snapshot, &mpsc::unbounded_channel().0);
+        let report = Report {
+            link: Link::new(&Secret::new("key".to_owned())).0,
+            bottle: BottleId(7),
+            host: "a.example".parse().unwrap(),
+            target: "GET /".to_owned(),
+            passage: Arc::clone(&policy.bottle(address).unwrap().passage),
+            is_outbound: false,
+            counts: BTreeMap::new(),
+        };
+        let named = |head: response::Builder, one: &&[u8]| head.header(CONTENT_ENCODING, *one);
+        let (mut head, ()) = encodings.iter().fold(Response::builder(), named).body(()).unwrap().into_parts();
+        let detectors = Detectors::new(&Wanted::default()).unwrap();
+        InboundScreen::new(Arc::new(detectors), InboundOnMatch::Redact, &mut head, report)
+    }
+
+    fn check(encodings: &[&[u8]], is_decoded: Option<bool>) {
+        let found = screen(encodings).map(|screen| screen.is_decoded()).ok();
+        assert_eq!(found, is_decoded, "{encodings:?}");
+    }
+
+    #[test]
+    fn what_it_is_encoded_as_is_said_once_and_known() {
+        check(&[], Some(false));
+        check(&[b" Identity "], Some(false));
+        check(&[b"gzip"], Some(true));
+        check(&[b"gzip, br"], Some(true));
+        check(&[b"lzw"], None);
+        check(&[b"identity", b"gzip"], None);
+        check(&[b"gzip", b"gzip"], None);
+        check(&[b"gzip\xff"], None);
+    }
+
+    #[test]
+    fn what_comes_at_once_becomes_so_much_and_no_more() {
+        // Each piece that is decoded together becomes a little less than it may.
+        let bomb = zstd::encode_all(&vec![b' '; 7 << 20][..], 3).unwrap();
+        let skipped = u32::try_from((4 << 10) - bomb.len() - 8).unwrap();
+        let skip = [&0x184d_2a50_u32.to_le_bytes()[..], &skipped.to_le_bytes(), &vec![0; skipped as usize]].concat();
+        let piece = [bomb, skip].concat();
+        let push = |pieces: usize| screen(&[b"zstd"]).unwrap().push(&piece.repeat(pieces)).map(|passing| passing.len());
+        assert!(push(4).is_ok_and(|passing| passing > (27 << 20)));
+        assert!(matches!(push(5), Err(Screened::Bomb)));
+    }
 }

@@ -37,6 +37,8 @@ pub(super) use sets::Sets;
 
 use supervisor::Supervisor;
 
+/// Most bytes that become of what comes at once.
+const DECODED_BYTES_MAX: usize = 32 << 20;
 /// Headers that vouch for bytes which may be changed.
 const DIGESTS: [HeaderName; 4] = [
     HeaderName::from_static("content-digest"),
@@ -189,6 +191,19 @@ impl Run<'_> {
             counts: BTreeMap::new(),
         }
     }
+}
+
+/// The encoding that a head names for its body; `None` for one of `plain`, which leave a text as it is. Of several values
+/// one reader takes the first and another the last, so that nobody can tell.
+fn encoding<'a>(headers: &'a HeaderMap, plain: &[&str], what: &str) -> Result<Option<&'a str>, Refusal> {
+    let mut values = headers.get_all(CONTENT_ENCODING).iter();
+    let (Some(value), several) = (values.next(), values.next()) else { return Ok(None) };
+    if several.is_some() {
+        return Err(unreadable(&format!("{what} in several encodings")));
+    }
+    let value = value.to_str().map_err(|_| unreadable(&format!("{what} in this encoding")))?.trim();
+    let is_plain = value.is_empty() || plain.iter().any(|plain| value.eq_ignore_ascii_case(plain));
+    Ok((!is_plain).then_some(value))
 }
 
 /// A media type without its parameters.

@@ -4,7 +4,7 @@ use egress_userspace::domain::{Ending, InboundOnMatch, OutboundOnMatch, RefusalR
 use http_body_util::BodyExt;
 use hyper::{Request, Response, Version};
 
-use super::super::client::{Client, Way, next, whole};
+use super::super::client::{Client, Way, next, refusal, whole};
 use super::super::provider::Sender;
 use super::super::world::{Heard, PROVIDER, ROUTED, World};
 use super::{brotli, gzip, open, token, world, zstd};
@@ -78,10 +78,23 @@ async fn any_other_response_is_looked_at_as_it_comes_and_decoded_where_it_must_b
         assert_eq!(response.headers().contains_key("content-length"), encoding == "identity", "{encoding}");
         assert!(whole(response).await == clean.as_bytes(), "{encoding}");
     }
-    let mut client = open(&world, Version::HTTP_11).await;
-    let (response, host) = asked(&world, &mut client, Response::builder().header("content-encoding", "lzw")).await;
-    drop(host);
-    assert_eq!(response.status(), 403);
+}
+
+#[tokio::test]
+async fn a_response_in_an_encoding_that_nobody_can_tell_does_not_come_in() {
+    let world = world(OutboundOnMatch::Off, InboundOnMatch::Redact).await;
+    for encodings in
+        [&[&b"lzw"[..]][..], &[b"identity", b"gzip"], &[b"gzip", b"identity"], &[b"", b"gzip"], &[b"gzip\xff"]]
+    {
+        let mut client = open(&world, Version::HTTP_11).await;
+        let head = encodings.iter().fold(Response::builder(), |head, one| head.header("content-encoding", *one));
+        let (response, host) = asked(&world, &mut client, head).await;
+        // It may be refused before this.
+        let _ = host.send(Ok(gzip(token().as_bytes()).into()));
+        drop(host);
+        assert_eq!(response.status(), 403, "{encodings:?}");
+        assert_eq!(refusal(response).await["egress_reason"], "sensitive_data", "{encodings:?}");
+    }
 }
 
 #[tokio::test]
