@@ -48,6 +48,10 @@ pub struct Way {
     pub rule: Option<String>,
     /// Its host's row in the table of metered hosts.
     pub metered: Option<MeteredHost>,
+    /// Its route is about some methods only.
+    pub restricts_methods: bool,
+    /// Its route is about some paths only.
+    pub restricts_paths: bool,
     /// The name may lead to an address of this network.
     pub private: bool,
     /// TLS is not ended here: nothing is known of what passes.
@@ -153,6 +157,8 @@ impl RouteFiles {
         let inbound = route.inbound.or_else(|| files().find_map(|file| file.inbound));
         Way {
             rule: Some(route.place.clone()),
+            restricts_methods: !route.methods.is_empty(),
+            restricts_paths: !route.paths.is_empty(),
             private: route.private,
             is_spliced: !route.intercept && metered.is_none(),
             metered: metered.cloned(),

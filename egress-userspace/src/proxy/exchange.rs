@@ -196,6 +196,9 @@ impl Run<'_> {
             Decision::Allowed(way) => *way,
             Decision::Refused(why) => return Err(refusal::forbidden(why, &self.bottle.view.name, to)),
         };
+        if let Some(name) = headers::overriding(&head.headers, &way) {
+            return Err(refusal::overridden(name, way.rule.clone()));
+        }
         let has_socket = way.metered.as_ref().is_none_or(|row| meter::has_responses_socket(row.api, path));
         let is_carried = head.version == Version::HTTP_11 && head.method == Method::GET && has_socket;
         if head.method == Method::CONNECT || (is_upgrade && !is_carried) {

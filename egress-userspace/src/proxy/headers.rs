@@ -10,6 +10,7 @@ use hyper::http::header::{
 };
 
 use crate::domain::Tokens;
+use crate::policy::Way;
 
 /// Tokens left in the tightest budget that binds a request, after what is held for requests in flight, this one among them:
 /// as it was when the request was admitted.
@@ -25,6 +26,18 @@ const HOP_BY_HOP: [HeaderName; 8] = [
     TRANSFER_ENCODING,
     UPGRADE,
 ];
+
+/// Headers for which some servers take another method than the request's.
+const METHOD_OVERRIDES: [&str; 3] = ["x-http-method", "x-http-method-override", "x-method-override"];
+/// The same for another path.
+const PATH_OVERRIDES: [&str; 2] = ["x-original-url", "x-rewrite-url"];
+
+/// The header for which a server may take the request for another one than its route is about. Some servers read `_` for `-`.
+pub(super) fn overriding<'a>(headers: &'a HeaderMap, way: &Way) -> Option<&'a HeaderName> {
+    let methods = METHOD_OVERRIDES.iter().filter(|_| way.restricts_methods);
+    let names: Vec<&str> = methods.chain(PATH_OVERRIDES.iter().filter(|_| way.restricts_paths)).copied().collect();
+    headers.keys().find(|name| names.contains(&name.as_str().replace('_', "-").as_str()))
+}
 
 /// Makes a client's headers fit for the provider. `Host` is set anew from the target; a 100 has already been sent.
 pub(super) fn strip_request(headers: &mut HeaderMap) {
@@ -91,6 +104,8 @@ fn has_token(value: &HeaderValue, token: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::{Route, RouteFile};
+    use crate::policy::{Decision, Destination, MeteredTable, RouteFiles};
 
     #[test]
     fn a_websocket_is_opened_without_extensions() {
@@ -123,6 +138,37 @@ mod tests {
         ]);
         strip_request(&mut request);
         assert_eq!(request, headers(&[("x-api-key", "k"), ("te", "trailers"), ("accept-encoding", "gzip")]));
+    }
+
+    #[test]
+    fn a_header_that_makes_another_request_of_it_is_found_where_that_matters() {
+        let way = |methods: &[&str], paths: &[&str]| {
+            let mut route = Route::to("a.com".parse().unwrap(), String::new());
+            route.methods = methods.iter().map(|method| method.parse().unwrap()).collect();
+            route.paths = paths.iter().map(|path| path.parse().unwrap()).collect();
+            let host = RouteFile { routes: vec![route], ..RouteFile::default() };
+            let to = Destination { host: &"a.com".parse().unwrap(), port: 443, method: "GET", path: "/" };
+            let decided = RouteFiles { host, ..RouteFiles::default() }.decide(&[], &MeteredTable::default(), to);
+            let Decision::Allowed(way) = decided else { panic!("{decided:?}") };
+            way
+        };
+        let check = |name: &str, way: &Way, expected: bool| {
+            let request = headers(&[("x-own", "1"), (name, "DELETE")]);
+            let found = overriding(&request, way).map(HeaderName::as_str);
+            assert_eq!(found, expected.then_some(name), "{name}");
+        };
+        let (all, methods, paths) = (way(&[], &[]), way(&["GET"], &[]), way(&[], &["/"]));
+        for name in ["x-http-method", "x-http-method-override", "x-method-override", "x_http-method_override"] {
+            check(name, &all, false);
+            check(name, &methods, true);
+            check(name, &paths, false);
+        }
+        for name in ["x-original-url", "x-rewrite-url", "x_rewrite_url"] {
+            check(name, &all, false);
+            check(name, &methods, false);
+            check(name, &paths, true);
+        }
+        check("x-http-methods", &methods, false);
     }
 
     #[test]

@@ -165,6 +165,15 @@ pub(super) fn forbidden(why: Forbidden, bottle: &BottleName, to: Destination<'_>
     }
 }
 
+/// A request that is another to servers that honour this header.
+pub(super) fn overridden(by: &HeaderName, rule: Option<String>) -> Answer {
+    let message = format!(
+        "the route that allows this request is about some methods or paths only, and some servers take another one from its \
+         header {by}: send it without that"
+    );
+    Answer::Refused(Refusal { rule, ..Refusal::of(RefusalReason::RouteForbids, message) })
+}
+
 /// A name that leads into this host or its network.
 pub(super) fn not_public(host: &Host, rule: Option<String>) -> Answer {
     let message = format!(

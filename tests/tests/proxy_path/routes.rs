@@ -129,6 +129,46 @@ async fn what_no_route_to_the_host_is_about_is_refused() {
 }
 
 #[tokio::test]
+async fn no_header_makes_another_request_of_one_that_a_route_allows() {
+    let methods = |route: &mut Route| route.methods = vec!["GET".parse().unwrap()];
+    let paths = |route: &mut Route| route.paths = vec!["/ok/*".parse().unwrap()];
+    let (method, url) = (("X-HTTP-Method-Override", "DELETE"), ("x-original-url", "/other"));
+    let world = routed(vec![route(ROUTED, methods)]).await;
+    let mut client = Client::open_as(&world, Way::Transparent, Version::HTTP_11, ROUTED_NAMES).await.unwrap();
+    for (restrict, header, is_refused) in [
+        (methods as fn(&mut Route), method, true),
+        (methods, ("x-http-method", "DELETE"), true),
+        (methods, ("X_Method_Override", "DELETE"), true),
+        (methods, url, false),
+        (paths, url, true),
+        (paths, ("X-Rewrite-URL", "/other"), true),
+        (paths, method, false),
+        (|_| {}, url, false),
+        (|_| {}, method, false),
+    ] {
+        world.route(file(vec![route(ROUTED, restrict)]));
+        sleep(Duration::from_millis(50)).await;
+        let asking = client.send_to(ROUTED, Request::get("/").header(header.0, header.1), "/ok/x", "");
+        if !is_refused {
+            let (response, ()) = tokio::join!(asking, async {
+                let asked = world.provider.asked().await;
+                assert_eq!(asked.head.headers[header.0], header.1);
+                asked.whole(hyper::Response::builder(), "yes");
+            });
+            whole(response.unwrap()).await;
+            continue;
+        }
+        let response = asking.await.unwrap();
+        assert_eq!(response.status(), 403, "{header:?}");
+        let said = refusal(response).await;
+        assert_eq!(said["egress_reason"], "route_forbids");
+        let message = said["error"]["message"].as_str().unwrap();
+        assert!(message.contains(&header.0.to_lowercase()), "{message}");
+    }
+    assert!(world.provider.is_untouched().await);
+}
+
+#[tokio::test]
 async fn a_reload_binds_the_next_request_on_an_open_connection() {
     let world = routed(vec![route(ROUTED, |_| {})]).await;
     let mut client = Client::open_as(&world, Way::Transparent, Version::HTTP_11, ROUTED_NAMES).await.unwrap();
