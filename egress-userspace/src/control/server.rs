@@ -91,7 +91,7 @@ pub fn bind(path: &Path) -> std::io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Serves until the future is dropped.
+/// Serves until the future is dropped. What a handler has begun it ends, also when the front-end has gone meanwhile.
 pub async fn serve<H, F>(listener: UnixListener, handler: H)
 where
     H: Fn(Peer, ApiRequest) -> F + Send + Sync + 'static,
@@ -138,7 +138,7 @@ async fn answer<H, F>(
 ) -> Result<Response<BoxBody<Bytes, Infallible>>, ApiError>
 where
     H: Fn(Peer, ApiRequest) -> F,
-    F: Future<Output = Result<ApiReply, ApiError>>,
+    F: Future<Output = Result<ApiReply, ApiError>> + Send + 'static,
 {
     let not_permitted = |message: String| ApiError { code: ErrorCode::NotPermitted, message };
     let peer = peer.ok_or_else(|| not_permitted("one request a connection".to_owned()))?;
@@ -153,7 +153,7 @@ where
     })?;
     let query = head.uri.query().unwrap_or("");
     let request = ApiRequest::parse(&head.method, head.uri.path(), query, &body.to_bytes())?;
-    Ok(match handler(peer, request).await? {
+    Ok(match to_its_end(handler(peer, request)).await? {
         ApiReply::Json(value) => document(StatusCode::OK, &value),
         ApiReply::Text(content_type, text) => {
             with_body(StatusCode::OK, content_type, Full::new(Bytes::from(text)).boxed())
@@ -164,6 +164,15 @@ where
         ApiReply::Stopping(events) => event_stream(events),
         ApiReply::Live(events) => event_stream(events),
     })
+}
+
+/// A connection's future is dropped when the front-end goes. What is done in several steps must not stop between two of them.
+async fn to_its_end<F>(handling: F) -> Result<ApiReply, ApiError>
+where
+    F: Future<Output = Result<ApiReply, ApiError>> + Send + 'static,
+{
+    let handled = tokio::spawn(handling).await;
+    handled.unwrap_or_else(|error| Err(ApiError { code: ErrorCode::Failed, message: error.to_string() }))
 }
 
 fn document(status: StatusCode, value: &impl serde::Serialize) -> Response<BoxBody<Bytes, Infallible>> {
@@ -203,4 +212,32 @@ fn refuse(error: &ApiError) -> Response<BoxBody<Bytes, Infallible>> {
         ErrorCode::Failed => StatusCode::INTERNAL_SERVER_ERROR,
     };
     document(status, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::sync::oneshot;
+    use tokio::time::{sleep, timeout};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_has_begun_is_ended_although_nobody_waits() {
+        let (end, ended) = oneshot::channel();
+        let handling = async move {
+            sleep(Duration::from_millis(50)).await;
+            end.send(()).unwrap();
+            ApiReply::json(&())
+        };
+        assert!(timeout(Duration::from_millis(1), to_its_end(handling)).await.is_err(), "it was not waited for");
+        assert_eq!(ended.await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn what_panics_is_answered() {
+        let answered = to_its_end(async { panic!("in the handler") }).await;
+        assert!(answered.is_err_and(|error| error.code == ErrorCode::Failed && error.message.contains("panicked")));
+    }
 }

@@ -284,6 +284,29 @@ fn kill_while_attaching(docker: &Docker, world: &mut World, point: Point) -> Res
     until("it is given back", PATIENCE, || Ok(host.reached() > count))
 }
 
+/// Ctrl-C while a container is being attached: it is attached all the same, and everything can be done with it.
+#[test]
+fn attaching_goes_on_when_its_front_end_has_gone() -> Result<()> {
+    let Some((docker, world)) = world("a front-end that goes", "")? else { return Ok(()) };
+    docker.docker(&["run", "-d", "--name", "target", CLIENT, "sleep", "7005"])?;
+    let mut front = world.command(&["attach", "web", "--container", "target"]).spawn()?;
+    until("it has begun", PATIENCE, || Ok(world.names.run.join("bottles/web").exists()))?;
+    let hung = docker.hang()?;
+    front.kill()?;
+    front.wait()?;
+    // The daemon hears of it.
+    sleep(Duration::from_millis(300));
+    drop(hung);
+    let is_served = || Ok(ask(&docker, "target").is_ok_and(|status| status == "200"));
+    until("it is behind its gate", PATIENCE, is_served).with_context(|| world.log_tail())?;
+    ensure!(world.bottle("web")?.container.is_some(), "{:?}", world.bottle("web")?);
+    let said = world.egress(&["detach", "web"])?;
+    ensure!(said.code == 0, "{said:?}");
+    let networks = docker.docker(&["inspect", "--format", "{{json .NetworkSettings.Networks}}", "target"])?;
+    ensure!(networks.contains("bridge") && !networks.contains("none"), "{networks}");
+    Ok(())
+}
+
 /// What every engine must do: one container attached, started again, and given back.
 pub(crate) fn check_attaching(docker: &Docker, world: &World, bridge: &str) -> Result<()> {
     let host = Host::listen(world)?;
