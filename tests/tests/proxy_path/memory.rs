@@ -1,7 +1,7 @@
 //! One bottle makes the proxy hold all that it may, and another is served.
 
 use std::net::Ipv4Addr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use egress_userspace::domain::{Route, RouteFile};
 use futures_util::SinkExt;
@@ -80,9 +80,14 @@ async fn is_served(world: &World, from: Ipv4Addr) -> bool {
 /// The neighbour is served while of these requests, so large each, as many are held as may be, and the bottle again when they
 /// are gone.
 async fn check_held(world: &World, streams: Vec<TcpStream>, bytes: usize) {
-    let count = streams.len();
-    let streams = held(streams).await;
-    assert!((BYTES * 3 / 4 / bytes..=BYTES / bytes).contains(&streams.len()), "{} of {count}", streams.len());
+    let (count, few, many) = (streams.len(), BYTES * 3 / 4 / bytes, BYTES / bytes);
+    let mut streams = held(streams).await;
+    // On a busy machine some have not been read yet.
+    let since = Instant::now();
+    while streams.len() > many && since.elapsed() < PATIENCE {
+        streams = held(streams).await;
+    }
+    assert!((few..=many).contains(&streams.len()), "{} of {count}", streams.len());
     assert!(is_served(world, NEIGHBOUR).await);
     drop(streams);
     let again = async {
