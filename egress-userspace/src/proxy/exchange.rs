@@ -7,7 +7,7 @@ use std::time::Duration;
 use hyper::body::{Body, Incoming};
 use hyper::http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, HeaderValue};
 use hyper::http::request::Parts;
-use hyper::{Method, Request, Response, StatusCode, Uri, Version};
+use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::client::legacy::ResponseFuture;
 use thiserror::Error;
 use tokio::time::{Instant, timeout};
@@ -33,8 +33,9 @@ use super::refusal::{self, Answer, Audience};
 use super::request_body::{BodyBroken, RequestBody, discard};
 use super::request_log::Line;
 use super::response_body::ResponseBody;
-use super::scan::Sets;
+use super::scan::{Sets, Shown};
 use super::socket::ClientSocket;
+use super::spelling::Heads;
 use super::stream_usage;
 use super::strict::StrictStream;
 use super::target::{Leads, PLAIN_PORT, TLS_PORT, Target, TargetError, agree};
@@ -65,13 +66,15 @@ pub(super) struct Origin {
     relay: Mutex<Option<Relay>>,
     /// It has.
     is_upgraded: Arc<AtomicBool>,
+    /// How its requests spell their headers, over HTTP/1.
+    pub(super) heads: Arc<Heads>,
 }
 
 impl Origin {
     /// A connection that has named no host.
     pub(super) fn new(socket: Arc<ClientSocket>, passage: Arc<Passage>, leads: Option<Leads>) -> Self {
-        let (relay, is_upgraded) = (Mutex::default(), Arc::default());
-        Self { socket, passage, expected: Vec::new(), leads, relay, is_upgraded }
+        let (relay, is_upgraded, heads) = (Mutex::default(), Arc::default(), Arc::default());
+        Self { socket, passage, expected: Vec::new(), leads, relay, is_upgraded, heads }
     }
 
     /// The connection becomes a WebSocket when its answer has been sent.
@@ -82,7 +85,7 @@ impl Origin {
 
     /// A connection whose requests are looked at as long as it is one of HTTP/1.
     pub(super) fn strict<S>(&self, stream: S) -> StrictStream<S> {
-        StrictStream::new(stream, Arc::clone(&self.is_upgraded))
+        StrictStream::new(stream, Arc::clone(&self.is_upgraded), Arc::clone(&self.heads))
     }
 
     /// What it has become.
@@ -106,13 +109,9 @@ pub(super) struct Run<'a> {
     pub(super) policy: &'a PolicyView,
     pub(super) bottle: &'a Bottle,
     version: Version,
-    /// Where it is to go, as far as that is said.
-    target: Option<Target>,
     /// What the host speaks, if it is metered.
     api: Option<Api>,
-    method: Method,
-    /// As it may be told of: without what detectors find in it.
-    uri: Uri,
+    shown: Shown,
     begun: Instant,
     /// How long the body's beginning took to arrive, in microseconds.
     waited_us: AtomicU64,
@@ -136,12 +135,11 @@ impl Exchange {
             let answer = own::answer(&self.link, &policy, bottle, &head).await;
             return Ok(answer.map(|bytes| ResponseBody::Answer { bytes: Some(bytes), delivery: None }));
         }
-        let (version, method, uri) = (head.version, head.method.clone(), self.sets.shown(&policy, bottle, &head.uri));
-        let api = target.as_ref().ok().and_then(|target| policy.metered.find(&target.host)).map(|row| row.api);
-        let said = target.as_ref().ok().cloned();
+        let host = target.as_ref().ok().map(|target| &target.host);
+        let api = host.and_then(|host| policy.metered.find(host)).map(|row| row.api);
+        let (version, shown) = (head.version, self.sets.shown(&policy, bottle, &head, host));
         let (policy, waited_us) = (&*policy, AtomicU64::new(0));
-        let run =
-            Run { exchange: self, origin, policy, bottle, version, target: said, api, method, uri, begun, waited_us };
+        let run = Run { exchange: self, origin, policy, bottle, version, api, shown, begun, waited_us };
         match run.allow(&head, target) {
             Ok(allowed) => {
                 run.log(None, allowed.way.rule.as_deref(), allowed.way.log);
@@ -214,9 +212,9 @@ impl Run<'_> {
 
     /// What operators read of it.
     fn log(&self, reason: Option<RefusalReason>, rule: Option<&str>, wanted: RequestLog) {
-        let host = self.target.as_ref().map(|target| &target.host);
+        let Shown { method, uri, host } = &self.shown;
         let name = &self.bottle.view.name;
-        Line::new(name, self.method.as_str(), self.uri.path(), reason).at(host).by(rule).write(wanted);
+        Line::new(name, method.as_str(), uri.path(), reason).at(host.as_ref()).by(rule).write(wanted);
     }
 
     fn credential(&self, host: &Host, way: &Way, head: &Parts) -> Result<Credential, Refusal> {
@@ -237,13 +235,13 @@ impl Run<'_> {
             return self.bottle.passage.measures.refused(reason);
         }
         self.log(Some(reason), refused.rule.as_deref(), self.policy.routes.log(&self.bottle.view.lineage));
-        let host = self.target.as_ref().map(|target| &target.host);
+        let host = self.shown.host.as_ref();
         self.exchange.link.tell_refused(self.bottle, reason, host, &self.shown_target(), refused.rule.clone());
     }
 
     /// Method and path, as they may be told of.
     pub(super) fn shown_target(&self) -> String {
-        shortened(&format!("{} {}", self.method, self.uri.path()))
+        shortened(&format!("{} {}", self.shown.method, self.shown.uri.path()))
     }
 
     /// Admit, forward, respond.
@@ -483,20 +481,21 @@ impl Run<'_> {
         let is_final = refusal::is_final(answer, is_last_word) && self.is_heard();
         // HTTP/2 has no such header; its streams end one by one.
         // What follows a CONNECT is no request, even if there is no tunnel.
-        let closes = is_last_word || *answer == Answer::BodyBroken || self.method == Method::CONNECT;
+        let closes = is_last_word || *answer == Answer::BodyBroken || self.shown.method == Method::CONNECT;
         let closes = closes && self.version < Version::HTTP_2;
         let report = FromProxy::RefusalDelivered { bottle: self.bottle.view.id };
         let delivery = is_final.then(|| self.delivery(report, REFUSAL_DELIVERY_TIME_MAX));
-        let audience = self.api.map_or_else(Audience::default, |api| Audience::of(api, self.uri.path()));
+        let audience = self.api.map_or_else(Audience::default, |api| Audience::of(api, self.shown.uri.path()));
         let response = refusal::respond(answer, audience, closes);
-        let (bottle, target) = (&self.bottle.view.name, format!("{} {}", self.method, self.uri.path()));
+        let (bottle, target) = (&self.bottle.view.name, self.shown_target());
         tracing::debug!(%bottle, target, status = response.status().as_u16(), is_final, "refused");
         response.map(|bytes| ResponseBody::Answer { bytes: Some(bytes), delivery })
     }
 
     /// Is the answer read by whoever works here? What agents ask beside their work, telemetry for one, they drop unread.
     fn is_heard(&self) -> bool {
-        self.api.is_some_and(|api| meter::ask(api, self.method.as_str(), self.uri.path(), &[], None).is_metered)
+        let Shown { method, uri, .. } = &self.shown;
+        self.api.is_some_and(|api| meter::ask(api, method.as_str(), uri.path(), &[], None).is_metered)
     }
 
     fn delivery(&self, report: FromProxy, patience: Duration) -> Delivery {

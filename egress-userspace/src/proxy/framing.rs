@@ -39,31 +39,40 @@ enum State {
 
 /// Follows one connection.
 #[derive(Debug)]
-pub(super) struct Framing(State);
+pub(super) struct Framing {
+    state: State,
+    /// The names of headers in each head that has passed and not been asked for, with a line feed behind each.
+    names: Vec<Vec<u8>>,
+}
 
 impl Framing {
     /// At the beginning of a connection.
     pub(super) fn new() -> Self {
-        Self(State::Head)
+        Self { state: State::Head, names: Vec::new() }
     }
 
     /// The connection is HTTP/1 no longer.
     pub(super) fn ends(&mut self) {
-        self.0 = State::Opaque;
+        self.state = State::Opaque;
     }
 
     /// Before or in a head?
     pub(super) fn is_in_head(&self) -> bool {
-        self.0 == State::Head
+        self.state == State::Head
     }
 
     /// So many bytes that come next may pass unseen; they are to be given to [`Self::follow`] all the same.
     pub(super) fn unseen(&self) -> u64 {
-        match self.0 {
+        match self.state {
             State::Body(left) | State::Chunk(left) => left,
             State::Opaque => u64::MAX,
             State::Head | State::ChunkSize | State::ChunkEnd | State::Trailers => 0,
         }
+    }
+
+    /// The names of headers, with a line feed behind each, in the heads that have passed since this was asked.
+    pub(super) fn take_names(&mut self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.names)
     }
 
     /// How many of these bytes may pass: heads and lines only when they are whole. The rest is to be given again, with more.
@@ -86,12 +95,16 @@ impl Framing {
         if rest.is_empty() {
             return Ok(None);
         }
-        let (length, next) = match self.0 {
+        let (length, next) = match self.state {
             State::Opaque => (rest.len(), State::Opaque),
             // Empty lines before a request are to be ignored (RFC 9112 §2.2).
             State::Head if rest.starts_with(b"\r\n") => (2, State::Head),
             State::Head => match head_end(rest)? {
-                Some(end) => (end, after_head(rest.get(..end).unwrap_or_default())?),
+                Some(end) => {
+                    let (next, names) = after_head(rest.get(..end).unwrap_or_default())?;
+                    self.names.push(names);
+                    (end, next)
+                }
                 None if rest.len() > HEAD_BYTES_MAX => (rest.len(), State::Opaque),
                 None => return Ok(None),
             },
@@ -120,7 +133,7 @@ impl Framing {
                 None => return Ok(None),
             },
         };
-        self.0 = next;
+        self.state = next;
         Ok(Some(length))
     }
 }
@@ -147,15 +160,15 @@ fn head_end(bytes: &[u8]) -> Result<Option<usize>, FramingError> {
     Ok(None)
 }
 
-/// What follows a whole head.
-fn after_head(head: &[u8]) -> Result<State, FramingError> {
+/// What follows a whole head, and the names of its headers.
+fn after_head(head: &[u8]) -> Result<(State, Vec<u8>), FramingError> {
     let mut lines = head.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     let request_line = lines.next().unwrap_or_default();
     if request_line.contains(&b'#') {
         // A fragment is no part of a request, and would be dropped.
         return Err(FramingError::Head);
     }
-    let (mut length, mut is_chunked, mut is_expected) = (None, false, false);
+    let (mut length, mut is_chunked, mut is_expected, mut names) = (None, false, false, Vec::new());
     for line in lines.take_while(|line| !line.is_empty()) {
         let colon = memchr::memchr(b':', line).ok_or(FramingError::Head)?;
         let (name, value) = (line.get(..colon).unwrap_or_default(), line.get(colon + 1..).unwrap_or_default());
@@ -163,6 +176,8 @@ fn after_head(head: &[u8]) -> Result<State, FramingError> {
         if name.is_empty() || name.iter().any(u8::is_ascii_whitespace) {
             return Err(FramingError::Head);
         }
+        names.extend_from_slice(name);
+        names.push(b'\n');
         let value = value.trim_ascii();
         if name.eq_ignore_ascii_case(b"content-length") {
             let said = content_length(value).filter(|_| length.is_none()).ok_or(FramingError::Head)?;
@@ -179,15 +194,16 @@ fn after_head(head: &[u8]) -> Result<State, FramingError> {
             is_expected = true;
         }
     }
-    match (length, is_chunked) {
-        (Some(_), true) => Err(FramingError::Head),
+    let next = match (length, is_chunked) {
+        (Some(_), true) => return Err(FramingError::Head),
         // Nothing is defined of a body here, and what follows may be another protocol.
-        (Some(1..), false) | (None, true) if request_line.starts_with(b"CONNECT ") => Err(FramingError::Head),
-        _ if request_line.starts_with(b"CONNECT ") => Ok(State::Opaque),
-        (None, true) => Ok(State::ChunkSize),
-        (None | Some(0), false) => Ok(State::Head),
-        (Some(length), false) => Ok(State::Body(length)),
-    }
+        (Some(1..), false) | (None, true) if request_line.starts_with(b"CONNECT ") => return Err(FramingError::Head),
+        _ if request_line.starts_with(b"CONNECT ") => State::Opaque,
+        (None, true) => State::ChunkSize,
+        (None | Some(0), false) => State::Head,
+        (Some(length), false) => State::Body(length),
+    };
+    Ok((next, names))
 }
 
 fn content_length(value: &[u8]) -> Option<u64> {
@@ -253,6 +269,15 @@ mod tests {
         passes("CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n\x16\x03\nanything");
         check("GET / HTTP/1.1\r\nHost", Ok(0));
         check(&format!("{OK}GET"), Ok(OK.len()));
+    }
+
+    #[test]
+    fn names_of_headers_are_kept_as_they_are_spelled() {
+        let text = format!("POST / HTTP/1.1\r\nHOST: a\r\nX-Note: b: c\r\ncontent-Length:5\r\n\r\nx: y\n{OK}GET / HTT");
+        let mut framing = Framing::new();
+        while framing.follow(text.as_bytes()).is_ok_and(|passed| passed == 0) {}
+        assert_eq!(framing.take_names(), [&b"HOST\nX-Note\ncontent-Length\n"[..], b"Host\n"]);
+        assert!(framing.take_names().is_empty());
     }
 
     #[test]

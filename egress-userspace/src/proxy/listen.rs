@@ -175,8 +175,9 @@ impl Server {
     /// Requests to a proxy: each a request, or a tunnel to a host that is then served like the host itself.
     async fn serve_explicit(self: Arc<Self>, stream: ClientStream, mut origin: Origin) -> Result<(), ConnectionError> {
         let tunnel: Mutex<Option<Tunnel>> = Mutex::default();
-        let service = service_fn(|request: Request<Incoming>| {
+        let service = service_fn(|mut request: Request<Incoming>| {
             let (server, origin, tunnel) = (&self, &origin, &tunnel);
+            origin.heads.spell(&mut request);
             async move {
                 if request.method() != Method::CONNECT {
                     return server.exchange.handle(origin, request).await;
@@ -231,7 +232,10 @@ impl Server {
         let is_one_name = origin.expected.iter().all(|expected| expected == host);
         if let Some(way) = policy.splice(bottle, host, port).filter(|_| is_one_name && bottle.view.phase == Phase::Open)
         {
-            return Wanted::Spliced(Box::new(way));
+            return match self.exchange.judge_spliced(&policy, bottle, &way, host) {
+                true => Wanted::Spliced(Box::new(way)),
+                false => Wanted::Nothing,
+            };
         }
         let is_known = own::is_own(host) || policy.names(bottle, host);
         if is_known || bottle.passage.strange_names.take(Instant::now()).is_some() {
@@ -269,7 +273,10 @@ impl Server {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let service = service_fn(|request| self.exchange.handle(&origin, request));
+        let service = service_fn(|mut request| {
+            origin.heads.spell(&mut request);
+            self.exchange.handle(&origin, request)
+        });
         http1_builder().serve_connection(TokioIo::new(origin.strict(stream)), service).with_upgrades().await?;
         relay(origin).await
     }
@@ -382,7 +389,7 @@ mod tests {
 
     fn plain() -> DuplexStream {
         let (client, server) = duplex(1 << 10);
-        let stream = StrictStream::new(server, Arc::default());
+        let stream = StrictStream::new(server, Arc::default(), Arc::default());
         let service = service_fn(async |_: Request<Incoming>| Ok::<_, Infallible>(Response::new(ResponseBody::Empty)));
         tokio::spawn(http1_builder().serve_connection(TokioIo::new(stream), service));
         client

@@ -42,6 +42,7 @@ mod room;
 mod sandbox;
 mod scan;
 mod socket;
+mod spelling;
 mod splice;
 mod stream_usage;
 mod strict;

@@ -7,12 +7,13 @@ use thiserror::Error;
 use tokio::io::{AsyncWriteExt, copy_bidirectional};
 
 use crate::domain::{Host, RefusalReason, RequestLog};
+use crate::policy::Way;
 
 use super::exchange::{Exchange, Origin};
 use super::request_log::Line;
 use super::socket::ClientStream;
 use super::upstream::{DialError, Reach};
-use super::view::Bottle;
+use super::view::{Bottle, PolicyView};
 
 /// What a connection is called that is no request.
 const CONNECT: &str = "CONNECT";
@@ -42,6 +43,14 @@ pub(super) struct Spliced {
 }
 
 impl Exchange {
+    /// May the name leave that a connection is to be passed on to? Whoever is asked for its address gets to know it.
+    pub(super) fn judge_spliced(&self, policy: &PolicyView, bottle: &Bottle, way: &Way, host: &Host) -> bool {
+        let Err(refusal) = self.sets.judge_host(policy, bottle, way.outbound, host) else { return true };
+        Line::new(&bottle.view.name, CONNECT, "", Some(refusal.reason)).by(refusal.rule.as_deref()).write(way.log);
+        self.link.tell_refused(bottle, refusal.reason, None, CONNECT, refusal.rule);
+        false
+    }
+
     /// Passes bytes both ways until both ends have closed, or the bottle is cut.
     pub(super) async fn splice(&self, origin: &Origin, bottle: &Bottle, spliced: Spliced) -> Result<(), SpliceError> {
         let Spliced { mut stream, hello, host, port, private, rule, log } = spliced;

@@ -12,6 +12,7 @@ use tokio::time::{Sleep, sleep};
 
 use super::framing::{Framing, FramingError};
 use super::limits::{HEAD_ARRIVAL_TIME_MAX, STRICT_READ_BYTES};
+use super::spelling::{Heads, Names};
 
 /// What hyper answers with 400, and with nothing else.
 const NO_HEAD: &[u8] = b"\0\r\n\r\n";
@@ -29,15 +30,18 @@ pub(super) struct StrictStream<S> {
     is_over: bool,
     /// Shared with whoever turns the connection into something else.
     is_upgraded: Arc<AtomicBool>,
+    /// What is told of each head that is given on.
+    heads: Arc<Heads>,
     /// When the head that has begun is to be here.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> StrictStream<S> {
     /// Looks at what `inner` reads, until `is_upgraded`.
-    pub(super) fn new(inner: S, is_upgraded: Arc<AtomicBool>) -> Self {
+    pub(super) fn new(inner: S, is_upgraded: Arc<AtomicBool>, heads: Arc<Heads>) -> Self {
+        heads.begin();
         let (framing, held) = (Framing::new(), BytesMut::new());
-        Self { inner, framing, held, cleared: 0, is_over: false, is_upgraded, deadline: None }
+        Self { inner, framing, held, cleared: 0, is_over: false, is_upgraded, heads, deadline: None }
     }
 
     /// What was read of a connection that has become something else, and not given on.
@@ -98,7 +102,9 @@ impl<S: AsyncRead + Unpin> StrictStream<S> {
 
     /// Looks at what is held. True when some of it may be given on.
     fn clear(&mut self) -> io::Result<bool> {
-        match self.framing.follow(&self.held) {
+        let followed = self.framing.follow(&self.held);
+        self.framing.take_names().into_iter().for_each(|names| self.heads.add(Names::new(names)));
+        match followed {
             Ok(0) => {}
             Ok(length) => (self.cleared, self.deadline) = (length, None),
             Err(error @ FramingError::Head) => {

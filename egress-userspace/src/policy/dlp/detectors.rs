@@ -153,6 +153,21 @@ impl Detectors {
         detector < self.secrets_end
     }
 
+    /// The first secret whose value is known that stands in a text, whatever has become of its letters' case.
+    #[must_use]
+    pub fn secret_in_any_case(&self, text: &[u8]) -> Option<usize> {
+        let is_in = |anchor: &&Anchor| match &anchor.check {
+            Check::Written(written) => written.is_in_any_case(text),
+            Check::Shape(_)
+            | Check::AwsKeyId(_)
+            | Check::AwsSecret(_)
+            | Check::PrivateKey
+            | Check::Jwt
+            | Check::Assignment(_) => false,
+        };
+        self.anchors.iter().find(is_in).map(|anchor| anchor.detector)
+    }
+
     /// Is there nothing to look for?
     #[must_use]
     pub fn is_empty(&self) -> bool {

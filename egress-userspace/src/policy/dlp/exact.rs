@@ -30,6 +30,11 @@ impl Written {
         Self { bytes: Zeroizing::new(bytes.to_vec()), ignores_case: false, filler: Filler::Stars }
     }
 
+    /// Is it somewhere in a text, whatever the case of its letters?
+    pub(super) fn is_in_any_case(&self, text: &[u8]) -> bool {
+        text.windows(self.bytes.len()).any(|window| window.eq_ignore_ascii_case(&self.bytes))
+    }
+
     /// Is it here?
     pub(super) fn check(&self, place: Place<'_>) -> Verdict {
         let text = place.rest();

@@ -15,6 +15,7 @@ use crate::meter::Decoder;
 use crate::policy::dlp::{Finding, Layers, Passing, Redactor, Scan};
 
 use super::super::memory::Held;
+use super::head::judge_fixed;
 use super::{DECODED_BYTES_MAX, Screening, encoding, found_outbound, media_type, not_approved, unreadable};
 
 /// What a finding takes that waits for an operator, about, in bytes.
@@ -193,10 +194,7 @@ impl Screen {
     pub(in super::super) fn judge_trailers(&mut self, trailers: &HeaderMap) -> Result<(), Refusal> {
         for (name, value) in trailers {
             let line = [name.as_str().as_bytes(), b": ", value.as_bytes()].concat();
-            let found = Scan::all(&self.screening.detectors, Layers::Body, &line);
-            if let Some(finding) = found.first() {
-                return Err(found_outbound(self.screening.detectors.name(finding.detector), "trailers"));
-            }
+            judge_fixed(&self.screening.detectors, &line, "trailers")?;
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use hyper::http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
-use hyper::{HeaderMap, Uri};
+use hyper::{HeaderMap, Method, Uri};
 use tokio::time::Instant;
 
 use crate::broker::FromProxy;
@@ -138,7 +138,7 @@ impl Run<'_> {
             head.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
         let Some(mut screening) = self.screening(allowed).map_err(Answer::Refused)? else { return Ok(body) };
-        head::screen(&mut screening, &allowed.way, head).await.map_err(Answer::Refused)?;
+        head::screen(&mut screening, allowed, head).await.map_err(Answer::Refused)?;
         if body.is_empty() {
             return Ok(body);
         }
@@ -211,14 +211,39 @@ fn media_type(headers: &HeaderMap) -> &str {
     super::headers::text(headers, &CONTENT_TYPE).and_then(|value| value.split(';').next()).unwrap_or("").trim()
 }
 
+/// A request as it may be told of: without what detectors find in it.
+pub(super) struct Shown {
+    pub(super) method: Method,
+    pub(super) uri: Uri,
+    /// Where it is to go, as far as that is said and may be.
+    pub(super) host: Option<Host>,
+}
+
 impl Sets {
-    /// A URI as it may be told of: without what detectors find in it.
-    pub(super) fn shown(&self, policy: &PolicyView, bottle: &Bottle, uri: &Uri) -> Uri {
+    /// What may be told of a request to `host`.
+    pub(super) fn shown(&self, policy: &PolicyView, bottle: &Bottle, head: &Parts, host: Option<&Host>) -> Shown {
         let wanted = Wanted::outbound(OutboundOnMatch::Block, &policy.routes, &bottle.view.lineage, &policy.secrets);
-        match self.of(wanted) {
-            Ok(detectors) => head::redacted_uri(&detectors, uri).unwrap_or_else(|| uri.clone()),
-            Err(_) => Uri::from_static("/"),
+        let (method, uri) = (head.method.clone(), head.uri.clone());
+        let Ok(detectors) = self.of(wanted) else { return Shown { method, uri: Uri::from_static("/"), host: None } };
+        let is_clean = |text: &str| head::finds(&detectors, text.as_bytes()).is_none();
+        Shown {
+            method: if is_clean(method.as_str()) { method } else { Method::from_bytes(b"*").unwrap_or_default() },
+            uri: head::redacted_uri(&detectors, &uri).unwrap_or(uri),
+            host: host.filter(|host| is_clean(host.as_str())).cloned(),
         }
+    }
+
+    /// May this name leave?
+    pub(super) fn judge_host(
+        &self,
+        policy: &PolicyView,
+        bottle: &Bottle,
+        on_match: OutboundOnMatch,
+        host: &Host,
+    ) -> Result<(), Refusal> {
+        let wanted = Wanted::outbound(on_match, &policy.routes, &bottle.view.lineage, &policy.secrets);
+        let detectors = self.of(wanted).map_err(|error| unreadable(&error.to_string()))?;
+        head::judge_fixed(&detectors, host.as_str().as_bytes(), "host name")
     }
 }
 

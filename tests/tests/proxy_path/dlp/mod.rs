@@ -1,5 +1,6 @@
 //! What detectors find on its way: refused, overwritten, or held for an operator, wherever and however it is written.
 
+mod heads;
 mod inbound;
 mod outbound;
 mod sockets;
