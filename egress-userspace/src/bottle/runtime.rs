@@ -190,7 +190,16 @@ impl Bottles {
         self.native.leftovers()
     }
 
-    /// Tells the processes of a bottle to stand still. Waits for nothing.
+    /// Tells the processes of a bottle to stand still, where nobody has to be waited for: not those of a container, whose
+    /// engine may hang.
+    ///
+    /// # Errors
+    /// When there is no such bottle or the system refuses.
+    pub fn hold_at_once(&self, bottle: &BottleName) -> Result<(), BottleError> {
+        if self.docker.has(bottle) { Ok(()) } else { self.native.hold(bottle) }
+    }
+
+    /// Tells the processes of a bottle to stand still. Waits for a container's engine, else for nothing.
     ///
     /// # Errors
     /// When there is no such bottle or the system refuses.

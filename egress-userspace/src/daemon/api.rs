@@ -191,8 +191,8 @@ impl Desk {
         };
         if stop == Stop::Freeze {
             self.launcher.stop_steps.at(row.id, StopStep::Holding);
-            // Nothing that the network shows. The run comes back to it when this fails.
-            if let Err(error) = self.launcher.runtime.hold(&name).await {
+            // Nothing that the network shows. The run comes back to it, behind the cut gate, when this fails.
+            if let Err(error) = self.launcher.runtime.hold_at_once(&name) {
                 warn!(bottle = %name, error = with_causes(&error), "its processes move on while it is being cut");
             }
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use egress_userspace::control::StopEvent;
 use egress_userspace::domain::{AuditKind, BottleState, CutCause, GateView, StopStep};
+use egress_userspace::kernel::{EbpfEnforcer, Enforcer, GateStatus, TcAttachment};
 use harness::docker::{CLIENT, Docker};
 use harness::follow::Follower;
 use harness::world::{Bottle, PATIENCE, World, until};
@@ -152,6 +153,29 @@ fn a_freeze_that_fails_leaves_the_bottle_cut() -> Result<()> {
     })?;
     let said = world.egress(&["freeze", "web"])?;
     ensure!(said.code == 0 && is_frozen(&world)?, "{said:?} {}", world.log_tail());
+    Ok(())
+}
+
+/// An engine that hangs holds up the freeze or the kill, and not the cut.
+#[test]
+fn a_cut_does_not_wait_for_the_engine() -> Result<()> {
+    let Some((docker, world)) = world("a freeze while the engine hangs", "")? else { return Ok(()) };
+    for word in ["freeze", "kill"] {
+        let bottle = start_counter(&world)?;
+        let hung = docker.hang()?;
+        let mut stop = world.command(&[word, "web"]).stdout(Stdio::null()).spawn()?;
+        until(&format!("a {word} cuts"), PATIENCE, || {
+            let gates = EbpfEnforcer::new(&world.names.pins, TcAttachment::Auto)?.gates()?;
+            Ok(!gates.is_empty() && gates.iter().all(|gate| gate.status != GateStatus::Open))
+        })?;
+        ensure!(stop.try_wait()?.is_none(), "{word} ended without the engine");
+        assert_eq!(world.bottle("web")?.state, BottleState::Running);
+        drop(hung);
+        ensure!(stop.wait()?.success(), "{word}: {}", world.log_tail());
+        ensure!(is_frozen(&world)? == (word == "freeze"), "{word}: {}", world.log_tail());
+        ensure!(world.egress(&["kill", "web"])?.code == 0);
+        drop(bottle);
+    }
     Ok(())
 }
 
