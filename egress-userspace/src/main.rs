@@ -136,25 +136,25 @@ fn settings_of(home: &Path) -> Result<String, String> {
         0 => String::new(),
         files => format!("; {files} routes files are sound"),
     };
-    if !home.join("settings.yml").exists() {
-        return Ok(format!("none, so the defaults are in force{routes}"));
+    match daemon::check_settings(home, None) {
+        Ok(None) => Ok(format!("none, so the defaults are in force{routes}")),
+        Ok(Some(path)) => Ok(format!("{} is sound{routes}", path.display())),
+        Err(error) => Err(with_causes(&error)),
     }
-    let checked = daemon::check_settings(home, None);
-    checked.map(|path| format!("{} is sound{routes}", path.display())).map_err(|error| with_causes(&error))
 }
 
 /// Says whether the daemon would take the settings as they are.
 fn check_settings(arguments: CheckArguments) -> Result<ExitCode> {
     let CheckArguments { home, file, output } = arguments;
     let home = home.map_or_else(default_home, Ok)?;
-    let file = file.unwrap_or_else(|| home.join("settings.yml"));
-    let problem = match daemon::check_settings(&home, Some(file.clone())) {
-        Ok(_) => None,
+    let (is_there, problem) = match daemon::check_settings(&home, file.clone()) {
+        Ok(found) => (found.is_some(), None),
         // Nothing is known of it.
         Err(error) if error.is_for_another_user() => return Err(error.into()),
-        Err(error) => Some(with_causes(&error)),
+        Err(error) => (true, Some(with_causes(&error))),
     };
-    cli::show_settings_check(&SettingsCheck { file, is_sound: problem.is_none(), problem }, output.json)
+    let file = file.unwrap_or_else(|| home.join("settings.yml"));
+    cli::show_settings_check(&SettingsCheck { file, is_there, is_sound: problem.is_none(), problem }, output.json)
 }
 
 /// Says where a request would go, by the files as they are.

@@ -1,7 +1,6 @@
 //! What may stand on the command line.
 
 use std::ffi::OsString;
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -15,6 +14,7 @@ use crate::meter::Dialect;
 
 use super::approvals::ApprovalsCommand;
 use super::audit::{AuditArguments, Since};
+use super::gateway::Gateway;
 use super::usage::UsageArguments;
 
 /// Below the list of commands.
@@ -423,7 +423,7 @@ pub struct MeterArguments {
     #[arg(long, value_name = "TYPE")]
     pub content_type: Option<String>,
     /// Its content-encoding, if it was saved encoded.
-    #[arg(long, value_name = "ENCODINGS")]
+    #[arg(long, value_name = "ENCODINGS", value_parser = encodings)]
     pub content_encoding: Option<String>,
     /// The path or URL that was asked, to know the dialect by.
     #[arg(long, value_name = "PATH")]
@@ -489,24 +489,10 @@ pub enum AttachMode {
     Clsact,
 }
 
-/// An address in its network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Gateway {
-    /// The address.
-    pub address: Ipv4Addr,
-    /// Bits of the network.
-    pub prefix: u8,
-}
-
-impl FromStr for Gateway {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        let shape = || format!("{text:?} is not an address in a network: write 10.213.0.1/16");
-        let (address, prefix) = text.split_once('/').ok_or_else(shape)?;
-        let address = address.parse().map_err(|_| shape())?;
-        let prefix = prefix.parse().ok().filter(|prefix| (8..=30).contains(prefix)).ok_or_else(shape)?;
-        Ok(Self { address, prefix })
-    }
+/// What a response may have been saved in, the first applied first.
+fn encodings(text: &str) -> Result<String, String> {
+    let unknown = text.split(',').map(str::trim).find(|name| !crate::meter::is_encoding(name));
+    unknown.map_or_else(|| Ok(text.to_owned()), |name| Err(format!("{name:?} is none of gzip, deflate, br, zstd")))
 }
 
 /// A directory that is the same one wherever the command is typed.

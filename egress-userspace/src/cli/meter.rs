@@ -133,7 +133,8 @@ mod tests {
         check("", b"", None);
         let packed = zstd::bulk::compress(CHAT.as_bytes(), 1).unwrap();
         check("--content-encoding zstd", &packed, chat);
-        check("--content-encoding compress --dialect openai_chat", &packed, None);
+        let unknown = Arguments::try_parse_from(["egress", "meter", "--content-encoding", "gzip, compress", "-"]);
+        assert!(unknown.unwrap_err().to_string().contains("\"compress\" is none of gzip, deflate, br, zstd"));
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod arguments;
 mod audit;
 mod budget;
 mod doctor;
+mod gateway;
 mod generate;
 mod kernel;
 mod learn;
@@ -27,6 +28,7 @@ pub use arguments::{
 use arguments::{AttachArguments, Terms};
 pub use audit::{AuditArguments, Since};
 pub use doctor::DoctorTable;
+pub use gateway::Gateway;
 pub use generate::{completions, man_pages};
 pub use routes::show_route_check;
 pub use settings::{SettingsCheck, show_settings_check};

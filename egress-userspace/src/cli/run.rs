@@ -20,8 +20,8 @@ use super::{learn, show};
 
 /// How often a daemon that went away is looked for.
 const RECONNECT_EVERY: Duration = Duration::from_millis(300);
-/// How long; after that the command is given up. A daemon that restarts takes a second.
-const RECONNECT_FOR: Duration = Duration::from_secs(60);
+/// How long; after that the command is given up. A daemon that restarts takes a second, a ledger that is put back some minutes.
+const RECONNECT_FOR: Duration = Duration::from_secs(15 * 60);
 
 /// What every bottle has of its own.
 const OWN_TREES: [&str; 4] = ["/dev", "/proc", "/run", "/sys"];
@@ -95,7 +95,7 @@ fn request(arguments: RunArguments, streams: &Streams) -> Result<RunRequest> {
     match (arguments.runtime, &arguments.image) {
         (Some(RuntimeKind::Docker), None) => bail!("--runtime docker needs an image: give --image"),
         (Some(RuntimeKind::Native), Some(_)) => {
-            bail!("--image is of docker bottles: leave it out, or --runtime native")
+            bail!("--image makes a docker bottle: leave out --image or --runtime native")
         }
         (None | Some(RuntimeKind::Docker), Some(_)) | (None | Some(RuntimeKind::Native), None) => {}
     }
@@ -151,7 +151,10 @@ async fn reconnect(client: &Client, path: &str, wanted: WaitRequest) -> Result<R
             Err(_) => {}
         }
     }
-    bail!("the egress daemon has not come back in {} s", RECONNECT_FOR.as_secs())
+    bail!(
+        "the egress daemon has not come back in {} minutes: the next one ends the bottle and keeps its files",
+        RECONNECT_FOR.as_secs() / 60
+    )
 }
 
 fn exit(code: i32) -> ExitCode {

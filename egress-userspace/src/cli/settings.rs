@@ -13,6 +13,8 @@ use super::show;
 pub struct SettingsCheck {
     /// The file.
     pub file: PathBuf,
+    /// Without it the defaults are in force.
+    pub is_there: bool,
     /// The daemon would take it.
     pub is_sound: bool,
     /// Why not: file, line, column and what is wrong there.
@@ -27,7 +29,8 @@ pub fn show_settings_check(check: &SettingsCheck, as_json: bool) -> Result<ExitC
     match &check.problem {
         _ if as_json => show::json(check)?,
         Some(problem) => show::error(&anyhow::anyhow!("{problem}")),
-        None => show::lines(&[format!("{} is sound", check.file.display())]),
+        None if check.is_there => show::lines(&[format!("{} is sound", check.file.display())]),
+        None => show::lines(&[format!("there is no {}: the defaults are in force", check.file.display())]),
     }
     Ok(if check.is_sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

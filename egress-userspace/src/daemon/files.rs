@@ -33,6 +33,9 @@ const CAPABILITIES: [Capability; 15] = [
     Capability::CAP_MKNOD,
 ];
 
+/// What the operator says of budgets, providers and the rest, in the home.
+const SETTINGS_FILE: &str = "settings.yml";
+
 /// Names every missing capability at once, unless it is all that an ordinary user lacks.
 pub(super) fn check_privilege() -> Result<(), DaemonError> {
     let held = caps::read(None, CapSet::Effective).unwrap_or_default();
@@ -56,7 +59,7 @@ pub(super) fn make_directories(options: &Options) -> Result<(), DaemonError> {
 }
 
 pub(super) fn settings_path(home: &Path) -> PathBuf {
-    home.join("settings.yml")
+    home.join(SETTINGS_FILE)
 }
 
 fn parse_settings(text: &str, path: &Path) -> Result<Settings, DaemonError> {
@@ -64,20 +67,24 @@ fn parse_settings(text: &str, path: &Path) -> Result<Settings, DaemonError> {
     Ok(settings::parse(text, path, &built_in)?)
 }
 
-/// Reads a settings file as the daemon would at start.
-pub(super) fn check_settings(path: &Path) -> Result<(), DaemonError> {
-    let failed = |cause| DaemonError::File { path: path.to_owned(), action: "read", cause };
-    let text = fs::read_to_string(path).map_err(failed)?;
-    parse_settings(&text, path).map(drop)
-}
-
 /// `settings.yml`, or the defaults when there is none.
 pub(super) fn read_settings(home: &Path) -> Result<Settings, DaemonError> {
     let path = settings_path(home);
-    match fs::read_to_string(&path) {
-        Ok(text) => parse_settings(&text, &path),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Settings::default()),
-        Err(cause) => Err(DaemonError::File { path, action: "read", cause }),
+    // With the ending of routes it is a mistake that would lift every budget.
+    let misnamed = path.with_extension("yaml");
+    match read_settings_file(&path)? {
+        Some(settings) => Ok(settings),
+        None if misnamed.exists() => Err(DaemonError::Misnamed { path: misnamed, name: SETTINGS_FILE }),
+        None => Ok(Settings::default()),
+    }
+}
+
+/// A settings file, if there is one.
+pub(super) fn read_settings_file(path: &Path) -> Result<Option<Settings>, DaemonError> {
+    match fs::read_to_string(path) {
+        Ok(text) => parse_settings(&text, path).map(Some),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(cause) => Err(DaemonError::File { path: path.to_owned(), action: "read", cause }),
     }
 }
 
@@ -112,6 +119,18 @@ mod tests {
             .filter(|word| word.starts_with("CAP_"))
             .map(str::to_owned)
             .collect()
+    }
+
+    #[test]
+    fn no_settings_are_the_defaults_unless_they_have_another_name() {
+        let home = tempfile::tempdir().unwrap();
+        assert_eq!(read_settings(home.path()).unwrap(), Settings::default());
+        let misnamed = home.path().join("settings.yaml");
+        fs::write(&misnamed, "").unwrap();
+        let error = read_settings(home.path()).unwrap_err().to_string();
+        assert_eq!(error, format!("{} is not read: rename it settings.yml", misnamed.display()));
+        fs::write(settings_path(home.path()), "").unwrap();
+        assert_eq!(read_settings(home.path()).unwrap(), Settings::default());
     }
 
     #[test]

@@ -125,6 +125,20 @@ pub enum DaemonError {
         /// What the system says.
         cause: std::io::Error,
     },
+    /// A file that was meant to be read has another name.
+    #[error("{path} is not read: rename it {name}")]
+    Misnamed {
+        /// Which.
+        path: PathBuf,
+        /// What it is to be called.
+        name: &'static str,
+    },
+    /// A file that was named is not there.
+    #[error("there is no {path}: name a file that is there")]
+    NoFile {
+        /// Which.
+        path: PathBuf,
+    },
     /// An address of the gateway is taken.
     #[error("{address} cannot be listened on: `ss -lntup` shows who has it, --gateway chooses another address")]
     Listen {
@@ -167,6 +181,8 @@ impl DaemonError {
             Self::NotRoot => true,
             Self::File { cause, .. } => cause.kind() == std::io::ErrorKind::PermissionDenied,
             Self::Privilege { .. }
+            | Self::Misnamed { .. }
+            | Self::NoFile { .. }
             | Self::Listen { .. }
             | Self::Detector { .. }
             | Self::Settings(_)
@@ -325,14 +341,21 @@ pub fn chosen_enforcer(home: &Path) -> EnforcerChoice {
     files::read_settings(home).map_or_else(|_| EnforcerChoice::default(), |settings| settings.enforcer)
 }
 
-/// Reads a settings file, that of `home` if none is named, as the daemon would. Returns its path.
+/// Reads a settings file, that of `home` if none is named, as a daemon that starts does. Returns its path; `None` where
+/// `home` has none, and the defaults are in force.
 ///
 /// # Errors
 /// What is wrong with it, and where.
-pub fn check_settings(home: &Path, file: Option<PathBuf>) -> Result<PathBuf, DaemonError> {
+pub fn check_settings(home: &Path, file: Option<PathBuf>) -> Result<Option<PathBuf>, DaemonError> {
+    let named = file.is_some();
     let path = file.unwrap_or_else(|| files::settings_path(home));
-    files::check_settings(&path)?;
-    Ok(path)
+    let settings = match files::read_settings_file(&path)? {
+        Some(settings) => settings,
+        None if named => return Err(DaemonError::NoFile { path }),
+        None => return files::read_settings(home).map(|_| None),
+    };
+    files::read_roots(home, &settings)?;
+    Ok(Some(path))
 }
 
 /// What the proxy may know while no bottle runs.

@@ -1,6 +1,7 @@
 //! The routes files of this host: `routes.yaml` and `routes/<bottle>.yaml`, read at start and whenever one of them changes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -18,17 +19,20 @@ const HOST_FILE: &str = "routes.yaml";
 const DIRECTORY: &str = "routes";
 /// How they end.
 const ENDING: &str = "yaml";
+/// How settings end, and routes do not.
+const OTHER_ENDING: &str = "yml";
 
 /// What tells one state of the files from the next: each with when it was modified (seconds, nanoseconds), length, number.
 pub(super) type Stamps = BTreeMap<PathBuf, (i64, i64, u64, u64)>;
 
 /// The files as they are.
 pub(super) fn stamps(home: &Path) -> Stamps {
-    let bottles = bottle_files(home).unwrap_or_default().into_values();
+    let Found { bottles, misnamed } = find(home).unwrap_or_default();
     let stamp = |path: PathBuf| {
         let found = fs::metadata(&path).ok()?;
         Some((path, (found.mtime(), found.mtime_nsec(), found.len(), found.ino())))
     };
+    let bottles = bottles.into_values().chain(misnamed.into_keys());
     bottles.chain([home.join(HOST_FILE)]).filter_map(stamp).collect()
 }
 
@@ -53,13 +57,14 @@ pub(super) fn read_anew(
     };
     let host = take(home.join(HOST_FILE), HOST_FILE, &before.host);
     let mut bottles = BTreeMap::new();
-    match bottle_files(home) {
-        Ok(files) => {
-            for (name, path) in files {
+    match find(home) {
+        Ok(found) => {
+            for (name, path) in found.bottles {
                 let label = format!("{DIRECTORY}/{name}.{ENDING}");
                 let earlier = before.bottles.get(&name).cloned().unwrap_or_else(closed);
                 bottles.insert(name, take(path, &label, &earlier));
             }
+            problems.extend(found.misnamed.into_iter().map(|(path, name)| DaemonError::Misnamed { path, name }));
         }
         Err(error) => {
             problems.push(error);
@@ -86,25 +91,44 @@ fn read_file(path: PathBuf, label: &str, providers: &BTreeSet<ProviderName>) -> 
     }
 }
 
-/// The files of bottles. What is no bottle's name, or no such file, is an editor's and nobody's.
-fn bottle_files(home: &Path) -> Result<BTreeMap<BottleName, PathBuf>, DaemonError> {
+/// The files that there are besides the host's.
+#[derive(Default)]
+struct Found {
+    bottles: BTreeMap<BottleName, PathBuf>,
+    /// Those that somebody may have meant for routes, each with what to call it.
+    misnamed: BTreeMap<PathBuf, &'static str>,
+}
+
+/// Looks for them. Hidden files, and those with any other ending, are an editor's.
+fn find(home: &Path) -> Result<Found, DaemonError> {
+    let mut found = Found::default();
+    let other = home.join(HOST_FILE).with_extension(OTHER_ENDING);
+    if other.exists() {
+        found.misnamed.insert(other, HOST_FILE);
+    }
     let directory = home.join(DIRECTORY);
     let failed = |cause| DaemonError::File { path: directory.clone(), action: "read", cause };
     let entries = match fs::read_dir(&directory) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
         Err(source) => return Err(failed(source)),
     };
-    let mut files = BTreeMap::new();
     for entry in entries {
         let path = entry.map_err(failed)?.path();
-        let is_yaml = path.extension().is_some_and(|ending| ending == ENDING);
-        let name = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
-        if let Some(name) = name.filter(|_| is_yaml) {
-            files.insert(name, path);
+        let text = |part: Option<&OsStr>| part.and_then(OsStr::to_str).unwrap_or_default().to_owned();
+        let (stem, ending) = (text(path.file_stem()), text(path.extension()));
+        match (stem.parse(), ending.as_str()) {
+            _ if stem.starts_with('.') => {}
+            (Ok(name), ENDING) => {
+                found.bottles.insert(name, path);
+            }
+            (_, ENDING | OTHER_ENDING) => {
+                found.misnamed.insert(path, "as its bottle, with the ending .yaml");
+            }
+            _ => {}
         }
     }
-    Ok(files)
+    Ok(found)
 }
 
 /// What is wrong, in one line for each file.
@@ -157,5 +181,28 @@ mod tests {
         fs::remove_dir_all(home.path().join(DIRECTORY)).unwrap();
         let (third, problems) = read_anew(home.path(), &BTreeSet::new(), &second);
         assert!(third == RouteFiles::default() && problems.is_empty());
+    }
+
+    #[test]
+    fn a_file_that_was_meant_to_be_read_and_is_not_is_told_of() {
+        let home = tempfile::tempdir().unwrap();
+        fs::create_dir(home.path().join(DIRECTORY)).unwrap();
+        let check = |name: &str, expected: Option<&str>| {
+            let path = home.path().join(name);
+            let before = stamps(home.path());
+            fs::write(&path, "inherit: false\n").unwrap();
+            let (files, problems) = read_anew(home.path(), &BTreeSet::new(), &RouteFiles::default());
+            assert_eq!(files, RouteFiles::default(), "{name}");
+            let expected = expected.map(|name| format!("{} is not read: rename it {name}", path.display()));
+            assert_eq!(complaint(&problems), expected, "{name}");
+            assert_eq!(stamps(home.path()) != before, expected.is_some(), "{name}: seen when it comes and goes");
+            fs::remove_file(path).unwrap();
+        };
+        check("routes.yml", Some("routes.yaml"));
+        check("routes/web.yml", Some("as its bottle, with the ending .yaml"));
+        check("routes/Web.yaml", Some("as its bottle, with the ending .yaml"));
+        check("routes/.#web.yaml", None);
+        check("routes/web.yaml~", None);
+        check("routes.yaml.bak", None);
     }
 }

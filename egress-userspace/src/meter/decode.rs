@@ -231,6 +231,11 @@ fn encoding(name: &str) -> Option<Encoding> {
     }
 }
 
+/// Is this one that can be undone?
+pub(crate) fn is_encoding(name: &str) -> bool {
+    encoding(name).is_some()
+}
+
 /// The first bytes say that the body is encoded, whatever its head says.
 #[cfg(any(test, fuzzing))]
 pub(super) fn is_encoded(head: &[u8]) -> bool {

@@ -53,6 +53,7 @@ pub mod websocket;
 pub use ask::{Ask, ask, dialect_of_path};
 pub use bedrock::HeaderCounts;
 pub use counter::{CountQuestion, Counter};
+pub(crate) use decode::is_encoding;
 pub use decoder::Decoder;
 pub use ending::EarlyEnd;
 pub use estimate::prepare as prepare_estimates;

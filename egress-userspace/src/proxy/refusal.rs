@@ -223,7 +223,9 @@ pub(super) fn respond(answer: &Answer, audience: Audience, closes: bool) -> Resp
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+    if !passes_by_itself(why.egress_reason) {
+        headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+    }
     if audience == Audience::Amazon {
         headers.insert(AMAZON_ERROR_TYPE, HeaderValue::from_static("AccessDeniedException"));
     }
@@ -231,6 +233,12 @@ pub(super) fn respond(answer: &Answer, audience: Audience, closes: bool) -> Resp
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// Would the same request be answered a moment later, with nobody doing anything?
+fn passes_by_itself(reason: Reason) -> bool {
+    use RefusalReason::{ControllerUnavailable, LedgerUnavailable, TooMuchAtOnce};
+    matches!(reason, Reason::Policy(ControllerUnavailable | LedgerUnavailable | TooMuchAtOnce))
 }
 
 /// As each provider words an error.
@@ -415,7 +423,8 @@ mod tests {
         let response = respond(answer, audience, true);
         assert_eq!(response.status(), status);
         assert_eq!(serde_json::from_slice::<Value>(response.body()).unwrap(), *body);
-        assert_eq!(response.headers()["x-should-retry"], "false");
+        let retry = response.headers().get("x-should-retry").map(HeaderValue::as_bytes);
+        assert_eq!(retry, (status != 503).then_some(&b"false"[..]), "{body}");
         assert!(!response.headers().contains_key("retry-after"));
     }
 

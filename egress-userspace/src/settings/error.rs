@@ -125,7 +125,7 @@ pub enum Problem {
     #[error("provider {0} has no hosts: name them under `hosts:`, each with its API, such as openai_compatible")]
     NoHosts(ProviderName),
     /// No address to connect to.
-    #[error("{0:?} is not an address with a port: write 127.0.0.1:9443 or \"[::1]:9443\"")]
+    #[error("{0:?} is not an address with a port: write 127.0.0.1:9464 or \"[::1]:9464\"")]
     Address(String),
     /// An address that others reach.
     #[error("{0:?} is not an address of this host's loopback: write 127.0.0.1:9464 or \"[::1]:9464\"")]
@@ -137,12 +137,12 @@ pub enum Problem {
     #[error("{0:?} is too short: at least 1s, or every response ends while the model thinks")]
     IdleTooShort(String),
     /// Longer than makes sense.
-    #[error("{text:?} is too long: at most {max_seconds}s")]
+    #[error("{text:?} is too long: at most {max_minutes}m")]
     DurationTooLong {
         /// What it says.
         text: String,
         /// The limit.
-        max_seconds: u64,
+        max_minutes: u64,
     },
     /// No way to look ahead.
     #[error("{0:?} is not a way to look at a request before it is sent: write estimate, exact, strict or off")]

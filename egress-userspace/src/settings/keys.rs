@@ -217,7 +217,7 @@ pub const UPSTREAM: Section = Section {
             "ca",
             Like("a PEM file, from this directory on", "extra-roots.pem"),
             Is("none"),
-            "certificates trusted beside the usual roots",
+            "certificates trusted beside the usual roots; read when the daemon starts",
         ),
         key(
             "idle",

@@ -191,7 +191,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, Problem> {
     let number = digits.parse::<u64>().unwrap_or(u64::MAX);
     let duration = Duration::from_millis(number.saturating_mul(milliseconds_per_unit));
     if duration > Duration::from_secs(DURATION_SECONDS_MAX) {
-        return Err(Problem::DurationTooLong { text: text.to_owned(), max_seconds: DURATION_SECONDS_MAX });
+        return Err(Problem::DurationTooLong { text: text.to_owned(), max_minutes: DURATION_SECONDS_MAX / 60 });
     }
     Ok(duration)
 }

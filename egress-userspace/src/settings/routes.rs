@@ -12,6 +12,10 @@ use crate::domain::{
     RouteFile, RouteHost, SecretSource,
 };
 
+/// What somebody hears who has a detector look for nothing.
+const NO_DETECTOR: &str = "a detector looks for something: give it \"pattern\", \"token_env\" or \"token_file\"";
+/// The same of a marker.
+const NO_MARKER: &str = "a marker looks for something: give it \"pattern\"";
 /// What needs to see requests.
 const INSIDE_KEYS: &[&str] = &[
     "paths",
@@ -66,9 +70,9 @@ impl Reader<'_> {
                 "inbound_on_match" => file.inbound = Some(read(&key, value, inbound)?),
                 "log" => file.log = Some(read(&key, value, log)?),
                 "approval_timeout" => file.approval_timeout = Some(read(&key, value, duration)?),
-                "detectors" => file.detectors = detectors(&key, value, &DETECTOR)?,
+                "detectors" => file.detectors = detectors(&key, value, &DETECTOR, NO_DETECTOR)?,
                 "without" => file.without = words(&key, value, |text| Ok(text.to_owned()))?,
-                "markers" => file.markers = detectors(&key, value, &MARKER)?,
+                "markers" => file.markers = detectors(&key, value, &MARKER, NO_MARKER)?,
                 "routes" => {
                     let routes = items(&key, value)?.into_iter().map(|node| self.route(node));
                     file.routes = routes.collect::<Result<_, _>>()?;
@@ -172,8 +176,13 @@ fn source(key: &Text, value: Node) -> Result<SecretSource, Misplaced> {
     })
 }
 
-/// The keys of `section` say whether a detector may look for a token's own value.
-fn detectors(key: &Text, value: Node, section: &'static Section) -> Result<Vec<DetectorRule>, Misplaced> {
+/// The keys of `section` say whether a detector may look for a token's own value. One that looks for `nothing` hears what it may.
+fn detectors(
+    key: &Text,
+    value: Node,
+    section: &'static Section,
+    nothing: &'static str,
+) -> Result<Vec<DetectorRule>, Misplaced> {
     let mut rules: Vec<DetectorRule> = Vec::new();
     for node in items(key, value)? {
         let place = node.place();
@@ -199,7 +208,7 @@ fn detectors(key: &Text, value: Node, section: &'static Section) -> Result<Vec<D
         if let Some(first) = rules.iter().find(|rule| rule.name == name) {
             return Err((place, Problem::DuplicateKey { key: name, first_line: first.line }));
         }
-        let looks_for = looks_for.ok_or((place, Problem::Missing { what: "a detector", key: "pattern" }))?;
+        let looks_for = looks_for.ok_or((place, Problem::Contradiction(nothing)))?;
         rules.push(DetectorRule { name, looks_for, line: place.line });
     }
     Ok(rules)
@@ -410,7 +419,10 @@ routes:
         );
         bad("providers: gemini\n", "1:12: there is no provider \"gemini\"");
         bad("auth: none\n", "1:7: \"none\" is not a value of \"auth\"");
-        bad("detectors:\n  - name: a\n", "2:5: a detector needs \"pattern\"");
+        bad(
+            "detectors:\n  - name: a\n",
+            "2:5: a detector looks for something: give it \"pattern\", \"token_env\" or \"token_file\"",
+        );
         bad("detectors:\n  - pattern: a\n", "2:5: a detector needs \"name\"");
         bad("detectors:\n  - name: A b\n    pattern: x\n", "2:11: a detector's name");
         bad("markers:\n  - name: a\n    token_env: X\n", "3:5: unknown key \"token_env\"");

@@ -242,8 +242,8 @@ fn durations() {
         "upstream:\n  idle: 999ms",
         "2:9: \"999ms\" is too short: at least 1s, or every response ends while the model thinks",
     );
-    bad("drain: 601s", "1:8: \"601s\" is too long: at most 600s");
-    bad("last_word: 99999999999999999999m", "1:12: \"99999999999999999999m\" is too long: at most 600s");
+    bad("drain: 601s", "1:8: \"601s\" is too long: at most 10m");
+    bad("last_word: 99999999999999999999m", "1:12: \"99999999999999999999m\" is too long: at most 10m");
 }
 
 #[test]
@@ -270,7 +270,7 @@ fn a_bad_value_is_shown_where_it_stands() {
         assert_eq!(good(&format!("preflight: {}", preflight.as_str())).rules.preflight.usual, preflight);
     }
     bad("shutdown: Cutoff", "1:11: \"Cutoff\" is not a way to shut a bottle down: write cutoff, freeze or kill");
-    let address = "is not an address with a port: write 127.0.0.1:9443 or \"[::1]:9443\"";
+    let address = "is not an address with a port: write 127.0.0.1:9464 or \"[::1]:9464\"";
     for text in ["127.0.0.1", "localhost:443", "127.0.0.1:0", "127.0.0.1:65536", "::1"] {
         bad(&format!("upstream:\n  resolve:\n    a.example: {text}"), &format!("3:16: {text:?} {address}"));
     }

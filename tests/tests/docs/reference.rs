@@ -121,7 +121,7 @@ fn hosts(text: &mut String, rows: &[MeteredHost]) {
 #[test]
 fn command_line() -> Result<()> {
     let introduction = "\
-Commands that answer with a table take `--json`. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no daemon, 4 not permitted. `egress run` and `egress resume` end with
+Commands that answer with a table take `--json`. Exit codes: 0 done, 1 failed, 2 a command line that is not understood, 3 no daemon, 4 not permitted. `egress run` and `egress resume` end with
 the exit code of their command; one that was frozen or killed ends with 137, and a line that says why and what to type next.";
     let mut text = page("Command line", introduction);
     let mut egress = Arguments::command().term_width(0);
