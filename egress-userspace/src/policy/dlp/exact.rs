@@ -59,7 +59,9 @@ pub(super) fn ways(secret: &str) -> Vec<Written> {
     let text = String::from_utf8_lossy(secret);
     let quoted = Zeroizing::new(serde_json::to_string(&text).unwrap_or_default());
     ways.push(Written::plain(quoted.as_bytes().get(1..quoted.len().saturating_sub(1)).unwrap_or_default()));
-    ways.push(Written::plain(&unescaped(secret)));
+    // What looks like an escape in it is undone with the others: once in a string of JSON, twice where it stands as it is.
+    let once = unescaped(secret);
+    ways.extend([Written::plain(&unescaped(&once)), Written::plain(&once)]);
     // A backslash in front makes another character of the first.
     if matches!(secret, [b'b' | b'f' | b'n' | b'r' | b't', ..]) {
         ways.push(Written::plain(secret.get(1..).unwrap_or_default()));

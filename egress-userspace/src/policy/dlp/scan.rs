@@ -1,9 +1,11 @@
 //! Bytes as they come by → what is found in them, and up to where nothing more can be found.
 //!
 //! ```text
-//! bytes ─ URL's escapes, where there are any ─ JSON's escapes ─ text ┬ lane
-//!                                                                  └ runs of base64, decoded ─ four lanes
+//! bytes ─ URL's escapes, where there are any ─ JSON's escapes, twice ─ text ┬ lane
+//!                                                                         └ runs of base64, decoded ─ four lanes
 //! ```
+//!
+//! Twice, because what agents send is JSON in strings of JSON: the arguments of a call, and what a tool answered.
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
@@ -90,9 +92,9 @@ impl Scan {
     #[must_use]
     pub fn new(detectors: &Arc<Detectors>, layers: Layers) -> Self {
         let layers = match layers {
-            Layers::Body => vec![Writing::Json],
-            Layers::Url => vec![Writing::Percent, Writing::Json],
-            Layers::Form => vec![Writing::Form, Writing::Json],
+            Layers::Body => vec![Writing::Json, Writing::Json],
+            Layers::Url => vec![Writing::Percent, Writing::Json, Writing::Json],
+            Layers::Form => vec![Writing::Form, Writing::Json, Writing::Json],
         };
         Self {
             detectors: Arc::clone(detectors),

@@ -70,6 +70,8 @@ fn written(value: &str) -> Vec<(Builder, Vec<u8>)> {
             json!({"text": format!("a\n{value}\n")}).to_string().into(),
         ),
         (post(), format!("{{\"text\":\"{unicode}\"}}").into()),
+        // The arguments of a call: JSON in a string of JSON.
+        (post(), json!({"arguments": format!("{{\"text\":\"{unicode}\"}}")}).to_string().into()),
         (post(), json!({"data": STANDARD.encode(&text)}).to_string().into()),
         (post().header("content-encoding", "gzip"), gzip(&text)),
         (post().header("content-encoding", "br"), brotli(&text)),

@@ -39,6 +39,11 @@ pub(super) fn redacted(layers: Layers, chunks: &[&[u8]]) -> Vec<u8> {
     passed
 }
 
+/// Each letter as JSON's longest escape.
+pub(super) fn unicode(text: &str) -> String {
+    text.chars().map(|char| format!("\\u{:04x}", u32::from(char))).collect()
+}
+
 fn check(text: &str, expected: &[&str]) {
     assert_eq!(names(&detectors(), Layers::Body, text.as_bytes()), expected, "{text}");
 }
@@ -78,8 +83,11 @@ fn something_of_every_kind_is_found_in_text_json_and_base64() {
         check(&format!("look: {value} there"), &[name]);
         check(&format!(r#"{{"text":"a\n{value}\n"}}"#), &[name]);
         check(&format!(r#"{{"arguments":"{{\"x\":\"a\\n{value}\"}}"}}"#), &[name]);
-        let escaped: String = value.chars().map(|char| format!("\\u{:04x}", u32::from(char))).collect();
+        let escaped = unicode(&value);
         check(&format!(r#"{{"text":"{escaped}"}}"#), &[name]);
+        let arguments = serde_json::json!({ "arguments": format!(r#"{{"key":"{escaped}"}}"#) });
+        check(&arguments.to_string(), &[name]);
+        check(&format!(r#"{{"text":"{}"}}"#, unicode(&escaped)), &[name]);
         for front in ["", ":", "::"] {
             let data = STANDARD.encode(format!("{front} {value} "));
             check(&format!(r#"{{"data":"{data}"}}"#), &[name]);
@@ -99,6 +107,19 @@ fn something_of_every_kind_is_found_in_text_json_and_base64() {
 }
 
 #[test]
+fn a_secret_that_looks_escaped_is_found_as_it_is_and_in_json_however_deep() {
+    for secret in [r"C:\new\table", r"a\\b\u0041\n9-long-enough", r#"say \"hi\" 42"#, r"\\\\share\\name"] {
+        let sought = vec![("share".to_owned(), Sought::Secret(Secret::new(secret.to_owned())))];
+        let detectors = Arc::new(Detectors::new(&Wanted { sought, ..Wanted::default() }).unwrap());
+        let mut text = format!("to {secret} and on");
+        for depth in 0..4 {
+            assert_eq!(names(&detectors, Layers::Body, text.as_bytes()), ["share"], "{depth}: {text}");
+            text = serde_json::to_string(&text).unwrap();
+        }
+    }
+}
+
+#[test]
 fn urls_and_forms_are_read_as_they_are_written() {
     let check = |layers, text: &str, expected: &[&str]| {
         assert_eq!(names(&detectors(), layers, text.as_bytes()), expected, "{text}");
@@ -107,6 +128,8 @@ fn urls_and_forms_are_read_as_they_are_written() {
         let percent: String = value.bytes().map(|byte| format!("%{byte:02x}")).collect();
         check(Layers::Url, &format!("/v1/x?q={percent}&y=1"), &[name]);
         check(Layers::Form, &format!("q={percent}&y=1"), &[name]);
+        let twice: String = unicode(&unicode(&value)).bytes().map(|byte| format!("%{byte:02x}")).collect();
+        check(Layers::Form, &format!("q={twice}&y=1"), &[name]);
         check(Layers::Url, &format!("/x/{}", URL_SAFE_NO_PAD.encode(&value)), &[name]);
     }
     check(Layers::Form, "card=4111+1111+1111+1111&x", &["credit-card"]);
@@ -142,6 +165,11 @@ fn what_is_left_has_the_same_length_and_is_still_what_it_was() {
     };
     check(Layers::Body, r#"{"a":"PROJ-1234-AB\n","b":1}"#, r#"{"a":"************\n","b":1}"#);
     check(Layers::Body, r#"{"a":"PR\u004fJ-1234-AB"}"#, r#"{"a":"*****************"}"#);
+    check(
+        Layers::Body,
+        r#"{"a":"{\"b\":\"PR\\u004fJ-\u005cu0031234-AB\\n\"}"}"#,
+        r#"{"a":"{\"b\":\"****************************\\n\"}"}"#,
+    );
     check(
         Layers::Body,
         r#"{"a":4111111111111111,"b":[4111111111111111]}"#,

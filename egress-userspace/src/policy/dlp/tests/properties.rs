@@ -13,9 +13,12 @@ enum Written {
     Json,
     JsonUnicode,
     JsonTwice,
+    JsonUnicodeInJson,
+    JsonUnicodeTwice,
     Base64(usize),
     Base64Url(usize),
     Base64InJson(usize),
+    Base64InJsonTwice(usize),
     Lines(usize),
 }
 
@@ -25,26 +28,31 @@ fn written() -> impl Strategy<Value = Written> {
         Just(Written::Json),
         Just(Written::JsonUnicode),
         Just(Written::JsonTwice),
+        Just(Written::JsonUnicodeInJson),
+        Just(Written::JsonUnicodeTwice),
         (0..3_usize).prop_map(Written::Base64),
         (0..3_usize).prop_map(Written::Base64Url),
         (0..3_usize).prop_map(Written::Base64InJson),
+        (0..3_usize).prop_map(Written::Base64InJsonTwice),
         (0..3_usize).prop_map(Written::Lines),
     ]
 }
 
 fn write(written: Written, value: &str) -> String {
     let json = |value: &str| serde_json::to_string(value).unwrap();
+    let slashed = |value: &str| json(value).replace('/', "\\/");
     let behind = |front: usize| format!("{} {value} and more", "xyz".get(..front).unwrap());
     match written {
         Written::Plain => format!(" {value} "),
         Written::Json => json(&format!("a\n{value}\n")),
-        Written::JsonUnicode => {
-            format!("\"{}\"", value.chars().map(|char| format!("\\u{:04x}", u32::from(char))).collect::<String>())
-        }
+        Written::JsonUnicode => format!("\"{}\"", unicode(value)),
         Written::JsonTwice => json(&json(&format!("a\n{value}\n"))),
+        Written::JsonUnicodeInJson => json(&format!("\"{}\"", unicode(value))),
+        Written::JsonUnicodeTwice => format!("\"{}\"", unicode(&unicode(value))),
         Written::Base64(front) => format!("'{}'", STANDARD.encode(behind(front))),
         Written::Base64Url(front) => format!("={}", URL_SAFE_NO_PAD.encode(behind(front))),
-        Written::Base64InJson(front) => json(&STANDARD.encode(behind(front))).replace('/', "\\/"),
+        Written::Base64InJson(front) => slashed(&STANDARD.encode(behind(front))),
+        Written::Base64InJsonTwice(front) => slashed(&slashed(&STANDARD.encode(behind(front)))),
         Written::Lines(front) => {
             let data = STANDARD.encode(behind(front));
             data.as_bytes().chunks(76).map(|line| String::from_utf8_lossy(line) + "\n").collect()
@@ -52,7 +60,8 @@ fn write(written: Written, value: &str) -> String {
     }
 }
 
-/// All that can be read in bytes: as they are, with escapes undone, and each run of base64 decoded, wherever it begins.
+/// All that can be read in bytes: as they are, with escapes undone once and twice, and each run of base64 in these decoded,
+/// wherever it begins.
 fn readings(bytes: &[u8]) -> Vec<Vec<u8>> {
     let unescaped = |bytes: &[u8]| {
         let (mut unescape, mut into) = (unescape::Unescape::new(unescape::Writing::Json), Vec::new());
@@ -61,9 +70,15 @@ fn readings(bytes: &[u8]) -> Vec<Vec<u8>> {
         into
     };
     let once = unescaped(bytes);
-    let mut all = vec![bytes.to_vec(), unescaped(&once)];
+    let twice = unescaped(&once);
+    let decoded: Vec<Vec<u8>> = [&once, &twice].into_iter().flat_map(|text| decoded(text)).collect();
+    [bytes.to_vec(), once, twice].into_iter().chain(decoded).collect()
+}
+
+fn decoded(text: &[u8]) -> Vec<Vec<u8>> {
     let is_letter = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/-_".contains(byte);
-    let joined: Vec<u8> = once.iter().copied().filter(|byte| !b"\r\n".contains(byte)).collect();
+    let joined: Vec<u8> = text.iter().copied().filter(|byte| !b"\r\n".contains(byte)).collect();
+    let mut all = Vec::new();
     for run in joined.split(|byte| !is_letter(byte)) {
         let run: Vec<u8> = run
             .iter()
@@ -79,7 +94,6 @@ fn readings(bytes: &[u8]) -> Vec<Vec<u8>> {
             all.extend(STANDARD.decode(&groups[..whole]));
         }
     }
-    all.push(once);
     all
 }
 
