@@ -1,12 +1,13 @@
 //! One face for both kinds of bottles. Which kind one is, is told by what there is of it.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use super::docker::DockerRuntime;
 use super::{
     BottleError, BottleSpec, BuiltBottle, Caller, HostWiring, Launch, NativeRuntime, RunningCommand, SavedLaunch,
 };
-use crate::domain::{BottleName, RuntimeKind};
+use crate::domain::{BottleName, Network, RuntimeKind};
 
 /// Makes, starts and removes bottles.
 #[derive(Clone, Debug)]
@@ -39,6 +40,14 @@ impl Bottles {
     /// When the system refuses.
     pub async fn prepare_host(&self) -> Result<(), BottleError> {
         self.native.prepare_host().await
+    }
+
+    /// See [`NativeRuntime::own_networks`].
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub async fn own_networks(&self) -> Result<BTreeSet<Network>, BottleError> {
+        self.native.own_networks().await
     }
 
     /// See [`NativeRuntime::mend_wiring`]: both kinds of bottles are wired alike.

@@ -1,13 +1,15 @@
 //! What the two processes say to each other.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
 use super::measured::Measured;
 use crate::domain::{
-    AgentName, Allowance, BottleId, BottleName, BudgetView, CacheReads, CrossingMode, Host, PermitId, Preflight,
-    Preflights, Question, Refusal, RefusalReason, Secret, SecretSource, Settlement, SpendRequest, Supervised,
+    AgentName, Allowance, BottleId, BottleName, BudgetView, CacheReads, CrossingMode, Host, Network, PermitId,
+    Preflight, Preflights, Question, Refusal, RefusalReason, Secret, SecretSource, Settlement, SpendRequest,
+    Supervised,
 };
 use crate::policy::{MeteredTable, RouteFiles};
 
@@ -35,6 +37,8 @@ pub struct Snapshot {
     pub drain_ms: u64,
     /// Longest silence of a provider inside a response, milliseconds.
     pub idle_ms: u64,
+    /// This host's own addresses and those beside it, as far as they are public: names may not lead there.
+    pub own_networks: BTreeSet<Network>,
 }
 
 /// One running bottle.

@@ -40,6 +40,7 @@ mod usage;
 #[cfg(test)]
 mod world;
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -54,7 +55,7 @@ use tracing::{info, warn};
 use crate::bottle::{BottleError, Bottles, HostView, HostWiring};
 use crate::broker::{Configuration, Snapshot};
 use crate::control;
-use crate::domain::{AuditKind, CrossingMode, EnforcerChoice, with_causes};
+use crate::domain::{AuditKind, CrossingMode, EnforcerChoice, Network, with_causes};
 use crate::fault;
 use crate::kernel::{self, KernelError, Opened, TcAttachment};
 use crate::ledger::{AddressPool, Ledger, LedgerError, Terms};
@@ -219,8 +220,9 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     let (socket_path, socket) = bind_socket(&options)?;
 
     let in_force = InForce::new(&settings);
-    let controller =
-        controller::spawn(ledger.clone(), Arc::clone(&enforcer), policy(&settings, &routes), bounds(&settings));
+    let networks = reload::own_public(runtime.own_networks().await?);
+    let known = policy(&settings, &routes, &networks);
+    let controller = controller::spawn(ledger.clone(), Arc::clone(&enforcer), known, bounds(&settings));
     let drops = drops::log_drops(Arc::clone(&enforcer));
     let launcher = Launcher {
         ledger: ledger.clone(),
@@ -241,7 +243,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
 
     let configuration = configuration(&options, &settings)?;
     let authority = Arc::new(Mutex::new(authority));
-    let reload = Reload::begin(options.home.clone(), settings, routes, launcher.clone()).await;
+    let reload = Reload::begin(options.home.clone(), (settings, routes, networks), launcher.clone()).await;
     let (exchanged, news) = mpsc::unbounded_channel();
     let guard = guard::guard(launcher.clone(), news);
     let stale = proxy_link::settle_stale(ledger.clone(), controller.clone());
@@ -359,7 +361,7 @@ pub fn check_settings(home: &Path, file: Option<PathBuf>) -> Result<Option<PathB
 }
 
 /// What the proxy may know while no bottle runs.
-fn policy(settings: &Settings, routes: &RouteFiles) -> Snapshot {
+fn policy(settings: &Settings, routes: &RouteFiles, networks: &BTreeSet<Network>) -> Snapshot {
     let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     Snapshot {
         bottles: Vec::new(),
@@ -370,6 +372,7 @@ fn policy(settings: &Settings, routes: &RouteFiles) -> Snapshot {
         cache_reads: settings.rules.cache_reads,
         drain_ms: milliseconds(settings.drain),
         idle_ms: milliseconds(settings.upstream_idle),
+        own_networks: networks.clone(),
     }
 }
 

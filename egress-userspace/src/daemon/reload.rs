@@ -1,5 +1,6 @@
 //! Settings and routes that change while the daemon runs: read anew when a file changes and on SIGHUP. A file that is wrong
-//! changes nothing and is complained about until it is mended; so does a settings file that is gone.
+//! changes nothing and is complained about until it is mended; so does a settings file that is gone. With them, the networks
+//! that this host is in: names may not lead there.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -13,8 +14,8 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tracing::{error, info, warn};
 
-use crate::domain::{AuditKind, CutMode, ProviderName, with_causes};
-use crate::policy::{RouteFiles, metered_hosts};
+use crate::domain::{AuditKind, CutMode, Network, ProviderName, with_causes};
+use crate::policy::{RouteFiles, is_own_public, metered_hosts};
 use crate::settings::Settings;
 
 use super::launch::Launcher;
@@ -23,6 +24,8 @@ use super::{bounds, files, policy, routes};
 
 /// How late a changed file is noticed, at most.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How late it is noticed, at most, that the host is in another network.
+const LOOK_AROUND_EVERY: Duration = Duration::from_secs(5);
 
 /// What settings say that is asked for now and then. Clones share it.
 #[derive(Clone)]
@@ -35,6 +38,7 @@ pub(super) struct Said {
     problem: Option<String>,
     routes_problem: Option<String>,
     secrets_problem: Option<String>,
+    networks_problem: Option<String>,
 }
 
 impl InForce {
@@ -69,6 +73,7 @@ impl InForce {
             ("settings.yml is not in force, the settings of before are", &said.problem),
             ("routes are not in force, those of before are", &said.routes_problem),
             ("requests that need it are refused", &said.secrets_problem),
+            ("names are kept out of the networks that this host was in before", &said.networks_problem),
         ];
         let told = problems.into_iter().filter_map(|(what, why)| Some(format!("{what}: {}", why.as_ref()?)));
         let told: Vec<String> = told.collect();
@@ -83,7 +88,8 @@ impl InForce {
     fn replace(&self, settings: &Settings) {
         self.0.send_modify(|said| {
             let (routes_problem, secrets_problem) = (said.routes_problem.take(), said.secrets_problem.take());
-            *said = Said { routes_problem, secrets_problem, ..Said::of(settings) };
+            let networks_problem = said.networks_problem.take();
+            *said = Said { routes_problem, secrets_problem, networks_problem, ..Said::of(settings) };
         });
     }
 
@@ -93,6 +99,15 @@ impl InForce {
 
     fn complain_of_secrets(&self, problem: Option<String>) {
         self.0.send_modify(|said| said.secrets_problem = problem);
+    }
+
+    /// Is it another complaint than before?
+    fn complain_of_networks(&self, problem: Option<String>) -> bool {
+        self.0.send_if_modified(|said| {
+            let is_other = said.networks_problem != problem;
+            said.networks_problem = problem;
+            is_other
+        })
     }
 
     fn complain(&self, problem: Option<String>) {
@@ -109,6 +124,7 @@ impl Said {
             problem: None,
             routes_problem: None,
             secrets_problem: None,
+            networks_problem: None,
         }
     }
 }
@@ -123,6 +139,7 @@ pub(super) struct Reload {
     home: PathBuf,
     settings: Settings,
     routes: RouteFiles,
+    networks: BTreeSet<Network>,
     secret_files: SecretFiles,
     launcher: Launcher,
 }
@@ -132,9 +149,13 @@ pub(super) type Stamp = Option<(i64, i64, u64, u64)>;
 
 impl Reload {
     /// What these files say is in force, but for the secrets that routes name: the proxy hears of them first.
-    pub(super) async fn begin(home: PathBuf, settings: Settings, routes: RouteFiles, launcher: Launcher) -> Self {
+    pub(super) async fn begin(
+        home: PathBuf,
+        (settings, routes, networks): (Settings, RouteFiles, BTreeSet<Network>),
+        launcher: Launcher,
+    ) -> Self {
         let secret_files = SecretFiles::new(home.clone());
-        let mut reload = Self { home, settings, routes, secret_files, launcher };
+        let mut reload = Self { home, settings, routes, networks, secret_files, launcher };
         reload.reload_secrets(true).await;
         reload
     }
@@ -143,9 +164,15 @@ impl Reload {
     pub(super) async fn watch(mut self, mut hang_up: Signal, (mut seen, mut seen_routes): Seen) {
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut look_around = tokio::time::interval(LOOK_AROUND_EVERY);
+        look_around.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
             let is_asked = tokio::select! {
                 _ = look.tick() => false,
+                _ = look_around.tick() => {
+                    self.look_around().await;
+                    continue;
+                }
                 Some(()) = hang_up.recv() => true,
             };
             let found = stamp(&self.home);
@@ -159,7 +186,32 @@ impl Reload {
                 self.reload_routes().await;
             }
             self.reload_secrets(is_asked).await;
+            if is_asked {
+                self.look_around().await;
+            }
         }
+    }
+
+    /// The host may be in other networks than before.
+    async fn look_around(&mut self) {
+        let found = self.launcher.runtime.own_networks().await.map_err(|error| with_causes(&error));
+        let (networks, complaint) = looked_around(&self.networks, found);
+        let is_news = self.launcher.in_force.complain_of_networks(complaint.clone());
+        if let Some(problem) = complaint.filter(|_| is_news) {
+            error!(problem, "names are kept out of the networks that this host was in before");
+        }
+        if networks == self.networks {
+            return;
+        }
+        self.networks = networks;
+        info!(networks = self.networks.len(), "this host is in other public networks, into which no name may lead");
+        self.push(&self.settings).await;
+    }
+
+    /// Tells the proxy, and all whom it concerns, what is in force.
+    async fn push(&self, settings: &Settings) {
+        let known = policy(settings, &self.routes, &self.networks);
+        self.launcher.controller.policy(known, bounds(settings)).await;
     }
 
     /// Connections that are open go on; what they ask next is decided by what is in force then.
@@ -175,7 +227,7 @@ impl Reload {
         }
         self.routes = routes;
         self.reload_secrets(false).await;
-        self.launcher.controller.policy(policy(&self.settings, &self.routes), bounds(&self.settings)).await;
+        self.push(&self.settings).await;
         info!("routes were read anew and are in force");
         if let Err(error) = self.launcher.ledger.audit(None, AuditKind::RoutesReloaded).await {
             error!(error = with_causes(&error), "that routes were read anew is not in the audit");
@@ -215,7 +267,7 @@ impl Reload {
             warn!("enforcer is read when the daemon starts: restart it for the change");
         }
         self.replace(&settings).await;
-        self.launcher.controller.policy(policy(&settings, &self.routes), bounds(&settings)).await;
+        self.push(&settings).await;
         self.settings = settings;
         if let Err(error) = self.launcher.ledger.audit(None, AuditKind::SettingsReloaded).await {
             error!(error = with_causes(&error), "that settings were read anew is not in the audit");
@@ -236,6 +288,22 @@ impl Reload {
     }
 }
 
+/// The networks that count after a look at them, and what is to be complained of: they are those of `before` if nothing was seen.
+fn looked_around(
+    before: &BTreeSet<Network>,
+    found: Result<BTreeSet<Network>, String>,
+) -> (BTreeSet<Network>, Option<String>) {
+    match found {
+        Ok(networks) => (own_public(networks), None),
+        Err(problem) => (before.clone(), Some(problem)),
+    }
+}
+
+/// Of the host's networks, those that hold public addresses.
+pub(super) fn own_public(networks: BTreeSet<Network>) -> BTreeSet<Network> {
+    networks.into_iter().filter(|network| is_own_public(*network)).collect()
+}
+
 /// The settings file and the routes files.
 pub(super) type Seen = (Stamp, routes::Stamps);
 
@@ -243,4 +311,38 @@ pub(super) type Seen = (Stamp, routes::Stamps);
 pub(super) fn stamp(home: &Path) -> Stamp {
     let found = std::fs::metadata(files::settings_path(home)).ok()?;
     Some((found.mtime(), found.mtime_nsec(), found.len(), found.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(found: Result<&[&str], &str>, expected: (&[&str], Option<&str>)) {
+        let networks = |addresses: &[&str]| -> BTreeSet<Network> {
+            addresses.iter().map(|address| Network::new(address.parse().unwrap(), 24)).collect()
+        };
+        let before = networks(&["5.6.7.0"]);
+        let after = looked_around(&before, found.map(networks).map_err(str::to_owned));
+        assert_eq!(after, (networks(expected.0), expected.1.map(str::to_owned)), "{found:?}");
+    }
+
+    #[test]
+    fn the_networks_of_before_count_while_none_can_be_read() {
+        check(Ok(&["5.6.8.0", "10.0.0.0"]), (&["5.6.8.0"], None));
+        check(Ok(&[]), (&[], None));
+        check(Err("no memory"), (&["5.6.7.0"], Some("no memory")));
+    }
+
+    #[test]
+    fn a_complaint_of_networks_stands_until_they_can_be_read() {
+        let in_force = InForce::new(&Settings::default());
+        let complaint = || Some("no memory".to_owned());
+        assert!(in_force.complain_of_networks(complaint()));
+        assert!(!in_force.complain_of_networks(complaint()), "the log has it already");
+        in_force.replace(&Settings::default());
+        let expected = "names are kept out of the networks that this host was in before: no memory";
+        assert_eq!(in_force.problem().as_deref(), Some(expected));
+        assert!(in_force.complain_of_networks(None));
+        assert_eq!(in_force.problem(), None);
+    }
 }

@@ -13,7 +13,7 @@ mod metered;
 mod percent;
 mod provider;
 
-pub use address::is_public;
+pub use address::{is_own_public, may_be_dialled};
 pub use allow::{Decision, Destination, Forbidden, RouteFiles, Way};
 pub use credential::{Credential, Secrets, Unsigned, credential};
 pub use metered::MeteredTable;

@@ -177,8 +177,8 @@ pub(super) fn overridden(by: &HeaderName, rule: Option<String>) -> Answer {
 /// A name that leads into this host or its network.
 pub(super) fn not_public(host: &Host, rule: Option<String>) -> Answer {
     let message = format!(
-        "{host} leads to no public address: an operator can allow it with `private: true` on a route, or name its address \
-         under upstream.resolve in settings.yml"
+        "{host} leads to no public address outside this host and its network: an operator can allow it with `private: true` \
+         on a route, or name its address under upstream.resolve in settings.yml"
     );
     Answer::Refused(Refusal { rule, ..Refusal::of(RefusalReason::AddressNotPublic, message) })
 }

@@ -25,7 +25,7 @@ use tokio_rustls::client::TlsStream;
 use tower_service::Service;
 
 use crate::domain::{Host, HostError};
-use crate::policy::is_public;
+use crate::policy::may_be_dialled;
 
 use super::limits::{
     ADDRESSES_TRIED_MAX, CONNECT_TIME_MAX, CONNECTION_BUFFER_BYTES_MAX, HEAD_BYTES_MAX, OWN_POOL_IDLE_CONNECTIONS_MAX,
@@ -99,8 +99,8 @@ pub(super) enum DialError {
     Resolve(#[source] Option<hickory_resolver::net::NetError>),
     /// Every address the name has leads into this host or its network.
     #[error(
-        "the name leads to no public address: a server of your own needs `private: true` on its route, or its address under \
-         upstream.resolve in settings.yml"
+        "the name leads to no public address outside this host and its network: a server of your own needs `private: true` \
+         on its route, or its address under upstream.resolve in settings.yml"
     )]
     NotPublic,
     /// Nothing listens there.
@@ -253,9 +253,10 @@ impl Connector {
         // With its final dot, so that no search domain is tried.
         let lookup = timeout(RESOLVE_TIME_MAX, resolver.lookup_ip(format!("{host}.")));
         let found = lookup.await.map_err(|_| DialError::TimedOut)?.map_err(|error| DialError::Resolve(Some(error)))?;
+        let policy = self.link.policy();
         let allowed: Vec<_> = found
             .iter()
-            .filter(|address| self.reach == Reach::Private || is_public(*address))
+            .filter(|address| self.reach == Reach::Private || may_be_dialled(*address, &policy.own_networks))
             .map(|address| SocketAddr::new(address, port))
             .take(ADDRESSES_TRIED_MAX)
             .collect();

@@ -1,7 +1,7 @@
 //! What the proxy knows of bottles and routes: the controller's last snapshot, indexed, and what lives as long as a bottle
 //! is let through.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::broker::{BottleView, FromProxy, Phase, Snapshot};
-use crate::domain::{BottleId, CacheReads, CrossingMode, Host, Preflights};
+use crate::domain::{BottleId, CacheReads, CrossingMode, Host, Network, Preflights};
 use crate::policy::{Decision, Destination, MeteredTable, RouteFiles, Secrets, Way};
 
 use super::limits::{
@@ -37,6 +37,8 @@ pub(super) struct PolicyView {
     pub(super) drain: Duration,
     /// Longest silence inside a response.
     pub(super) idle: Duration,
+    /// Where names may not lead.
+    pub(super) own_networks: BTreeSet<Network>,
     /// What routes name, as far as it is to be had.
     pub(super) secrets: Arc<Secrets>,
     /// What bottles share of it.
@@ -189,7 +191,8 @@ impl PolicyView {
     /// The view after `snapshot`: bottles that go on keep their passage; those that are cut, gone or replaced by another
     /// at the same address are severed. What is exchanged from then on is said to `controller`.
     pub(super) fn succeed(&self, snapshot: Snapshot, controller: &UnboundedSender<FromProxy>) -> Self {
-        let Snapshot { bottles, metered, routes, preflight, crossing, cache_reads, drain_ms, idle_ms } = snapshot;
+        let Snapshot { bottles, metered, routes, preflight, crossing, cache_reads, drain_ms, idle_ms, own_networks } =
+            snapshot;
         let bottles: HashMap<_, _> = bottles
             .into_iter()
             .filter(|view| view.phase != Phase::Cut)
@@ -208,7 +211,7 @@ impl PolicyView {
         }
         let [drain, idle] = [drain_ms, idle_ms].map(Duration::from_millis);
         let (secrets, memory) = (Arc::clone(&self.secrets), Arc::clone(&self.memory));
-        Self { metered, routes, preflight, crossing, cache_reads, drain, idle, secrets, memory, bottles }
+        Self { metered, routes, preflight, crossing, cache_reads, drain, idle, own_networks, secrets, memory, bottles }
     }
 
     /// The same with other secrets.

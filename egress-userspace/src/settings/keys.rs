@@ -312,7 +312,12 @@ pub const ROUTE: Section = Section {
             Value("true"),
             "whether TLS is ended here; `false` for clients that trust one certificate only",
         ),
-        key("private", OneOf(TRUTH), Value("false"), "whether the name may lead to an address of this network"),
+        key(
+            "private",
+            OneOf(TRUTH),
+            Value("false"),
+            "whether the name may lead to an address of this host or its network",
+        ),
         key("auth", OneOf(PASSTHROUGH), Is("refused by metered hosts, passed to others"), "keys that agents bring"),
         key(
             "auth_scheme",

@@ -1,6 +1,6 @@
 //! A provider whose name is looked up in the public DNS, as it is without `upstream.resolve`: from inside the proxy's sandbox.
 //!
-//! The "public" address is one that the test's own network namespace holds; nothing leads out of it.
+//! "Public" addresses are in network namespaces of the test's own: the host, and a router beside it. Nothing leads out of them.
 
 use std::fs;
 use std::io::copy;
@@ -10,30 +10,41 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use egress_userspace::domain::{AuditKind, Ending, Known, RefusalReason};
+use harness::netns::NetNs;
+use harness::world::{Answer, World, until};
 
 use crate::prepared;
 
-/// Any address that `policy` takes for a public one.
+/// An address that `policy` takes for a public one, behind the router.
 const PUBLIC: Ipv4Addr = Ipv4Addr::new(5, 6, 7, 8);
 /// Where a name must never lead.
 const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
+/// The host's own, of a /24.
+const OWN: Ipv4Addr = Ipv4Addr::new(5, 6, 6, 2);
+/// The router's, in the same.
+const BESIDE: Ipv4Addr = Ipv4Addr::new(5, 6, 6, 1);
+/// One that the host gets while the daemon runs.
+const NEW: Ipv4Addr = Ipv4Addr::new(5, 6, 8, 1);
+/// Until the daemon knows where the host is.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Longest query the name server reads.
 const QUERY_BYTES_MAX: usize = 512;
 
 #[test]
-fn a_public_name_is_dialled_only_at_a_public_address() -> Result<()> {
+fn a_public_name_is_dialled_only_at_a_public_address_of_others() -> Result<()> {
     let Some(mut world) = prepared("public names", "")? else { return Ok(()) };
-    world.host.ip(&format!("addr add {PUBLIC}/32 dev lo"))?;
-    world.host.ip(&format!("addr add {METADATA}/32 dev lo"))?;
+    let router = with_router(&world)?;
     let answer = Arc::new(AtomicU32::new(METADATA.to_bits()));
     let names = world.host.run(|| Ok(UdpSocket::bind((Ipv4Addr::LOCALHOST, 53))?))?;
     let answered = Arc::clone(&answer);
     thread::spawn(move || serve_names(&names, &answered));
     let provider = world.provider().address;
-    for address in [PUBLIC, METADATA] {
-        let listener = world.host.run(|| Ok(TcpListener::bind((address, 443))?))?;
+    for (place, address) in [(&world.host, METADATA), (&world.host, OWN), (&router, BESIDE), (&router, PUBLIC)] {
+        let listener = place.run(|| Ok(TcpListener::bind((address, 443))?))?;
         let host = world.host.handle()?;
         thread::spawn(move || host.run(|| relay(&listener, provider)));
     }
@@ -42,21 +53,52 @@ fn a_public_name_is_dialled_only_at_a_public_address() -> Result<()> {
     world.start_daemon()?;
 
     let mut bottle = world.shell("web", &[])?;
-    let refused = bottle.ask("claude-test")?;
-    ensure!(refused.status == 403 && refused.body.contains("address_not_public"), "{refused:?}");
+    for address in [METADATA, OWN, BESIDE] {
+        answer.store(address.to_bits(), Ordering::Relaxed);
+        let refused = bottle.ask("claude-test")?;
+        ensure!(is_refusal(&refused), "{address}: {refused:?}");
+    }
     let told = world.audit(Some("web"))?;
     let is_told =
         |kind: &AuditKind| matches!(kind, AuditKind::RequestRefused { reason: RefusalReason::AddressNotPublic, .. });
     ensure!(told.iter().any(is_told), "{told:?}");
-    ensure!(world.served().is_empty(), "a name led to the metadata address, and the proxy followed");
+    ensure!(world.served().is_empty(), "a name led into the host or its network, and the proxy followed");
     let rows = world.rows("web")?;
     assert_eq!((rows[0].usage.total().0, rows[0].known, rows[0].ending), (0, Known::Reported, Ending::Error));
+
+    answer.store(NEW.to_bits(), Ordering::Relaxed);
+    let elsewhere = bottle.ask("claude-test")?;
+    ensure!(!is_refusal(&elsewhere), "{elsewhere:?}");
+    world.host.ip(&format!("addr add {NEW}/32 dev lo"))?;
+    until("the host's new address is refused", PATIENCE, || Ok(is_refusal(&bottle.ask("claude-test")?)))?;
 
     answer.store(PUBLIC.to_bits(), Ordering::Relaxed);
     let answered = bottle.ask("claude-test")?;
     ensure!(answered.status == 200, "{answered:?} {}", world.log_tail());
     assert_eq!(world.served().len(), 1);
     Ok(())
+}
+
+fn is_refusal(answer: &Answer) -> bool {
+    answer.status == 403 && answer.body.contains("address_not_public")
+}
+
+/// Gives the host its addresses, and a router beside it.
+fn with_router(world: &World) -> Result<NetNs> {
+    let router = NetNs::new()?;
+    world.host.ip(&format!("link add out0 type veth peer name in0 netns {}", router.path()))?;
+    for (place, words) in [
+        (&world.host, format!("addr add {METADATA}/32 dev lo")),
+        (&world.host, format!("addr add {OWN}/24 dev out0")),
+        (&world.host, "link set out0 up".to_owned()),
+        (&router, format!("addr add {BESIDE}/24 dev in0")),
+        (&router, format!("addr add {PUBLIC}/32 dev lo")),
+        (&router, "link set in0 up".to_owned()),
+        (&world.host, format!("route add {PUBLIC}/32 via {BESIDE}")),
+    ] {
+        place.ip(&words)?;
+    }
+    Ok(router)
 }
 
 /// Starts a program with another `/etc/resolv.conf`, for itself alone.

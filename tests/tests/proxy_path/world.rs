@@ -1,5 +1,6 @@
 //! A proxy between one bottle (this process, at 127.0.0.1) and one provider, with a controller that is told what to say.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
@@ -308,6 +309,7 @@ impl World {
             cache_reads: CacheReads::Count,
             drain_ms: 1_000,
             idle_ms: 2_000,
+            own_networks: BTreeSet::new(),
         };
         self.to_proxy.send(FromController::Snapshot(snapshot)).unwrap();
     }

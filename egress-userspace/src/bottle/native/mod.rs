@@ -18,6 +18,7 @@ pub(in crate::bottle) mod layout;
 mod mount_table;
 mod mounts;
 pub(in crate::bottle) mod namespace;
+mod networks;
 mod privileges;
 pub(in crate::bottle) mod raw;
 pub(in crate::bottle) mod record;
@@ -25,6 +26,7 @@ mod root;
 mod steps;
 pub(in crate::bottle) mod wiring;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
@@ -36,7 +38,7 @@ use tokio::sync::oneshot;
 
 use super::plan::{self, Failure};
 use super::{BottleError, BottleSpec, BuiltBottle, HostWiring, Launch};
-use crate::domain::BottleName;
+use crate::domain::{BottleName, Network};
 pub use command::{RunningCommand, Signaller};
 pub use init::init_main;
 use layer::Foreign;
@@ -83,6 +85,14 @@ impl NativeRuntime {
             wiring::ensure_bridge(&wiring.bridge, wiring.gateway)
         };
         on_thread(prepare).await.map_err(|source| self.host_error(step, source))
+    }
+
+    /// The networks that this host is in: its own addresses, and those that it reaches without a gateway.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub async fn own_networks(&self) -> Result<BTreeSet<Network>, BottleError> {
+        on_thread(networks::own).await.map_err(|source| self.host_error("looking for the host's networks", source))
     }
 
     /// Makes the host's side of running bottles what it is to be where it is not; tells what was mended, in words. Each comes

@@ -172,7 +172,7 @@ fn refuse_ipv6(interface: &str) -> io::Result<()> {
     tolerate_absence(fs::write(format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6"), "1"))
 }
 
-fn with_netlink<T>(work: impl AsyncFnOnce(Handle) -> io::Result<T>) -> io::Result<T> {
+pub(super) fn with_netlink<T>(work: impl AsyncFnOnce(Handle) -> io::Result<T>) -> io::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     runtime.block_on(async {
         let (connection, netlink, _) = rtnetlink::new_connection()?;
@@ -185,6 +185,6 @@ fn done(result: Result<(), rtnetlink::Error>) -> io::Result<()> {
     result.map_err(into_io)
 }
 
-fn into_io(error: rtnetlink::Error) -> io::Error {
+pub(super) fn into_io(error: rtnetlink::Error) -> io::Error {
     if let rtnetlink::Error::NetlinkError(refusal) = &error { refusal.to_io() } else { io::Error::other(error) }
 }
