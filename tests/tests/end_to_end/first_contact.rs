@@ -172,6 +172,23 @@ fn a_daemon_that_runs() -> Result<()> {
 }
 
 #[test]
+fn a_directory_that_bottles_do_not_see() -> Result<()> {
+    let Some(world) = world("first contact from directories", "")? else { return Ok(()) };
+    let hidden = world.names.home.join("notes");
+    fs::create_dir(&hidden)?;
+    let own = tempfile::Builder::new().prefix("egress-test-").tempdir_in("/run")?;
+    for (directory, expected) in
+        [(own.path(), "`cd` to a directory outside /run first"), (&hidden, "`cd` to another directory first")]
+    {
+        let mut run = world.command(&["run", "web", "--", "true"]);
+        let said = world.fail_to_start(run.current_dir(directory))?;
+        let named = format!("bottles do not see {}", directory.display());
+        check_alone("a directory that is not there inside", &said, &[&named, expected], 126)?;
+    }
+    Ok(())
+}
+
+#[test]
 fn a_second_daemon() -> Result<()> {
     let Some(world) = world("first contact with a second daemon", "")? else { return Ok(()) };
     let said = world.fail_to_start(&mut world.daemon_command(&world.names, GATEWAY))?;

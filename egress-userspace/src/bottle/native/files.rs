@@ -139,6 +139,15 @@ pub(super) fn entry_name(place: &Path) -> OsString {
     OsString::from_vec(place.as_os_str().as_bytes().iter().flat_map(escaped).collect())
 }
 
+/// What to do about a working directory that is not there inside. It would have been shared if that could be: `--share` is no help.
+pub(super) fn unseen(directory: &Path) -> String {
+    let place = directory.display();
+    let Some(fresh) = FRESH.iter().find(|fresh| directory.starts_with(fresh)) else {
+        return format!("bottles do not see {place}: `cd` to another directory first");
+    };
+    format!("bottles do not see {place}, as each has a {fresh} of its own: `cd` to a directory outside {fresh} first")
+}
+
 fn is_fresh(path: &Path) -> bool {
     FRESH.iter().any(|fresh| path.starts_with(fresh))
 }
@@ -159,6 +168,19 @@ mod tests {
 
     fn paths<const COUNT: usize>(paths: [&str; COUNT]) -> Vec<PathBuf> {
         paths.map(PathBuf::from).to_vec()
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_inside_is_named_with_what_to_do() {
+        for (directory, expected) in [
+            (
+                "/run/u",
+                "bottles do not see /run/u, as each has a /run of its own: `cd` to a directory outside /run first",
+            ),
+            ("/srv/runs", "bottles do not see /srv/runs: `cd` to another directory first"),
+        ] {
+            assert_eq!(unseen(Path::new(directory)), expected);
+        }
     }
 
     #[test]

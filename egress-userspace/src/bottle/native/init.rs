@@ -23,7 +23,7 @@ use super::freeze::LAUNCH;
 use super::launch::LaunchSpec;
 use super::namespace::{HostView, tolerate_absence};
 use super::record::Record;
-use super::{cgroup, mounts, privileges, raw};
+use super::{cgroup, files, mounts, privileges, raw};
 
 /// The bottle could not be furnished.
 const NOT_FURNISHED: i32 = 125;
@@ -136,8 +136,11 @@ fn be_command(spec: &LaunchSpec) -> i32 {
         complain("there is no command");
         return NOT_FOUND;
     };
-    if let Err(error) = settle_in(spec) {
-        complain(&format!("{}: {error}", Path::new(&spec.directory).display()));
+    let directory = Path::new(&spec.directory);
+    if let Err(error) = settle_in(spec, directory) {
+        let is_unseen = error.kind() == io::ErrorKind::NotFound;
+        let text = if is_unseen { files::unseen(directory) } else { format!("{}: {error}", directory.display()) };
+        complain(&text);
         return NOT_EXECUTABLE;
     }
     let environment = spec.environment.iter().map(|(name, value)| (name, value));
@@ -157,14 +160,14 @@ fn is_somewhere(program: &OsStr, spec: &LaunchSpec) -> bool {
 }
 
 /// What a program may expect to find: a session, the terminal, default signals, its directory.
-fn settle_in(spec: &LaunchSpec) -> io::Result<()> {
+fn settle_in(spec: &LaunchSpec, directory: &Path) -> io::Result<()> {
     setsid()?;
     if spec.has_terminal {
         raw::take_terminal(io::stdin().as_fd())?;
     }
     raw::reset_signals();
     SigSet::empty().thread_set_mask()?;
-    chdir(Path::new(&spec.directory))?;
+    chdir(directory)?;
     Ok(())
 }
 
