@@ -232,6 +232,19 @@ pub enum BottleError {
         /// Why, and what to do instead.
         why: String,
     },
+    /// A directory that would give a container the host.
+    #[error(
+        "{} cannot be shared with a container: it would have {} of the host, and with it a way around its gate; share \
+         only what it works on",
+        directory.display(),
+        place.display()
+    )]
+    NotShareable {
+        /// What was to be shared.
+        directory: PathBuf,
+        /// What is there, or there in it.
+        place: PathBuf,
+    },
     /// The command could not be started.
     #[error("{command:?} could not be started in the bottle")]
     Start {

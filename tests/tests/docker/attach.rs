@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::symlink;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::sleep;
@@ -64,19 +65,7 @@ fn an_attached_container_reaches_the_proxy_alone_and_is_given_back() -> Result<(
     docker.docker(&["network", "create", "--subnet", "172.29.214.0/24", "other"])?;
     docker.docker(&["run", "-d", "--name", "neighbour", CLIENT, "nc", "-ll", "-p", "7777", "-e", "true"])?;
     let neighbour = docker.docker(&["inspect", "--format", "{{.NetworkSettings.IPAddress}}", "neighbour"])?;
-    docker.docker(&[
-        "run",
-        "-d",
-        "--cap-add",
-        "NET_ADMIN",
-        "--cap-add",
-        "SYS_ADMIN",
-        "--name",
-        "target",
-        CLIENT,
-        "sleep",
-        "7000",
-    ])?;
+    docker.docker(&["run", "-d", "--cap-add", "NET_ADMIN", "--name", "target", CLIENT, "sleep", "7000"])?;
     docker.docker(&["network", "connect", "--alias", "known", "other", "target"])?;
     let try_all = format!(
         "for to in {BRIDGE} {neighbour} 172.29.214.1; do nc -w 1 $to {PORT} </dev/null && echo reached $to; done; true"
@@ -200,6 +189,54 @@ fn what_cannot_be_gated_is_refused() -> Result<()> {
     fs::remove_file(docker.socket()).ok();
     let ended = world.egress(&["run", "new", "--image", CLIENT, "--", "true"])?;
     ensure!(ended.code == 1 && ended.errors.contains("--docker-socket"), "{ended:?}");
+    Ok(())
+}
+
+/// One that has the host would do away with its gate, or go around it.
+#[test]
+fn what_has_the_host_is_not_attached() -> Result<()> {
+    let Some((docker, world)) = world("refusals of privileged containers", "")? else { return Ok(()) };
+    let socket = docker.socket().display().to_string();
+    let home = world.names.home.display().to_string();
+    docker.docker(&[
+        "volume",
+        "create",
+        "--opt",
+        "type=none",
+        "--opt",
+        "o=bind",
+        "--opt",
+        "device=/proc",
+        "kernels",
+    ])?;
+    let link = world.names.directory.join("link");
+    symlink(&world.names.run, &link)?;
+    let (link, run) = (link.display().to_string(), world.names.run.display().to_string());
+    for (options, why) in [
+        (["--pid", "host"], "--pid host"),
+        (["--cap-add", "SYS_ADMIN"], "SYS_ADMIN"),
+        (["--device", "/dev/loop-control"], "/dev/loop-control"),
+        (["--security-opt", "systempaths=unconfined"], "/proc/sys"),
+        (["--volume", &format!("{socket}:/docker.sock")], socket.as_str()),
+        (["--volume", &format!("{home}:/state:ro")], home.as_str()),
+        (["--volume", &format!("{link}:/linked:ro")], run.as_str()),
+        (["--volume", "/:/host:ro"], "/ of the host"),
+        (["--volume", "kernels:/kernels"], "/proc of the host"),
+    ] {
+        let id = docker.docker(&[&["run", "-d"], options.as_slice(), &[CLIENT, "sleep", "7006"]].concat())?;
+        let said = world.egress(&["attach", "web", "--container", &id])?;
+        ensure!(said.code == 1 && said.errors.contains(why), "{options:?}: {said:?}");
+        ensure!(world.listed("web")?.is_none(), "{options:?}: it is in a bottle");
+        docker.docker(&["rm", "--force", &id])?;
+    }
+    let volume = format!("{}:/work", world.names.directory.join("work").display());
+    let harmless = ["--volume", &volume, "--volume", "named:/named", "--volume", "/etc/hostname:/name:ro"];
+    docker.docker(&[&["run", "-d", "--name", "target"], harmless.as_slice(), &[CLIENT, "sleep", "7006"]].concat())?;
+    attach(&world, "target")?;
+    for directory in [&home, &world.names.directory.join("docker").display().to_string()] {
+        let ended = world.egress(&["run", "new", "--image", CLIENT, "--share", directory, "--", "true"])?;
+        ensure!(ended.code == 1 && ended.errors.contains("cannot be shared with a container"), "{ended:?}");
+    }
     Ok(())
 }
 

@@ -47,6 +47,7 @@ pub(super) const PURE: &[&str] = &[
     "egress-userspace/src/kernel/nft/render.rs",
     "egress-userspace/src/kernel/nft/wire.rs",
     "egress-userspace/src/bottle/plan.rs",
+    "egress-userspace/src/bottle/docker/exposed.rs",
     "egress-userspace/src/daemon/cutting.rs",
     "egress-userspace/src/daemon/gate_check.rs",
     "egress-userspace/src/daemon/live/shown.rs",

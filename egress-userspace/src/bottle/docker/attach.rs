@@ -6,14 +6,14 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use bollard::models::EndpointSettings;
+use bollard::models::{EndpointSettings, MountPointTypeEnum};
 use serde::{Deserialize, Serialize};
 
 use super::engine::{Engine, NO_NETWORK, Seen};
 use super::inside::{self, Namespaces};
-use super::{DockerRuntime, FRONT, LABEL, Mark, step};
+use super::{DockerRuntime, FRONT, LABEL, Mark, exposed, real, step};
 use crate::bottle::native::freeze::write;
 use crate::bottle::native::namespace::tolerate_absence;
 use crate::bottle::native::on_thread;
@@ -28,6 +28,8 @@ const ATTACHED: &str = "attached.json";
 
 /// What to do with a container that cannot be attached.
 const REMEDY: &str = "create it again on a bridge network, or run its image by `egress run --runtime docker --image`";
+/// The same for one that has the host.
+const WITHOUT: &str = "create it again without that, or run its image by `egress run --runtime docker --image`";
 
 /// What an attached container is given back.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,6 +47,8 @@ impl DockerRuntime {
         let seen =
             found.ok_or_else(|| refuse("there is no such container; `docker ps` shows those that run".into()))?;
         why_not(&seen).map_or(Ok(()), |why| Err(refuse(why)))?;
+        let places = places(&engine, &seen).await.map_err(|source| refuse(source.to_string()))?;
+        has_the_host(&seen, &places, &self.hidden()).map_or(Ok(()), |why| Err(refuse(why)))?;
         Ok(seen.id)
     }
 
@@ -216,6 +220,33 @@ fn why_not(seen: &Seen) -> Option<String> {
     }
 }
 
+/// Real paths of what a container has mounted of this host, and whether it may write there.
+async fn places(engine: &Engine, seen: &Seen) -> io::Result<Vec<(PathBuf, bool)>> {
+    let mut places = Vec::new();
+    for mount in &seen.mounts {
+        let source = match (mount.typ, &mount.source, &mount.name) {
+            (Some(MountPointTypeEnum::BIND), Some(source), _) => Some(PathBuf::from(source)),
+            (Some(MountPointTypeEnum::VOLUME), _, Some(name)) => engine.device_of(name).await?,
+            _ => None,
+        };
+        places.extend(source.map(|source| (real(&source), mount.rw != Some(false))));
+    }
+    Ok(places)
+}
+
+/// Why no gate would hold a container.
+fn has_the_host(seen: &Seen, places: &[(PathBuf, bool)], hidden: &[PathBuf]) -> Option<String> {
+    let found =
+        |(path, is_writable): &(PathBuf, bool)| Some((path.clone(), exposed::place(path, *is_writable, hidden)?));
+    let place = || {
+        let (path, place) = places.iter().find_map(found)?;
+        let to = |path: &Path| path.display().to_string();
+        Some(format!("it has {} of the host mounted, which is or holds {}", to(&path), to(place)))
+    };
+    let what = exposed::privilege(&seen.host_config).or_else(place)?;
+    Some(format!("{what}, so no gate would hold it; {WITHOUT}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,6 +261,7 @@ mod tests {
             networks: networks.iter().map(|name| ((*name).to_owned(), EndpointSettings::default())).collect(),
             config: ContainerConfig::default(),
             host_config: HostConfig { network_mode: Some(mode.to_owned()), ..HostConfig::default() },
+            mounts: Vec::new(),
         };
         let why = why_not(&seen);
         match expected {

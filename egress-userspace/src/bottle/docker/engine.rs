@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bollard::errors::Error;
 use bollard::models::{
-    ContainerConfig, ContainerCreateBody, EndpointSettings, EventMessage, HostConfig, ImageInspect,
+    ContainerConfig, ContainerCreateBody, EndpointSettings, EventMessage, HostConfig, ImageInspect, MountPoint,
     NetworkConnectRequest, NetworkDisconnectRequest,
 };
 use bollard::query_parameters::{
@@ -77,6 +77,7 @@ pub(super) struct Seen {
     pub(super) networks: BTreeMap<String, EndpointSettings>,
     pub(super) config: ContainerConfig,
     pub(super) host_config: HostConfig,
+    pub(super) mounts: Vec<MountPoint>,
 }
 
 impl Seen {
@@ -147,6 +148,7 @@ impl Engine {
             networks: found.network_settings.unwrap_or_default().networks.unwrap_or_default().into_iter().collect(),
             config: found.config.unwrap_or_default(),
             host_config: found.host_config.unwrap_or_default(),
+            mounts: found.mounts.unwrap_or_default(),
         })
     }
 
@@ -199,6 +201,12 @@ impl Engine {
     async fn is_paused(&self, container: &str) -> bool {
         let found = self.0.inspect_container(container, None::<InspectContainerOptions>).await;
         found.is_ok_and(|found| found.state.is_some_and(|state| state.paused == Some(true)))
+    }
+
+    /// What a volume is made of, where that is something of this host's and not the engine's own.
+    pub(super) async fn device_of(&self, volume: &str) -> io::Result<Option<PathBuf>> {
+        let options = self.0.inspect_volume(volume).await.map_err(into_io)?.options;
+        Ok(options.get("device").map(PathBuf::from).filter(|device| device.is_absolute()))
     }
 
     /// Makes an image of its files, by this name.

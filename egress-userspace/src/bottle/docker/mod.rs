@@ -9,6 +9,7 @@
 mod attach;
 mod configuration;
 mod engine;
+mod exposed;
 mod freeze;
 mod front;
 mod init;
@@ -81,6 +82,7 @@ impl DockerRuntime {
         container: ContainerLaunch,
     ) -> Result<(BuiltBottle, RunningCommand), BottleError> {
         let engine = self.engine_for(&launch.caller).await?;
+        self.check_shares(&launch.shared)?;
         let layout = self.host.layout(&spec.name);
         let prepared = layout.layer.prepare(launch.caller.uid);
         prepared
@@ -298,6 +300,24 @@ impl DockerRuntime {
         })
     }
 
+    /// What is shared cannot be covered in a container, as it is in a native bottle.
+    fn check_shares(&self, shared: &[PathBuf]) -> Result<(), BottleError> {
+        let hidden = self.hidden();
+        for directory in shared {
+            if let Some(place) = exposed::place(&real(directory), true, &hidden) {
+                return Err(BottleError::NotShareable { directory: directory.clone(), place: place.to_owned() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Real paths of what no bottle sees of this host.
+    fn hidden(&self) -> Vec<PathBuf> {
+        let usual = files::HIDDEN.iter().map(PathBuf::from);
+        let own = self.host.wiring.hidden.iter().cloned().chain(self.socket().ok());
+        usual.chain(own).filter_map(|path| fs::canonicalize(path).ok()).collect()
+    }
+
     fn task(
         &self,
         bottle: &BottleName,
@@ -417,6 +437,11 @@ async fn until_runs(engine: &Engine, name: &str, command: &mut RunningCommand) -
         }
     }
     Err(io::ErrorKind::TimedOut.into())
+}
+
+/// As the engine finds it; as it is written when nothing is there.
+fn real(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
 }
 
 fn step(bottle: &BottleName, step: &'static str, source: io::Error) -> BottleError {

@@ -32,7 +32,7 @@ pub(super) const KEY_STORE_OF_A_JAVA: &str = "lib/security/cacerts";
 
 /// What leads to the host although it is a file: sockets of services that act on behalf of whoever connects, and the
 /// insides of other containers. `/run` is fresh anyway.
-pub(super) const HIDDEN: [&str; 9] = [
+pub(in crate::bottle) const HIDDEN: [&str; 9] = [
     "/tmp/.X11-unix",
     "/tmp/.ICE-unix",
     "/var/run/docker.sock",
@@ -45,7 +45,7 @@ pub(super) const HIDDEN: [&str; 9] = [
 ];
 
 /// Only root may change these on a host. Root in a bottle, though without capabilities, owns them.
-pub(super) const SYSTEM_TREES: [&str; 11] =
+pub(in crate::bottle) const SYSTEM_TREES: [&str; 11] =
     ["/bin", "/boot", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/sbin", "/usr", "/var/lib/systemd", "/var/spool"];
 
 /// Windows into the kernel and other namespaces: outside the places where a bottle gets its own, nobody misses them.
@@ -69,7 +69,7 @@ const KERNEL_FILESYSTEMS: [&str; 16] = [
 ];
 
 /// A bottle has its own.
-const FRESH: [&str; 4] = ["/dev", "/proc", "/run", "/sys"];
+pub(in crate::bottle) const FRESH: [&str; 4] = ["/dev", "/proc", "/run", "/sys"];
 
 /// The resolver's settings: ours is the only one, and near. It does not answer a bottle that is cut, whose clients are not to
 /// wait for it as long as they would for one far away.
@@ -89,7 +89,7 @@ pub(in crate::bottle) fn bundle(system: &str, authority: &str) -> String {
 }
 
 /// The absolute path without `.` and `..`, by its text alone.
-pub(super) fn without_dots(path: &Path) -> PathBuf {
+pub(in crate::bottle) fn without_dots(path: &Path) -> PathBuf {
     let mut plain = PathBuf::new();
     for component in path.components() {
         match component {
