@@ -176,40 +176,47 @@ impl Desk {
     async fn stop(&self, name: BottleName, stop: Stop) -> Result<StopReply, ApiError> {
         let row = self.launcher.ledger.bottle(&name).await.map_err(|error| refused(&error))?;
         let done = |was_already| StopReply { name: name.clone(), stop, was_already, note: None };
+        if let Some(Running { lifeline, .. }) = self.look().await?.of(row.id).filter(|_| row.ended.is_none()) {
+            let end = self.stop_run(&row, stop, lifeline.clone()).await?;
+            if end.stopped.as_ref().is_some_and(|stopped| stopped.stop == stop) {
+                return told(end).map(|()| done(false));
+            }
+            // It ended by itself meanwhile, or somebody stopped it in the other way.
+        }
+        let turn = self.launcher.turns.take(row.id).await;
+        let row = self.launcher.ledger.bottle(&name).await.map_err(|error| refused(&error))?;
         if row.ended.is_some() {
             return self.stop_ended(&row, stop).await.map(done);
         }
-        let Some(Running { lifeline, .. }) = self.look().await?.running.into_iter().find(|found| found.id == row.id)
-        else {
-            // Something of it was left the last time.
-            if row.stopping.is_some() {
-                return told(self.launcher.finish(&row, Over::Stopped(stop, CutCause::Operator)).await)
-                    .map(|()| done(false));
-            }
-            let message = format!("bottle {name} is being started or taken down: try again");
-            return Err(ApiError { code: ErrorCode::Conflict, message });
-        };
+        // Something of it was left the last time.
+        if row.stopping.is_some() && self.look().await?.of(row.id).is_none() {
+            let over = Over::Stopped(stop, CutCause::Operator);
+            return told(self.launcher.finish_in_turn(&turn, &row, over).await).map(|()| done(false));
+        }
+        let message = format!("bottle {name} is being started or taken down: try again");
+        Err(ApiError { code: ErrorCode::Conflict, message })
+    }
+
+    /// Cuts a bottle that runs and has it frozen or killed. It may end otherwise first.
+    async fn stop_run(&self, row: &BottleRow, stop: Stop, lifeline: Lifeline) -> Result<RunEnd, ApiError> {
         if stop == Stop::Freeze {
             self.launcher.stop_steps.at(row.id, StopStep::Holding);
             // Nothing that the network shows. The run comes back to it, behind the cut gate, when this fails.
-            if let Err(error) = self.launcher.runtime.hold_at_once(&name) {
-                warn!(bottle = %name, error = with_causes(&error), "its processes move on while it is being cut");
+            if let Err(error) = self.launcher.runtime.hold_at_once(&row.name) {
+                warn!(bottle = %row.name, error = with_causes(&error), "its processes move on while it is being cut");
             }
         }
         let Lifeline { mut exit, remains, .. } = lifeline;
         self.launcher.controller.stop(row.id, stop).await;
         let mut remains = remains.subscribe();
-        let end = tokio::select! {
-            end = exit.wait_for(Option::is_some) => end.ok().and_then(|end| end.clone()),
-            what = remains.wait_for(Option::is_some) => {
-                return Err(failed(what.ok().and_then(|what| what.clone()).unwrap_or_default()));
+        tokio::select! {
+            end = exit.wait_for(Option::is_some) => {
+                end.ok().and_then(|end| end.clone()).ok_or_else(|| failed("the controller has stopped"))
             }
-        };
-        match end {
-            // It ended by itself meanwhile.
-            Some(RunEnd { stopped: None, .. }) => self.stop_ended(&row, stop).await.map(done),
-            Some(end) => told(end).map(|()| done(false)),
-            None => Err(failed("the controller has stopped")),
+            // A kill comes after a freeze that fails.
+            what = remains.wait_for(Option::is_some), if stop == Stop::Freeze => {
+                Err(failed(what.ok().and_then(|what| what.clone()).unwrap_or_default()))
+            }
         }
     }
 

@@ -27,6 +27,7 @@ use super::lifeline::{Lifeline, RunEnd};
 use super::reload::InForce;
 use super::stop_steps::StopSteps;
 use super::stopping::{ENDED, Over, policy_of};
+use super::turns::Turns;
 use super::{DNS_PORT, PROXY_PORTS};
 
 /// What a bottle that could not be started is recorded to have ended with.
@@ -54,6 +55,8 @@ pub(super) struct Launcher {
     pub(super) mending: Arc<tokio::sync::Mutex<()>>,
     /// How far freezes and kills are.
     pub(super) stop_steps: StopSteps,
+    /// Who takes what down.
+    pub(super) turns: Turns,
     /// Why gates are not to be relied on: nothing is started then.
     pub(super) not_enforcing: Option<String>,
 }
@@ -200,8 +203,7 @@ impl Launcher {
             };
             let Over::Stopped(Stop::Freeze, _) = over else { return over };
             let Err(what) = self.hold(row, command).await else { return over };
-            lifeline.stop.send_replace(None);
-            lifeline.remains.send_replace(Some(what));
+            lifeline.freeze_failed(what);
         }
     }
 

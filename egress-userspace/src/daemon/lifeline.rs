@@ -42,7 +42,7 @@ pub(super) struct Lifeline {
     pub(super) end: Arc<Notify>,
     /// Set when the bottle, cut already, is to be frozen or killed.
     pub(super) stop: watch::Sender<Option<(Stop, CutCause)>>,
-    /// Says what remains when that failed; the run goes on.
+    /// Says what remains when a freeze failed; the run goes on.
     pub(super) remains: watch::Sender<Option<String>>,
     /// Told when a front-end follows a run that another controller started.
     pub(super) followed: Arc<Notify>,
@@ -56,5 +56,27 @@ impl Lifeline {
         let (said, exit) = watch::channel(None);
         let (stop, remains) = (watch::Sender::new(None), watch::Sender::new(None));
         (Self { end: Arc::default(), stop, remains, followed: Arc::default(), exit }, said)
+    }
+
+    /// Whoever waits for a freeze hears what remains. A kill that was ordered meanwhile comes next.
+    pub(super) fn freeze_failed(&self, what: String) {
+        self.stop.send_if_modified(|stop| stop.take_if(|(stop, _)| *stop == Stop::Freeze).is_some());
+        self.remains.send_replace(Some(what));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_freeze_that_fails_takes_no_kill_back() {
+        for (stop, left) in [(Stop::Freeze, None), (Stop::Kill, Some((Stop::Kill, CutCause::Operator)))] {
+            let (lifeline, _exit) = Lifeline::new();
+            lifeline.stop.send_replace(Some((stop, CutCause::Operator)));
+            lifeline.freeze_failed("full".to_owned());
+            assert_eq!(*lifeline.stop.borrow(), left);
+            assert_eq!(lifeline.remains.borrow().as_deref(), Some("full"));
+        }
     }
 }

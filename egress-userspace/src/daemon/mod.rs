@@ -36,6 +36,7 @@ mod self_check;
 mod stop_steps;
 mod stopping;
 mod traffic;
+mod turns;
 mod usage;
 #[cfg(test)]
 mod world;
@@ -73,6 +74,7 @@ use notify::ServiceManager;
 use proxy_link::ProxyLink;
 use reload::{InForce, Reload};
 use stop_steps::StopSteps;
+use turns::Turns;
 
 pub use route_check::check_routes;
 
@@ -233,6 +235,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
         in_force: in_force.clone(),
         mending: Arc::default(),
         stop_steps: StopSteps::default(),
+        turns: Turns::default(),
         not_enforcing,
     };
     ledger.audit(None, AuditKind::DaemonStarted { version: env!("CARGO_PKG_VERSION").to_owned() }).await?;

@@ -20,6 +20,7 @@ use crate::ledger::{BottleRow, LedgerError};
 use super::launch::{EVENTS_MAX, Launcher, failed, refused, streams};
 use super::lifeline::{RunEnd, Stopped};
 use super::stop_steps::{ending, saving};
+use super::turns::Turn;
 
 /// What a bottle that was ended from outside is recorded to have ended with: 128 + SIGKILL.
 pub(super) const ENDED: i32 = 137;
@@ -112,6 +113,12 @@ impl Launcher {
 
     /// Takes down what there is of a run and records how it came to its end.
     pub(super) async fn finish(&self, row: &BottleRow, over: Over) -> RunEnd {
+        let turn = self.turns.take(row.id).await;
+        self.finish_in_turn(&turn, row, over).await
+    }
+
+    /// The same for whoever has looked at the bottle in that turn.
+    pub(super) async fn finish_in_turn(&self, _: &Turn, row: &BottleRow, over: Over) -> RunEnd {
         match over {
             Over::Ended(exit_code) => {
                 // It ended by itself before it could be stopped.

@@ -179,6 +179,45 @@ fn a_cut_does_not_wait_for_the_engine() -> Result<()> {
     Ok(())
 }
 
+/// Whoever asks for something hears of that, and gets it, although somebody else has asked for something else.
+#[test]
+fn a_kill_that_comes_while_a_bottle_is_frozen_kills_it() -> Result<()> {
+    let Some((docker, world)) = world("a freeze and a kill", "")? else { return Ok(()) };
+    for (first, second) in [("freeze", "kill"), ("kill", "freeze"), ("kill", "kill")] {
+        let bottle = start_counter(&world)?;
+        let hung = docker.hang()?;
+        let mut waiting = Vec::new();
+        for word in [first, second] {
+            waiting.push(Bottle::start(world.command(&[word, "web"]))?);
+            // Each has been asked for before the next is.
+            sleep(Duration::from_millis(500));
+        }
+        drop(hung);
+        let ended = waiting.into_iter().map(|mut front| front.end()).collect::<Result<Vec<_>>>()?;
+        let is_told = |word: &str, code: i32, output: &[u8], errors: &str| match word {
+            "freeze" => {
+                if first == "freeze" {
+                    code == 0 && output.starts_with(b"web is frozen")
+                } else {
+                    code == 1 && errors.contains("not running")
+                }
+            }
+            _ => code == 0 && !output.is_empty(),
+        };
+        for (word, ended) in [first, second].into_iter().zip(&ended) {
+            ensure!(is_told(word, ended.code, &ended.output, &ended.errors), "{first}, {second}: {word}: {ended:?}");
+        }
+        ensure!(world.listed("web")?.is_none(), "{first}, {second}: {:?} {}", world.listed("web")?, world.log_tail());
+        assert_eq!(
+            (docker.containers()?, images(&docker)?.contains("egress-frozen")),
+            (Vec::new(), false),
+            "{first}, {second}"
+        );
+        drop(bottle);
+    }
+    Ok(())
+}
+
 #[test]
 fn the_next_daemon_adopts_a_container() -> Result<()> {
     let Some((docker, mut world)) = world("a daemon dies beside a container", "")? else { return Ok(()) };
