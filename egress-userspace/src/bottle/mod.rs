@@ -19,7 +19,7 @@ use thiserror::Error;
 
 use crate::domain::BottleName;
 pub use docker::{container_front_main, container_init_main};
-pub use native::{HostView, NativeRuntime, RunningCommand, Signaller, init_main};
+pub use native::{HostView, NativeRuntime, RunningCommand, Signaller, init_main, terminal_owner};
 pub use runtime::{Bottles, Ready};
 
 /// What is the same for all bottles of a host.
@@ -87,7 +87,7 @@ pub struct Launch {
     pub caller: Caller,
     /// Its standard streams.
     pub stdio: [OwnedFd; 3],
-    /// The streams are a terminal of its own, to be made its controlling one.
+    /// The standard input is a terminal of its own, to be given to the caller and made the controlling one.
     pub has_terminal: bool,
     /// What a container is made of; `None` for a native bottle.
     pub container: Option<ContainerLaunch>,

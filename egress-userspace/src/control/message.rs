@@ -186,7 +186,7 @@ pub struct RunRequest {
     /// Numbers of the caller's own descriptors that become the command's standard streams;
     /// the controller takes them from the calling process.
     pub stdio: [i32; 3],
-    /// They are a terminal made for this run.
+    /// They are a terminal made for this run, if standard input is one: the caller's own, or the run is refused.
     pub has_terminal: bool,
     /// `--image`: the command runs in a container of it.
     #[serde(default)]

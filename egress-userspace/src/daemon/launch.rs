@@ -13,7 +13,9 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 use tracing::{error, info, warn};
 
-use crate::bottle::{BottleSpec, Bottles, BuiltBottle, Caller, ContainerLaunch, Launch, RunningCommand, Signaller};
+use crate::bottle::{
+    BottleSpec, Bottles, BuiltBottle, Caller, ContainerLaunch, Launch, RunningCommand, Signaller, terminal_owner,
+};
 use crate::control::{ApiError, ErrorCode, Peer, RunEvent, RunRequest};
 use crate::domain::{BottleName, CutCause, GateView, RuntimeKind, Stop, with_causes};
 use crate::fault::{self, Point};
@@ -297,14 +299,16 @@ pub(super) fn running(
 /// Takes from the calling process what its command gets.
 fn launch(peer: &Peer, request: RunRequest) -> Result<Launch, ApiError> {
     let text = OsString::from_vec;
+    let stdio = streams(peer, request.stdio)?;
+    let has_terminal = request.has_terminal && gets_terminal(peer.uid, &stdio)?;
     Ok(Launch {
         command: request.command.into_iter().map(text).collect(),
         environment: request.environment.into_iter().map(|(name, value)| (text(name), text(value))).collect(),
         directory: PathBuf::from(text(request.directory)),
         shared: request.shared.into_iter().map(|path| PathBuf::from(text(path))).collect(),
         caller: Caller { uid: peer.uid, gid: peer.gid, groups: peer.groups.clone() },
-        stdio: streams(peer, request.stdio)?,
-        has_terminal: request.has_terminal,
+        stdio,
+        has_terminal,
         container: request.image.map(|image| ContainerLaunch::Image { image, variables: request.variables }),
     })
 }
@@ -318,6 +322,20 @@ pub(super) fn streams(peer: &Peer, [input, output, errors]: [i32; 3]) -> Result<
         })
     };
     Ok([descriptor(input)?, descriptor(output)?, descriptor(errors)?])
+}
+
+/// Whether the command's standard input is a terminal to be given to whoever runs it. Only what is the asking user's own is
+/// given away; a standard input that is none is the command's as it is.
+pub(super) fn gets_terminal(asking: u32, [input, ..]: &[OwnedFd; 3]) -> Result<bool, ApiError> {
+    match terminal_owner(input) {
+        Ok(None) => Ok(false),
+        Ok(Some(owner)) if owner == asking => Ok(true),
+        Ok(Some(owner)) => Err(ApiError {
+            code: ErrorCode::NotPermitted,
+            message: format!("the terminal on standard input is user {owner}'s, and you are user {asking}"),
+        }),
+        Err(error) => Err(failed(format!("the standard input cannot be looked at: {error}"))),
+    }
 }
 
 /// What a bottle is built from.

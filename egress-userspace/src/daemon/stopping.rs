@@ -17,7 +17,7 @@ use crate::domain::{AuditKind, BottleName, CutCause, CutoffPolicy, GateView, Rul
 use crate::fault::{self, Point};
 use crate::ledger::{BottleRow, LedgerError};
 
-use super::launch::{EVENTS_MAX, Launcher, failed, refused, streams};
+use super::launch::{EVENTS_MAX, Launcher, failed, gets_terminal, refused, streams};
 use super::lifeline::{RunEnd, Stopped};
 use super::stop_steps::{ending, saving};
 use super::turns::Turn;
@@ -233,10 +233,11 @@ impl Launcher {
             message: format!("bottle {name} cannot be resumed: {why}"),
         })?;
         let stdio = streams(&peer, request.stdio)?;
+        let has_terminal = request.has_terminal && gets_terminal(peer.uid, &stdio)?;
         let row = self.ledger.resume_run(name, request.budget, self.pool).await.map_err(|error| refused(&error))?;
         fault::point(Point::ResumeBegun);
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
-        let launch = saved.on(stdio, request.has_terminal);
+        let launch = saved.on(stdio, has_terminal);
         let otherwise = Over::Stopped(Stop::Freeze, cause);
         tokio::spawn(self.clone().live(row, launch, events, otherwise));
         Ok(receiver)

@@ -1,10 +1,17 @@
 //! `egress run` on a terminal.
 
+use std::fs::{self, File};
 use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use egress_userspace::control::{Client, ClientError, ErrorCode, RunEvent, RunRequest};
 use harness::terminal::Terminal;
 use harness::world::World;
+use nix::pty::openpty;
+use nix::unistd::ttyname;
 
 use crate::world;
 
@@ -63,5 +70,73 @@ fn a_terminal_is_given_back_by_a_frozen_command_and_lent_again() -> Result<()> {
     second.keyboard.write_all(b"\x03")?;
     assert_eq!(second.end()?, Some(130));
     ensure!(second.is_cooked()?, "the terminal is left raw");
+    Ok(())
+}
+
+#[test]
+fn what_is_piped_in_on_a_terminal_is_read_from_the_pipe() -> Result<()> {
+    let Some(world) = world("a pipe on a terminal", "")? else { return Ok(()) };
+    let egress = world.command(&["run", "web", "--", "bash", "-c", "read -r line; echo heard $line; exit 5"]);
+    let words = [egress.get_program()].into_iter().chain(egress.get_args());
+    let words: Vec<_> = words.map(|word| format!("'{}'", word.to_string_lossy())).collect();
+    let mut shell = Command::new("sh");
+    let mut terminal = Terminal::of(shell.arg("-c").arg(format!("echo piped | {}", words.join(" "))))?;
+    terminal.until_shown("heard piped")?;
+    assert_eq!(terminal.end()?, Some(5));
+    Ok(())
+}
+
+/// Nobody's in particular.
+const OTHER_USER: u32 = 4242;
+
+/// Runs `true` as a front-end may that is none of ours: it says of any input that it is the run's terminal.
+fn claim(world: &World, input: &impl AsRawFd) -> Result<Option<i32>, ClientError> {
+    let bytes = |text: &str| text.as_bytes().to_vec();
+    let null = File::options().write(true).open("/dev/null").map_err(|error| ClientError::Broken(error.into()))?;
+    let request = RunRequest {
+        agent: None,
+        budget: Vec::new(),
+        extends: None,
+        shutdown: None,
+        command: vec![bytes("true")],
+        environment: vec![(bytes("PATH"), bytes("/usr/bin:/bin"))],
+        directory: bytes("/"),
+        shared: Vec::new(),
+        stdio: [input.as_raw_fd(), null.as_raw_fd(), null.as_raw_fd()],
+        has_terminal: true,
+        image: None,
+        variables: Vec::new(),
+    };
+    let tokio = tokio::runtime::Runtime::new().map_err(|error| ClientError::Broken(error.into()))?;
+    tokio.block_on(async {
+        let mut events = Client::new(&world.names.run).follow("bottles/web/run", &request).await?;
+        while let Some(event) = events.next().await? {
+            if let RunEvent::Exited { exit_code } = event {
+                return Ok(Some(exit_code));
+            }
+        }
+        Ok(None)
+    })
+}
+
+#[test]
+fn nothing_but_a_terminal_of_the_callers_own_is_given_to_the_caller() -> Result<()> {
+    let Some(world) = world("claimed terminals", "")? else { return Ok(()) };
+    let path = world.names.directory.join("not-a-terminal");
+    fs::write(&path, "")?;
+    chown(&path, Some(OTHER_USER), Some(OTHER_USER))?;
+    assert_eq!(claim(&world, &File::open(&path)?)?, Some(0), "it is an input like any other");
+    let status = fs::metadata(&path)?;
+    assert_eq!((status.uid(), status.gid()), (OTHER_USER, OTHER_USER), "a file was given away");
+
+    let pty = openpty(None, None)?;
+    let name = ttyname(&pty.slave)?;
+    assert_eq!(claim(&world, &pty.slave)?, Some(0), "it is the caller's own");
+    chown(&name, Some(OTHER_USER), None)?;
+    let refused = claim(&world, &pty.slave).err().context("another's terminal is taken")?;
+    let ClientError::Refused(error) = refused else { return Err(refused.into()) };
+    assert_eq!(error.code, ErrorCode::NotPermitted);
+    ensure!(error.message.contains("is user 4242's"), "{error:?}");
+    assert_eq!(fs::metadata(&name)?.uid(), OTHER_USER, "a terminal was given away");
     Ok(())
 }

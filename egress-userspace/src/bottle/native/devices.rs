@@ -2,15 +2,18 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{Mode, SFlag, fstat, makedev, mknod};
 use nix::unistd::{Gid, Uid, fchown, ttyname};
-use rustix::fs::CWD;
+use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, statx};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
+use rustix::termios::isatty;
 
 use super::mounts::tmpfs;
 use crate::bottle::Caller;
@@ -31,6 +34,23 @@ const LINKS: [(&str, &str); 5] = [
 /// Group `tty` on every system that has it.
 const TERMINALS: &str = "newinstance,ptmxmode=0666,mode=0620,gid=5";
 
+/// Major numbers of the inner ends of pseudo-terminals (the same list).
+const PSEUDO_TERMINALS: RangeInclusive<u32> = 136..=143;
+
+/// Whose this terminal is, if it is one that a front-end can have made for a run: the inner end of a pseudo-terminal, still in
+/// use. Nothing else is ever given to a caller.
+///
+/// # Errors
+/// When the system cannot say.
+pub fn terminal_owner(descriptor: &impl AsFd) -> io::Result<Option<u32>> {
+    // What the kernel knows: a file system that a user serves is not asked, as it need not answer.
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let status = statx(descriptor, "", flags, StatxFlags::BASIC_STATS)?;
+    let is_device = FileType::from_raw_mode(status.stx_mode.into()) == FileType::CharacterDevice;
+    let is_inner_end = is_device && PSEUDO_TERMINALS.contains(&status.stx_rdev_major);
+    Ok((is_inner_end && isatty(descriptor)).then_some(status.stx_uid))
+}
+
 /// The command's terminal, a mount of that one file that is nowhere yet: the host's `/dev` will be out of sight.
 #[derive(Debug)]
 pub(super) struct Terminal(OwnedFd);
@@ -38,8 +58,11 @@ pub(super) struct Terminal(OwnedFd);
 impl Terminal {
     /// The terminal on the standard input, which is given to the caller. None when this mount namespace has no name for it;
     /// it works all the same.
+    ///
+    /// This process may give away any file of the host, and the standard input is whatever somebody chose.
     pub(super) fn find(caller: &Caller) -> io::Result<Option<Self>> {
         let input = io::stdin();
+        terminal_owner(&input)?.ok_or(Errno::ENOTTY)?;
         fchown(input.as_fd(), Some(Uid::from_raw(caller.uid)), Some(Gid::from_raw(caller.gid)))?;
         let Ok(path) = ttyname(input.as_fd()) else { return Ok(None) };
         let held = open_tree(CWD, &path, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
@@ -69,4 +92,38 @@ pub(super) fn fresh_dev(terminal: Option<&Terminal>) -> io::Result<()> {
         move_mount(held, "", CWD, &console, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::chown;
+
+    use nix::pty::openpty;
+    use nix::unistd::geteuid;
+
+    use super::*;
+
+    fn check(what: &str, descriptor: &impl AsFd, expected: Option<u32>) {
+        assert_eq!(terminal_owner(descriptor).unwrap(), expected, "{what}");
+    }
+
+    #[test]
+    fn only_the_inner_end_of_a_pseudo_terminal_has_an_owner() {
+        let me = geteuid().as_raw();
+        let pty = openpty(None, None).unwrap();
+        check("the inner end", &pty.slave, Some(me));
+        check("the outer end", &pty.master, None);
+        let path = ttyname(&pty.slave).unwrap();
+        let unopened = rustix::fs::open(&path, rustix::fs::OFlags::PATH, rustix::fs::Mode::empty()).unwrap();
+        check("a name of the inner end", &unopened, None);
+        if me == 0 {
+            chown(&path, Some(4242), None).unwrap();
+            check("another's", &pty.slave, Some(4242));
+        }
+        drop(pty.master);
+        check("one that was hung up", &pty.slave, None);
+        check("a file", &tempfile::tempfile().unwrap(), None);
+        check("a pipe", &std::io::pipe().unwrap().0, None);
+        check("another device", &File::open("/dev/null").unwrap(), None);
+    }
 }

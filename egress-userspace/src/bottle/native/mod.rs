@@ -40,6 +40,7 @@ use super::plan::{self, Failure};
 use super::{BottleError, BottleSpec, BuiltBottle, HostWiring, Launch};
 use crate::domain::{BottleName, Network};
 pub use command::{RunningCommand, Signaller};
+pub use devices::terminal_owner;
 pub use init::init_main;
 use layer::Foreign;
 use layout::Layout;
