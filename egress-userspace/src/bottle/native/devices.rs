@@ -123,7 +123,7 @@ mod tests {
         drop(pty.master);
         check("one that was hung up", &pty.slave, None);
         check("a file", &tempfile::tempfile().unwrap(), None);
-        check("a pipe", &std::io::pipe().unwrap().0, None);
+        check("a pipe", &io::pipe().unwrap().0, None);
         check("another device", &File::open("/dev/null").unwrap(), None);
     }
 }
