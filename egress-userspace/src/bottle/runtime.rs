@@ -258,10 +258,10 @@ impl Bottles {
         self.native.saved_launch(bottle)
     }
 
-    /// Whether a bottle keeps anything.
+    /// Whether a bottle keeps anything, or something was left when it was taken down.
     #[must_use]
-    pub fn has_files(&self, bottle: &BottleName) -> bool {
-        self.native.has_files(bottle)
+    pub fn has_anything(&self, bottle: &BottleName) -> bool {
+        self.native.has_files(bottle) || self.native.layout(bottle).directory.exists()
     }
 
     /// Removes what a bottle keeps. Nothing may run in it. Fine when there is nothing.

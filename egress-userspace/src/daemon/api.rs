@@ -225,7 +225,7 @@ impl Desk {
         match stop {
             Stop::Freeze if row.frozen.is_some() => Ok(true),
             Stop::Freeze => Err(not_running(&row.name)),
-            Stop::Kill if row.frozen.is_none() && !self.launcher.runtime.has_files(&row.name) => Ok(true),
+            Stop::Kill if row.frozen.is_none() && !self.launcher.runtime.has_anything(&row.name) => Ok(true),
             Stop::Kill => self.launcher.kill_ended(row).await.map(|()| false),
         }
     }

@@ -188,11 +188,15 @@ impl Launcher {
         done
     }
 
-    /// Removes what an ended or frozen bottle has kept.
+    /// Removes what an ended or frozen bottle has kept, and what was left when it ended.
     pub(super) async fn kill_ended(&self, row: &BottleRow) -> Result<(), ApiError> {
         self.ledger.begin_removal(row.id).await.map_err(|error| refused(&error))?;
-        self.stop_steps.at(row.id, StopStep::RemovingFiles);
-        let done = self.runtime.remove_files(&row.name).await.map_err(|error| with_causes(&error));
+        self.stop_steps.at(row.id, ending(row));
+        let mut done = self.take_down(row).await;
+        if done.is_ok() {
+            self.stop_steps.at(row.id, StopStep::RemovingFiles);
+            done = self.runtime.remove_files(&row.name).await.map_err(|error| with_causes(&error));
+        }
         self.stop_steps.over(row.id);
         let name = &row.name;
         let told = |what| failed(format!("{what}: `egress kill {name}` tries again"));

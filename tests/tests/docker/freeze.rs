@@ -218,6 +218,24 @@ fn a_kill_that_comes_while_a_bottle_is_frozen_kills_it() -> Result<()> {
     Ok(())
 }
 
+/// The engine was away when a bottle ended: its container is left, and a kill finds it.
+#[test]
+fn a_kill_removes_what_an_end_has_left() -> Result<()> {
+    let Some((docker, world)) = world("a container that is left", "")? else { return Ok(()) };
+    let bottle = start_counter(&world)?;
+    let away = world.names.directory.join("away.sock");
+    fs::rename(docker.socket(), &away)?;
+    drop(bottle);
+    until("it has ended", PATIENCE, || Ok(world.listed("web")?.is_none()))?;
+    fs::rename(&away, docker.socket())?;
+    assert_eq!(docker.containers()?, ["egress-web"]);
+    let said = world.egress(&["kill", "web"])?;
+    ensure!(said.code == 0, "{said:?} {}", world.log_tail());
+    assert_eq!(docker.containers()?, [""; 0], "its container is left");
+    ensure!(!world.names.run.join("bottles/web").exists() && !world.names.home.join("bottles/web").exists());
+    Ok(())
+}
+
 #[test]
 fn the_next_daemon_adopts_a_container() -> Result<()> {
     let Some((docker, mut world)) = world("a daemon dies beside a container", "")? else { return Ok(()) };
