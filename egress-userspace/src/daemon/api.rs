@@ -160,6 +160,7 @@ impl Desk {
     async fn restore(&self, name: BottleName) -> Result<GateReply, ApiError> {
         let row = self.launcher.ledger.bottle(&name).await.map_err(|error| refused(&error))?;
         let was_already = self.launcher.controller.restore(row.id).await.map_err(|error| refused(&error))?;
+        let held = self.let_go_on(&row).await;
         let budgets = self.launcher.ledger.budgets(row.id).await.map_err(|error| refused(&error))?;
         let gone = budgets.iter().find_map(|view| Some((view, budget::crossed(&view.chain)?)));
         let frozen = row.frozen.map(|_| format!("{name} is frozen: `egress resume {name}` continues it"));
@@ -169,7 +170,18 @@ impl Desk {
                 view.provider, crossing.scope, crossing.used, crossing.budget
             )
         });
-        Ok(GateReply { name, gate: GateView::Open, was_already, note: frozen.or(note) })
+        Ok(GateReply { name, gate: GateView::Open, was_already, note: held.or(frozen).or(note) })
+    }
+
+    /// A freeze that failed may have left processes that stand still; the next start would freeze them. Says so if it must be.
+    async fn let_go_on(&self, row: &BottleRow) -> Option<String> {
+        let Launcher { runtime, stop_steps, .. } = &self.launcher;
+        if row.ended.is_some() || stop_steps.is_at(row.id) || !runtime.is_held(&row.name) {
+            return None;
+        }
+        let error = runtime.release(&row.name).await.err()?;
+        let name = &row.name;
+        Some(format!("its processes stand still ({}): `egress restore {name}` tries again", with_causes(&error)))
     }
 
     /// Freezes or kills, and waits until it is done.

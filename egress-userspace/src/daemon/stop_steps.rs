@@ -25,6 +25,11 @@ impl StopSteps {
         self.0.send_if_modified(|steps| steps.insert(bottle, step) != Some(step));
     }
 
+    /// Whether anything is done with a bottle.
+    pub(super) fn is_at(&self, bottle: BottleId) -> bool {
+        self.0.borrow().contains_key(&bottle)
+    }
+
     /// It is over, or given up.
     pub(super) fn over(&self, bottle: BottleId) {
         self.0.send_if_modified(|steps| steps.remove(&bottle).is_some());
@@ -84,6 +89,7 @@ mod tests {
         let (steps, web, api) = (StopSteps::default(), BottleId(1), BottleId(2));
         let mut early = steps.follow(web);
         assert_eq!(early.recv().await, Some(StopEvent { step: None }));
+        assert!(!steps.is_at(web));
         steps.at(api, StopStep::RemovingFiles);
         for step in [StopStep::Holding, StopStep::CommittingImage] {
             steps.at(web, step);
@@ -91,6 +97,7 @@ mod tests {
         }
         let mut late = steps.follow(web);
         assert_eq!(late.recv().await, Some(StopEvent { step: Some(StopStep::CommittingImage) }));
+        assert!(steps.is_at(web));
         steps.over(web);
         for follower in [&mut early, &mut late] {
             assert_eq!(follower.recv().await, Some(StopEvent { step: None }));

@@ -236,6 +236,22 @@ fn a_kill_removes_what_an_end_has_left() -> Result<()> {
     Ok(())
 }
 
+/// As a freeze leaves it that fails when the engine is away.
+#[test]
+fn a_restore_lets_a_container_go_on_that_stands_still() -> Result<()> {
+    let Some((docker, world)) = world("a container that stands still", "")? else { return Ok(()) };
+    let bottle = start_counter(&world)?;
+    assert_eq!(world.egress(&["cut", "web"])?.code, 0);
+    docker.docker(&["pause", "egress-web"])?;
+    let held = world.names.run.join("bottles/web/held");
+    fs::write(&held, "")?;
+    let said = world.egress(&["restore", "web"])?;
+    ensure!(said.code == 0 && !held.exists(), "{said:?}");
+    assert_eq!(docker.docker(&["inspect", "--format", "{{.State.Paused}}", "egress-web"])?, "false");
+    drop(bottle);
+    Ok(())
+}
+
 #[test]
 fn the_next_daemon_adopts_a_container() -> Result<()> {
     let Some((docker, mut world)) = world("a daemon dies beside a container", "")? else { return Ok(()) };
