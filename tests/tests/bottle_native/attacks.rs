@@ -1,6 +1,9 @@
 //! Ways out of a bottle that must be closed, tried as root without capabilities and as an ordinary user.
 
+use std::fs;
+use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 
 use egress_userspace::bottle::Caller;
 
@@ -119,7 +122,7 @@ fn sockets_of_the_host_are_not_there() {
 
 /// What is in a fresh `/run`: ours, the lock directory, and the host's links.
 fn expected_run() -> String {
-    let links = std::fs::read_dir("/run").unwrap().flatten().filter(|entry| entry.path().is_symlink());
+    let links = fs::read_dir("/run").unwrap().flatten().filter(|entry| entry.path().is_symlink());
     let mut names: Vec<String> = links.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     names.extend(["egress".to_owned(), "lock".to_owned()]);
     names.sort();
@@ -166,5 +169,72 @@ fn calls_that_no_namespace_holds_are_refused() {
         }
         let ended = world.run(&bottle, ROOT, &["python3", "-c", script]).await;
         assert_eq!(ended.output, "[]\n16\n2\n1\n", "{ended:?}");
+    });
+}
+
+/// Takes `/proc` off its place: in a mount namespace of one's own whose old root has been detached, nothing is mounted there
+/// as far as the kernel can see, and removing the directory detaches what is mounted on it everywhere.
+const TAKE_OFF_PROC: &str = "import ctypes, os\n\
+    libc = ctypes.CDLL(None, use_errno=True)\n\
+    def call(name, *rest):\n\
+    \x20   if getattr(libc, name)(*rest): raise OSError(ctypes.get_errno(), name)\n\
+    root = os.open('/', os.O_RDONLY)\n\
+    if os.fork() == 0:\n\
+    \x20   call('unshare', 0x10020000)\n\
+    \x20   call('mount', b'none', b'/mnt', b'tmpfs', 0, None)\n\
+    \x20   os.chdir('/mnt')\n\
+    \x20   if libc.syscall(155, b'.', b'.'): raise OSError(ctypes.get_errno(), 'pivot_root')\n\
+    \x20   call('umount2', b'.', 2)\n\
+    \x20   os.rmdir('proc', dir_fd=root)\n\
+    \x20   os._exit(0)\n\
+    print(os.wait()[1])\n";
+
+#[test]
+fn what_takes_the_place_of_proc_leads_the_next_run_nowhere() {
+    if !cfg!(target_arch = "x86_64") {
+        println!("skipped: the number of the call is that of x86-64");
+        return;
+    }
+    in_world(async |world| {
+        let bottle = world.bottle("planter").await;
+        // What is mounted on `/proc` comes to lie on `/a`, and `/proc` to lead to a decoy that looks masked.
+        let plant = "for path in ('a/self/root', 'fake/self', 'fake/sys'): os.makedirs('/' + path)\n\
+            os.symlink('/a', '/a/self/root/fake')\n\
+            os.symlink('/a/self/root/fake', '/proc')\n\
+            for name in ('fd', 'task'): os.symlink('/a/self/' + name, '/fake/self/' + name)\n\
+            os.symlink('/a/thread-self', '/fake/thread-self')\n\
+            open('/fake/self/mountinfo', 'w').close()\n";
+        let ended = world.run(&bottle, ROOT, &["python3", "-c", &format!("{TAKE_OFF_PROC}{plant}")]).await;
+        assert_eq!((ended.code, ended.output.as_str()), (0, "0\n"), "{ended:?}");
+        let script = "for root in /a /fake /proc; do \
+            { exec 3>>$root/sys/kernel/core_pattern; } 2>/dev/null && echo $root; head -c 1 $root/kcore 2>/dev/null; done; \
+            test -L /proc && echo link; test -e /proc/self/status || echo missing; true";
+        assert_closed(&world.sh(&bottle, ROOT, script).await);
+    });
+}
+
+#[test]
+fn links_in_the_layer_lead_no_mount_elsewhere() {
+    in_world(async |world| {
+        let bottle = world.bottle("links").await;
+        assert_eq!(world.sh(&bottle, ROOT, "mkdir /elsewhere").await.code, 0);
+        let upper = world.directory.path().join("state/bottles/links/files/%2f/upper");
+        let places = ["dev", "proc", "sys", "run"];
+        let look = "for place in /dev /proc /sys /run; do test -L $place && echo link $place; \
+            awk -v place=$place '$5 == place { found = 1 } END { exit !found }' /proc/self/mountinfo || echo $place; done; \
+            ls -A /elsewhere; test -w /dev/null || echo null; true";
+        let plant = |place: &str, what: fn(&Path)| {
+            let path = upper.join(place);
+            let _whatever_was_there = fs::remove_dir(&path).or_else(|_| fs::remove_file(&path));
+            what(&path);
+        };
+        for what in [
+            |path: &Path| symlink("/elsewhere", path).unwrap(),
+            |path: &Path| symlink("nowhere", path).unwrap(),
+            |path: &Path| fs::write(path, "a file").unwrap(),
+        ] {
+            places.iter().for_each(|place| plant(place, what));
+            assert_closed(&world.sh(&bottle, ROOT, look).await);
+        }
     });
 }

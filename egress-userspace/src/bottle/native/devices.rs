@@ -8,14 +8,13 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{Mode, SFlag, fstat, makedev, mknod};
 use nix::unistd::{Gid, Uid, fchown, ttyname};
 use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, statx};
-use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
+use rustix::mount::{MountAttrFlags, MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use rustix::termios::isatty;
 
-use super::mounts::tmpfs;
+use super::mounts::{fresh, tmpfs};
 use crate::bottle::Caller;
 
 /// Name, major and minor number (Documentation/admin-guide/devices.txt of the kernel).
@@ -31,8 +30,8 @@ const LINKS: [(&str, &str); 5] = [
     ("ptmx", "pts/ptmx"),
 ];
 
-/// Group `tty` on every system that has it.
-const TERMINALS: &str = "newinstance,ptmxmode=0666,mode=0620,gid=5";
+/// Of a new instance, as every mount is. Group `tty` on every system that has it.
+const TERMINALS: [(&str, &str); 3] = [("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
 
 /// Major numbers of the inner ends of pseudo-terminals (the same list).
 const PSEUDO_TERMINALS: RangeInclusive<u32> = 136..=143;
@@ -74,18 +73,16 @@ impl Terminal {
 /// Replaces `/dev`. The terminal is `/dev/console`, where `ttyname` finds it although it is none of the fresh `/dev/pts`.
 pub(super) fn fresh_dev(terminal: Option<&Terminal>) -> io::Result<()> {
     let dev = Path::new("/dev");
-    let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
-    tmpfs(dev, quiet, "mode=755,size=64k")?;
+    let quiet = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    tmpfs(dev, quiet, "755", "64k")?;
     for (name, major, minor) in DEVICES {
         let path = dev.join(name);
         mknod(&path, SFlag::S_IFCHR, Mode::empty(), makedev(major, minor))?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666))?;
     }
     LINKS.iter().try_for_each(|(name, target)| symlink(target, dev.join(name)))?;
-    tmpfs(&dev.join("shm"), quiet | MsFlags::MS_NODEV, "mode=1777")?;
-    let terminals = dev.join("pts");
-    fs::create_dir(&terminals)?;
-    mount(Some("devpts"), &terminals, Some("devpts"), quiet, Some(TERMINALS))?;
+    fresh("tmpfs", &dev.join("shm"), quiet | MountAttrFlags::MOUNT_ATTR_NODEV, &[("mode", "1777")])?;
+    fresh("devpts", &dev.join("pts"), quiet, &TERMINALS)?;
     if let Some(Terminal(held)) = terminal {
         let console = dev.join("console");
         File::create_new(&console)?;

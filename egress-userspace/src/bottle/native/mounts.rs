@@ -7,51 +7,51 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{SFlag, fstat};
-use nix::sys::statvfs::{FsFlags, statvfs};
+use nix::sys::statvfs::{FsFlags, fstatvfs};
 use nix::unistd::sethostname;
+use rustix::mount::{MountAttrFlags, OpenTreeFlags};
 
 use super::environment::{AUTHORITY, BUNDLE, KEY_STORE};
 use super::launch::LaunchSpec;
 use super::layer::Layer;
-use super::mount_table::{self, Mount};
+use super::mount_table;
 use super::namespace::unmount;
-use super::root::{NewRoot, open_plain};
+use super::root::{NewRoot, clone_of, filesystem, open_below, open_plain, own_place, put};
 use super::{devices, files, keystore};
 
 const NO_TEXT: Option<&str> = None;
-const NO_DEVICES: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
-const NO_PROGRAMS: MsFlags = NO_DEVICES.union(MsFlags::MS_NOEXEC);
+const NO_DEVICES: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV);
+const NO_PROGRAMS: MountAttrFlags = NO_DEVICES.union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
 
 /// Our own files inside.
 const OURS: &str = "/run/egress";
 const RESOLVER: &str = "/run/egress/resolv.conf";
 const HOSTS: &str = "/run/egress/hosts";
 
-/// Settings of the machine, and requests to it.
-const PROC_READ_ONLY: [&str; 6] =
-    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/mtrr", "/proc/sys", "/proc/sysrq-trigger"];
-/// What root without capabilities may read and tells of the machine or other users.
+/// Settings of the machine, and requests to it, below `/proc`.
+const PROC_READ_ONLY: [&str; 6] = ["bus", "fs", "irq", "mtrr", "sys", "sysrq-trigger"];
+/// What root without capabilities may read there and tells of the machine or other users.
 const PROC_HIDDEN: [&str; 13] = [
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/key-users",
-    "/proc/kmsg",
-    "/proc/kpagecgroup",
-    "/proc/kpagecount",
-    "/proc/kpageflags",
-    "/proc/latency_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/proc/timer_list",
+    "acpi",
+    "asound",
+    "kcore",
+    "keys",
+    "key-users",
+    "kmsg",
+    "kpagecgroup",
+    "kpagecount",
+    "kpageflags",
+    "latency_stats",
+    "sched_debug",
+    "scsi",
+    "timer_list",
 ];
 
 /// Makes the bottle's view. `sockets` is the host's table of Unix sockets.
@@ -64,11 +64,16 @@ pub(super) fn furnish(spec: &LaunchSpec, sockets: &str) -> io::Result<()> {
     let layer = Layer::at(PathBuf::from(&spec.layer));
     let shared: Vec<PathBuf> = spec.shared.iter().map(PathBuf::from).collect();
     NewRoot::make(&layer, &table, &shared, &hidden)?.enter()?;
+    // Files are covered by its null device.
     devices::fresh_dev(terminal.as_ref())?;
+    // What has been opened is mounted on by its name in this.
     fresh_proc()?;
-    fresh_sys()?;
+    // A new instance shows this network namespace's devices, and none of what is mounted below the host's.
+    fresh("sysfs", Path::new("/sys"), NO_PROGRAMS | MountAttrFlags::MOUNT_ATTR_RDONLY, &[])?;
     fresh_run(Path::new("/run"), &found.run_links)?;
-    if !fs::symlink_metadata("/var/run").is_ok_and(|entry| entry.is_symlink()) && Path::new("/var/run").is_dir() {
+    if let Some(found) = open_plain(Path::new("/var/run"))?
+        && is_directory(&found)?
+    {
         fresh_run(Path::new("/var/run"), &[])?;
     }
     if spec.caller.uid == 0 {
@@ -105,7 +110,7 @@ impl Found {
 
     /// In a filesystem of their own, so that nothing in a bottle is a file of the host's, not even read-only.
     fn put_in_place(&self, spec: &LaunchSpec) -> io::Result<()> {
-        tmpfs(Path::new(OURS), NO_PROGRAMS, "mode=755,size=16m")?;
+        let ours = tmpfs(Path::new(OURS), NO_PROGRAMS, "755", "16m")?;
         fs::create_dir(Path::new(OURS).join("ca"))?;
         fs::write(AUTHORITY, &spec.ca_pem)?;
         let bundle = files::bundle(&self.system_roots, &spec.ca_pem);
@@ -116,7 +121,7 @@ impl Found {
         for file in [AUTHORITY, BUNDLE, KEY_STORE, RESOLVER, HOSTS] {
             fs::set_permissions(file, fs::Permissions::from_mode(0o444))?;
         }
-        read_only(Path::new(OURS))?;
+        read_only(&ours)?;
         if !self.resolver.exists() && self.resolver.starts_with("/run") {
             self.resolver.parent().map_or(Ok(()), fs::create_dir_all)?;
             fs::write(&self.resolver, "")?;
@@ -178,11 +183,15 @@ fn hide_the_host(hidden: &[PathBuf]) -> io::Result<()> {
 
 /// Puts nothing in the place of `path`, if there is such a path and no link on it.
 fn hide(path: &Path) -> io::Result<()> {
-    let Some(found) = open_plain(path)? else { return Ok(()) };
-    let is_directory = fstat(&found)?.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits();
-    let place = format!("/proc/self/fd/{}", found.as_raw_fd());
-    let hidden = if is_directory {
-        mount(Some("tmpfs"), &*place, Some("tmpfs"), NO_PROGRAMS | MsFlags::MS_RDONLY, Some("mode=755,size=4k"))
+    open_plain(path)?.map_or(Ok(()), |found| cover(&found))
+}
+
+/// Puts nothing in the place of what was opened.
+fn cover(found: &OwnedFd) -> io::Result<()> {
+    let place = name_of(found);
+    let hidden = if is_directory(found)? {
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY;
+        mount(Some("tmpfs"), &*place, Some("tmpfs"), flags, Some("mode=755,size=4k"))
     } else {
         mount(Some("/dev/null"), &*place, NO_TEXT, MsFlags::MS_BIND, NO_TEXT)
     };
@@ -193,21 +202,27 @@ fn hide(path: &Path) -> io::Result<()> {
     }
 }
 
-fn fresh_proc() -> io::Result<()> {
-    mount(Some("proc"), "/proc", Some("proc"), NO_PROGRAMS, NO_TEXT)?;
-    for path in PROC_READ_ONLY.into_iter().filter(|path| Path::new(path).exists()) {
-        bind_read_only(path, Path::new(path))?;
-    }
-    PROC_HIDDEN.iter().try_for_each(|path| hide(Path::new(path)))
+fn is_directory(found: &OwnedFd) -> io::Result<bool> {
+    Ok(fstat(found)?.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits())
 }
 
-/// A new instance shows this network namespace's devices, and none of what is mounted below the host's.
-fn fresh_sys() -> io::Result<()> {
-    Ok(mount(Some("sysfs"), "/sys", Some("sysfs"), NO_PROGRAMS | MsFlags::MS_RDONLY, NO_TEXT)?)
+/// An opened file's path. It is what it says because this `/proc` is ours, on a directory of the root.
+fn name_of(opened: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", opened.as_raw_fd())
+}
+
+fn fresh_proc() -> io::Result<()> {
+    let proc = fresh("proc", Path::new("/proc"), NO_PROGRAMS, &[])?;
+    let found = |name: &&str| open_below(&proc, name).transpose();
+    PROC_READ_ONLY.iter().filter_map(found).try_for_each(|place| {
+        let place = place?;
+        bind_read_only_on(&place, &place)
+    })?;
+    PROC_HIDDEN.iter().filter_map(found).try_for_each(|place| cover(&place?))
 }
 
 fn fresh_run(path: &Path, links: &[(PathBuf, PathBuf)]) -> io::Result<()> {
-    tmpfs(path, NO_DEVICES, "mode=755,size=64m")?;
+    tmpfs(path, NO_DEVICES, "755", "64m")?;
     links.iter().try_for_each(|(link, target)| symlink(target, link))?;
     let lock = path.join("lock");
     if fs::symlink_metadata(&lock).is_err() {
@@ -217,20 +232,34 @@ fn fresh_run(path: &Path, links: &[(PathBuf, PathBuf)]) -> io::Result<()> {
     Ok(())
 }
 
-/// A fresh, empty, writable filesystem at `path`, which is made if it is missing.
-pub(super) fn tmpfs(path: &Path, flags: MsFlags, options: &str) -> io::Result<()> {
-    fs::create_dir_all(path)?;
-    Ok(mount(Some("tmpfs"), path, Some("tmpfs"), flags, Some(options))?)
+/// A fresh, empty, writable filesystem at `path`.
+pub(super) fn tmpfs(path: &Path, attributes: MountAttrFlags, mode: &str, size: &str) -> io::Result<OwnedFd> {
+    fresh("tmpfs", path, attributes, &[("mode", mode), ("size", size)])
 }
 
-/// Puts `source` in the place of `target`.
-fn bind(source: &str, target: &Path) -> io::Result<()> {
-    Ok(mount(Some(source), target, NO_TEXT, MsFlags::MS_BIND, NO_TEXT)?)
+/// Mounts a fresh filesystem on the directory at `path`, which is made if there is none. It is mounted on what has been
+/// opened: a link that an earlier command of the bottle left there leads nowhere.
+pub(super) fn fresh(
+    kind: &str,
+    path: &Path,
+    attributes: MountAttrFlags,
+    options: &[(&str, &str)],
+) -> io::Result<OwnedFd> {
+    let mounted = filesystem(kind, attributes, options)?;
+    put(&mounted, &own_place(path)?)?;
+    Ok(mounted)
 }
 
+/// Puts `source`, which cannot be written so, in the place of `target`.
 fn bind_read_only(source: &str, target: &Path) -> io::Result<()> {
-    bind(source, target)?;
-    read_only(target)
+    let open = |path: &Path| open_plain(path)?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound));
+    bind_read_only_on(&open(Path::new(source))?, &open(target)?)
+}
+
+fn bind_read_only_on(source: &OwnedFd, target: &OwnedFd) -> io::Result<()> {
+    let bound = clone_of(source, OpenTreeFlags::empty())?;
+    put(&bound, target)?;
+    read_only(&bound)
 }
 
 /// A tree and everything mounted in it.
@@ -239,16 +268,18 @@ fn read_only_tree(tree: &Path) -> io::Result<()> {
     if !fs::symlink_metadata(tree).is_ok_and(|entry| entry.is_dir()) {
         return Ok(());
     }
-    mount(Some(tree), tree, NO_TEXT, MsFlags::MS_BIND | MsFlags::MS_REC, NO_TEXT)?;
+    let Some(found) = open_plain(tree)? else { return Ok(()) };
+    put(&clone_of(&found, OpenTreeFlags::AT_RECURSIVE)?, &found)?;
     let table = mount_table::parse(&fs::read_to_string("/proc/self/mountinfo")?);
+    let points = table.iter().map(|mount| &mount.point).filter(|point| point.starts_with(tree));
     // The table also lists mounts whose place has been deleted.
-    let reachable = |mount: &&Mount| mount.point.starts_with(tree) && mount.point.exists();
-    table.iter().filter(reachable).try_for_each(|mount| read_only(&mount.point))
+    points.filter_map(|point| open_plain(point).transpose()).try_for_each(|point| read_only(&point?))
 }
 
-/// Makes one mount read-only. A remount sets all flags at once, so those it has are said again.
-fn read_only(point: &Path) -> io::Result<()> {
-    let found = statvfs(point)?.flags();
+/// Makes the mount whose topmost directory or file was opened read-only. A remount sets all flags at once, so those it has
+/// are said again.
+fn read_only(mounted: &OwnedFd) -> io::Result<()> {
+    let found = fstatvfs(mounted)?.flags();
     let kept = [
         (FsFlags::ST_NOSUID, MsFlags::MS_NOSUID),
         (FsFlags::ST_NODEV, MsFlags::MS_NODEV),
@@ -262,5 +293,5 @@ fn read_only(point: &Path) -> io::Result<()> {
         .filter(|(has, _)| found.contains(*has))
         .fold(MsFlags::empty(), |flags, (_, flag)| flags | flag);
     let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | kept;
-    Ok(mount(NO_TEXT, point, NO_TEXT, flags, NO_TEXT)?)
+    Ok(mount(NO_TEXT, &*name_of(mounted), NO_TEXT, flags, NO_TEXT)?)
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::unistd::{chdir, pivot_root};
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, mkdirat, openat2, unlinkat};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_string,
@@ -24,6 +24,8 @@ use super::mount_table::Mount;
 
 const NO_TEXT: Option<&str> = None;
 const THIS: &str = ".";
+/// Of a directory that something is mounted on.
+const PLACE_MODE: Mode = Mode::from_raw_mode(0o755);
 
 /// No redirects: they would show files of the host under other paths than those that are hidden. No index and no metadata
 /// copies: the layer is used by one overlay after another, and holds whole files.
@@ -93,8 +95,7 @@ impl Unplaced {
             // The bottle has removed where it was.
             (Kind::Layered | Kind::ReadOnly(_), None) => Ok(()),
             (kind, Some(target)) => {
-                let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-                move_mount(&self.tree, "", target, "", flags)?;
+                put(&self.tree, &target)?;
                 let Kind::ReadOnly(options) = kind else { return Ok(()) };
                 let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | *options;
                 Ok(mount(NO_TEXT, &self.place, NO_TEXT, flags, NO_TEXT)?)
@@ -105,12 +106,63 @@ impl Unplaced {
 
 /// Opens a path without following a link anywhere on the way. None when there is nothing that can be reached so.
 pub(super) fn open_plain(path: &Path) -> io::Result<Option<OwnedFd>> {
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    match openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+    match openat2(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
         Ok(found) => Ok(Some(found)),
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Opens what is at `path` below `directory`, which is of our own making: that a link or a file is in the way is an error.
+/// None when there is nothing.
+pub(super) fn open_below(directory: &OwnedFd, path: &str) -> io::Result<Option<OwnedFd>> {
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | ResolveFlags::BENEATH;
+    match openat2(directory, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) {
+        Ok(found) => Ok(Some(found)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A filesystem of `kind` that is nowhere yet.
+pub(super) fn filesystem(kind: &str, attributes: MountAttrFlags, options: &[(&str, &str)]) -> io::Result<OwnedFd> {
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&context, "source", kind)?;
+    for (option, value) in options {
+        fsconfig_set_string(&context, *option, *value)?;
+    }
+    fsconfig_create(&context)?;
+    Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+}
+
+/// Puts a mount that is nowhere yet in the place of what was opened.
+pub(super) fn put(mount: &OwnedFd, place: &OwnedFd) -> io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    Ok(move_mount(mount, "", place, "", flags)?)
+}
+
+/// A mount of what was opened, with everything mounted in it if `how` says so; it is nowhere yet.
+pub(super) fn clone_of(opened: &OwnedFd, how: OpenTreeFlags) -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    Ok(open_tree(opened, "", flags | how)?)
+}
+
+/// The directory at `path` to mount something of our own on. The directory above it is one, by no link; whatever else an
+/// earlier command of the bottle has put in its place is removed from the layer.
+pub(super) fn own_place(path: &Path) -> io::Result<OwnedFd> {
+    let unusable = || io::Error::other(format!("{} cannot be made a directory", path.display()));
+    let (Some(above), Some(name)) = (path.parent(), path.file_name()) else { return Err(unusable()) };
+    let above = open_plain(above)?.ok_or_else(unusable)?;
+    let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::DIRECTORY;
+    let open = || openat2(&above, name, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS | ResolveFlags::BENEATH);
+    match open() {
+        Ok(found) => return Ok(found),
+        Err(Errno::NOENT) => {}
+        Err(Errno::LOOP | Errno::NOTDIR) => unlinkat(&above, name, AtFlags::empty())?,
+        Err(error) => return Err(error.into()),
+    }
+    mkdirat(&above, name, PLACE_MODE)?;
+    Ok(open()?)
 }
 
 /// The mount at `place`, writes to it going to the layer.
@@ -145,7 +197,7 @@ fn layered(layer: &Layer, mount: &Mount) -> Option<Unplaced> {
     {
         return Some(Unplaced { place, tree, kind: Kind::Layered });
     }
-    let tree = clone_of(&place, OpenTreeFlags::empty()).ok()?;
+    let tree = clone_at(&place, OpenTreeFlags::empty()).ok()?;
     let mut options = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     options.set(MsFlags::MS_NOEXEC, mount.has("noexec"));
     Some(Unplaced { place, tree, kind: Kind::ReadOnly(options) })
@@ -156,14 +208,12 @@ fn share(place: &Path) -> io::Result<OwnedFd> {
     if !place.is_dir() {
         return Err(io::ErrorKind::NotADirectory.into());
     }
-    clone_of(place, OpenTreeFlags::AT_RECURSIVE)
+    clone_at(place, OpenTreeFlags::AT_RECURSIVE)
 }
 
-fn clone_of(place: &Path, how: OpenTreeFlags) -> io::Result<OwnedFd> {
+fn clone_at(place: &Path, how: OpenTreeFlags) -> io::Result<OwnedFd> {
     // By its real path: it will be in the same place inside, behind the same directories.
-    let opened = open_plain(place)?.ok_or(io::ErrorKind::NotFound)?;
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
-    Ok(open_tree(opened, "", flags | how)?)
+    clone_of(&open_plain(place)?.ok_or(io::ErrorKind::NotFound)?, how)
 }
 
 fn in_context(error: &io::Error, path: &Path, what: &str) -> io::Error {
