@@ -31,7 +31,7 @@ pub(super) async fn run(client: &Client, arguments: RunArguments) -> Result<Exit
     let (bottle, learns) = (arguments.bottle.clone(), arguments.learn);
     let path = format!("bottles/{bottle}");
     let request = request(arguments, &streams)?;
-    let events = client.follow(&format!("{path}/run"), &request).await?;
+    let events = client.follow_with(&format!("{path}/run"), &request, streams.descriptors()).await?;
     let (ended, run) = attend(client, &path, &mut streams, events).await?;
     if let Some(run) = run.filter(|_| learns) {
         learn::print(client, &bottle, run).await?;
@@ -44,8 +44,8 @@ pub(super) async fn resume(client: &Client, arguments: ResumeArguments) -> Resul
     let mut streams = Streams::open()?;
     let path = format!("bottles/{}", arguments.bottle);
     let budget = arguments.budget.into_iter().map(|amount| (amount.provider, amount.limit)).collect();
-    let request = ResumeRequest { budget, stdio: streams.numbers(), has_terminal: streams.has_terminal() };
-    let events = client.follow(&format!("{path}/resume"), &request).await?;
+    let request = ResumeRequest { budget, has_terminal: streams.has_terminal() };
+    let events = client.follow_with(&format!("{path}/resume"), &request, streams.descriptors()).await?;
     attend(client, &path, &mut streams, events).await.map(|(ended, _)| ended)
 }
 
@@ -110,7 +110,6 @@ fn request(arguments: RunArguments, streams: &Streams) -> Result<RunRequest> {
         command: arguments.command.into_iter().map(bytes).collect(),
         environment: std::env::vars_os().map(|(name, value)| (bytes(name), bytes(value))).collect(),
         directory: directory.as_os_str().as_bytes().to_vec(),
-        stdio: streams.numbers(),
         has_terminal: streams.has_terminal(),
     })
 }

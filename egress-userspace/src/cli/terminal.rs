@@ -4,11 +4,12 @@
 
 use std::fs::File;
 use std::io::{IsTerminal, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result};
 use nix::pty::openpty;
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use rustix::stdio::{stderr, stdin, stdout};
 use rustix::termios::{tcgetwinsize, tcsetwinsize};
 
 /// Bytes copied at once.
@@ -46,15 +47,10 @@ impl Streams {
         Ok(Self { terminal: Some(terminal) })
     }
 
-    /// Numbers of this process's descriptors that become the command's streams.
-    pub(super) fn numbers(&self) -> [i32; 3] {
-        let theirs = self.terminal.as_ref().and_then(|terminal| terminal.theirs.as_ref()).map(AsRawFd::as_raw_fd);
-        let pick = |is_terminal: bool, own: i32| theirs.filter(|_| is_terminal).unwrap_or(own);
-        [
-            pick(std::io::stdin().is_terminal(), 0),
-            pick(std::io::stdout().is_terminal(), 1),
-            pick(std::io::stderr().is_terminal(), 2),
-        ]
+    /// What becomes the command's streams.
+    pub(super) fn descriptors(&self) -> [BorrowedFd<'_>; 3] {
+        let theirs = self.terminal.as_ref().and_then(|terminal| terminal.theirs.as_ref()).map(AsFd::as_fd);
+        [stdin(), stdout(), stderr()].map(|own| theirs.filter(|_| own.is_terminal()).unwrap_or(own))
     }
 
     /// Whether the command gets a terminal of its own.

@@ -1,6 +1,7 @@
 //! The front-ends' end: one request a connection.
 
 use std::marker::PhantomData;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use thiserror::Error;
 use tokio::net::UnixStream;
 
 use super::message::{ApiError, RunEvent};
-use super::{PROTOCOL, SOCKET_NAME};
+use super::{PROTOCOL, SOCKET_NAME, handover};
 
 /// Where the socket of a daemon is that was not told otherwise.
 const USUAL_RUN_DIRECTORY: &str = "/run/egress";
@@ -105,6 +106,23 @@ impl Client {
         Ok(Events::of(response))
     }
 
+    /// The same for what runs a command, with the command's standard input, output and error.
+    ///
+    /// # Errors
+    /// As [`ClientError`] says.
+    pub async fn follow_with(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        streams: [BorrowedFd<'_>; 3],
+    ) -> Result<RunEvents, ClientError> {
+        let body = serde_json::to_vec(body).map_err(broken)?;
+        let stream = self.connect().await?;
+        handover::send(&stream, streams).await.map_err(broken)?;
+        let response = ask(stream, Method::POST, path, Bytes::from(body)).await?;
+        Ok(Events::of(response))
+    }
+
     /// Follows what goes on.
     ///
     /// # Errors
@@ -114,22 +132,11 @@ impl Client {
     }
 
     async fn call(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, ClientError> {
-        let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.no_connection(error))?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-        tokio::spawn(connection);
-        let request = Request::builder()
-            .method(method)
-            .uri(format!("/{PROTOCOL}/{path}"))
-            .header("host", "egress")
-            .body(Full::new(body))
-            .map_err(broken)?;
-        let response = sender.send_request(request).await.map_err(broken)?;
-        if response.status().is_success() {
-            return Ok(response);
-        }
-        let body = response.into_body().collect().await.map_err(broken)?.to_bytes();
-        Err(ClientError::Refused(serde_json::from_slice(&body).map_err(broken)?))
+        ask(self.connect().await?, method, path, body).await
+    }
+
+    async fn connect(&self) -> Result<UnixStream, ClientError> {
+        UnixStream::connect(&self.socket).await.map_err(|error| self.no_connection(error))
     }
 
     fn no_connection(&self, error: std::io::Error) -> ClientError {
@@ -143,6 +150,25 @@ impl Client {
         }
         broken(error)
     }
+}
+
+async fn ask(stream: UnixStream, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, ClientError> {
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    tokio::spawn(connection);
+    let request = Request::builder()
+        .method(method)
+        .uri(format!("/{PROTOCOL}/{path}"))
+        .header("host", "egress")
+        .body(Full::new(body))
+        .map_err(broken)?;
+    let response = sender.send_request(request).await.map_err(broken)?;
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let body = response.into_body().collect().await.map_err(broken)?.to_bytes();
+    let unknown = |_| broken(format!("it answers {status} and does not say why: is it of another version?"));
+    Err(ClientError::Refused(serde_json::from_slice(&body).map_err(unknown)?))
 }
 
 /// What starts the daemon that would listen there. A service listens where it usually is.

@@ -164,7 +164,8 @@ pub struct ExplainReply {
     pub budgets: Vec<BudgetView>,
 }
 
-/// `POST /v1/bottles/{name}/run`: answered by a stream of [`RunEvent`]s; closing it ends the run.
+/// `POST /v1/bottles/{name}/run`: answered by a stream of [`RunEvent`]s; closing it ends the run. Before the request comes one
+/// NUL byte, with the command's standard input, output and error as `SCM_RIGHTS`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunRequest {
     /// The role.
@@ -183,10 +184,8 @@ pub struct RunRequest {
     pub directory: Vec<u8>,
     /// `--share`: further directories that are, by their real paths.
     pub shared: Vec<Vec<u8>>,
-    /// Numbers of the caller's own descriptors that become the command's standard streams;
-    /// the controller takes them from the calling process.
-    pub stdio: [i32; 3],
-    /// They are a terminal made for this run, if standard input is one: the caller's own, or the run is refused.
+    /// The standard streams, which come before the request, are a terminal made for this run, if standard input is one: the
+    /// caller's own, or the run is refused.
     pub has_terminal: bool,
     /// `--image`: the command runs in a container of it.
     #[serde(default)]
@@ -227,8 +226,6 @@ pub struct AttachReply {
 pub struct ResumeRequest {
     /// `--budget`: replaces that of the run, provider by provider.
     pub budget: Budget,
-    /// As for a run.
-    pub stdio: [i32; 3],
     /// As for a run.
     pub has_terminal: bool,
 }

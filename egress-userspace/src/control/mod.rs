@@ -3,6 +3,7 @@
 
 mod approvals;
 mod client;
+mod handover;
 mod kernel;
 mod live;
 mod message;

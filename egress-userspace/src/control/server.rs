@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
@@ -13,21 +14,26 @@ use hyper::body::{Frame, Incoming};
 use hyper::header::CONTENT_TYPE;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::unistd::{Gid, Group};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use crate::domain::AuditRow;
 
 use super::REQUEST_BODY_BYTES_MAX;
 use super::approvals::ApprovalEvent;
+use super::handover;
 use super::live::LiveEvent;
 use super::message::{ApiError, ErrorCode, RunEvent};
 use super::peer::Peer;
 use super::request::ApiRequest;
 use super::stopping::StopEvent;
+
+/// How long each part of a request may take to arrive: what comes before it, its head, its body.
+const PART_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// What documents are.
 const JSON: &str = "application/json";
@@ -105,7 +111,7 @@ where
             }
             Err(error) => {
                 warn!(%error, "accepting on the control socket failed");
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
     }
@@ -116,16 +122,24 @@ where
     H: Fn(Peer, ApiRequest) -> F + Send + Sync + 'static,
     F: Future<Output = Result<ApiReply, ApiError>> + Send + 'static,
 {
-    // One request a connection: a peer's descriptors and groups are those of the moment it connected.
-    let peer = Peer::of(&stream);
+    // One request a connection: streams that came before it are its own.
+    let streams = match timeout(PART_TIME_MAX, handover::receive(&stream)).await {
+        Ok(Ok(streams)) => streams,
+        Ok(Err(error)) => return debug!(%error, "what came before a request is not taken"),
+        Err(_) => return debug!("nothing came on a control connection"),
+    };
+    let peer = Peer::of(&stream).map(|peer| Peer { streams, ..peer });
     let peer = Arc::new(std::sync::Mutex::new(Some(peer)));
     let service = service_fn(move |request: Request<Incoming>| {
         let peer = peer.lock().map(|mut peer| peer.take()).unwrap_or(None);
         let handler = Arc::clone(&handler);
         async move { Ok::<_, Infallible>(answer(peer, request, &*handler).await.unwrap_or_else(|error| refuse(&error))) }
     });
-    let connection =
-        hyper::server::conn::http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), service);
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(PART_TIME_MAX)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
     if let Err(error) = connection.await {
         debug!(%error, "a control connection ended early");
     }
@@ -147,10 +161,12 @@ where
         return Err(not_permitted("only root and members of the group egress may control egress".to_owned()));
     }
     let (head, body) = request.into_parts();
-    let body = Limited::new(body, REQUEST_BODY_BYTES_MAX).collect().await.map_err(|error| ApiError {
+    let unread = |why: String| ApiError {
         code: ErrorCode::Usage,
-        message: format!("the request body could not be read: {error}"),
-    })?;
+        message: format!("the request body could not be read: {why}"),
+    };
+    let body = timeout(PART_TIME_MAX, Limited::new(body, REQUEST_BODY_BYTES_MAX).collect()).await;
+    let body = body.map_err(|error| unread(error.to_string()))?.map_err(|error| unread(error.to_string()))?;
     let query = head.uri.query().unwrap_or("");
     let request = ApiRequest::parse(&head.method, head.uri.path(), query, &body.to_bytes())?;
     Ok(match to_its_end(handler(peer, request)).await? {
@@ -216,10 +232,8 @@ fn refuse(error: &ApiError) -> Response<BoxBody<Bytes, Infallible>> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::sync::oneshot;
-    use tokio::time::{sleep, timeout};
+    use tokio::time::sleep;
 
     use super::*;
 

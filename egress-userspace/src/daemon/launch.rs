@@ -82,7 +82,7 @@ impl Launcher {
             runtime: if request.image.is_some() { RuntimeKind::Docker } else { RuntimeKind::Native },
             container: None,
         };
-        let launch = launch(&peer, request)?;
+        let launch = launch(peer, request)?;
         let row = self.ledger.begin_run(new, self.pool).await.map_err(|error| refused(&error))?;
         fault::point(Point::RunBegun);
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
@@ -296,32 +296,31 @@ pub(super) fn running(
     }
 }
 
-/// Takes from the calling process what its command gets.
-fn launch(peer: &Peer, request: RunRequest) -> Result<Launch, ApiError> {
+/// What the command gets of the caller.
+fn launch(peer: Peer, request: RunRequest) -> Result<Launch, ApiError> {
     let text = OsString::from_vec;
-    let stdio = streams(peer, request.stdio)?;
+    let stdio = streams(peer.streams)?;
     let has_terminal = request.has_terminal && gets_terminal(peer.uid, &stdio)?;
     Ok(Launch {
         command: request.command.into_iter().map(text).collect(),
         environment: request.environment.into_iter().map(|(name, value)| (text(name), text(value))).collect(),
         directory: PathBuf::from(text(request.directory)),
         shared: request.shared.into_iter().map(|path| PathBuf::from(text(path))).collect(),
-        caller: Caller { uid: peer.uid, gid: peer.gid, groups: peer.groups.clone() },
+        caller: Caller { uid: peer.uid, gid: peer.gid, groups: peer.groups },
         stdio,
         has_terminal,
         container: request.image.map(|image| ContainerLaunch::Image { image, variables: request.variables }),
     })
 }
 
-/// Copies of the calling process's own descriptors.
-pub(super) fn streams(peer: &Peer, [input, output, errors]: [i32; 3]) -> Result<[OwnedFd; 3], ApiError> {
-    let descriptor = |number: i32| {
-        peer.descriptor(number).map_err(|error| ApiError {
-            code: ErrorCode::Usage,
-            message: format!("the caller's descriptor {number} cannot be taken: {error}"),
-        })
-    };
-    Ok([descriptor(input)?, descriptor(output)?, descriptor(errors)?])
+/// The streams that came before a request for a run.
+pub(super) fn streams(sent: Option<[OwnedFd; 3]>) -> Result<[OwnedFd; 3], ApiError> {
+    sent.ok_or_else(|| ApiError {
+        code: ErrorCode::Usage,
+        message:
+            "no standard streams came with the request: this egress is older than the daemon, start the installed one"
+                .to_owned(),
+    })
 }
 
 /// Whether the command's standard input is a terminal to be given to whoever runs it. Only what is the asking user's own is

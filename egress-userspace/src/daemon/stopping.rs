@@ -231,13 +231,13 @@ impl Launcher {
         let row = self.ledger.bottle(&name).await.map_err(|error| refused(&error))?;
         let cause = row.frozen.ok_or_else(|| refused(&LedgerError::NotFrozen(name.clone())))?;
         let saved = self.saved_launch(&name)?;
-        let asking = Caller { uid: peer.uid, gid: peer.gid, groups: peer.groups.clone() };
+        let asking = Caller { uid: peer.uid, gid: peer.gid, groups: peer.groups };
         may_resume(&asking, &saved.caller).map_err(|why| ApiError {
             code: ErrorCode::NotPermitted,
             message: format!("bottle {name} cannot be resumed: {why}"),
         })?;
-        let stdio = streams(&peer, request.stdio)?;
-        let has_terminal = request.has_terminal && gets_terminal(peer.uid, &stdio)?;
+        let stdio = streams(peer.streams)?;
+        let has_terminal = request.has_terminal && gets_terminal(asking.uid, &stdio)?;
         let row = self.ledger.resume_run(name, request.budget, self.pool).await.map_err(|error| refused(&error))?;
         fault::point(Point::ResumeBegun);
         let (events, receiver) = mpsc::channel(EVENTS_MAX);

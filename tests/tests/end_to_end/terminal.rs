@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::fd::AsRawFd;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::process::Command;
 
@@ -89,11 +89,10 @@ fn what_is_piped_in_on_a_terminal_is_read_from_the_pipe() -> Result<()> {
 /// Nobody's in particular.
 const OTHER_USER: u32 = 4242;
 
-/// Runs `true` as a front-end may that is none of ours: it says of any input that it is the run's terminal.
-fn claim(world: &World, input: &impl AsRawFd) -> Result<Option<i32>, ClientError> {
+/// What asks for a run of `true`, and says of any input that it is the run's terminal.
+fn request() -> RunRequest {
     let bytes = |text: &str| text.as_bytes().to_vec();
-    let null = File::options().write(true).open("/dev/null").map_err(|error| ClientError::Broken(error.into()))?;
-    let request = RunRequest {
+    RunRequest {
         agent: None,
         budget: Vec::new(),
         extends: None,
@@ -102,14 +101,19 @@ fn claim(world: &World, input: &impl AsRawFd) -> Result<Option<i32>, ClientError
         environment: vec![(bytes("PATH"), bytes("/usr/bin:/bin"))],
         directory: bytes("/"),
         shared: Vec::new(),
-        stdio: [input.as_raw_fd(), null.as_raw_fd(), null.as_raw_fd()],
         has_terminal: true,
         image: None,
         variables: Vec::new(),
-    };
-    let tokio = tokio::runtime::Runtime::new().map_err(|error| ClientError::Broken(error.into()))?;
-    tokio.block_on(async {
-        let mut events = Client::new(&world.names.run).follow("bottles/web/run", &request).await?;
+    }
+}
+
+/// Asks as a front-end may that is none of ours.
+fn claim(world: &World, input: &impl AsFd) -> Result<Option<i32>, ClientError> {
+    let broken = |error: std::io::Error| ClientError::Broken(error.into());
+    let null = File::options().write(true).open("/dev/null").map_err(broken)?;
+    tokio::runtime::Runtime::new().map_err(broken)?.block_on(async {
+        let streams = [input.as_fd(), null.as_fd(), null.as_fd()];
+        let mut events = Client::new(&world.names.run).follow_with("bottles/web/run", &request(), streams).await?;
         while let Some(event) = events.next().await? {
             if let RunEvent::Exited { exit_code } = event {
                 return Ok(Some(exit_code));
@@ -138,5 +142,20 @@ fn nothing_but_a_terminal_of_the_callers_own_is_given_to_the_caller() -> Result<
     assert_eq!(error.code, ErrorCode::NotPermitted);
     ensure!(error.message.contains("is user 4242's"), "{error:?}");
     assert_eq!(fs::metadata(&name)?.uid(), OTHER_USER, "a terminal was given away");
+    Ok(())
+}
+
+#[test]
+fn nothing_is_taken_out_of_a_process_by_number() -> Result<()> {
+    let Some(world) = world("numbers of descriptors", "")? else { return Ok(()) };
+    let mut request = serde_json::to_value(request())?;
+    // What front-ends said before streams were sent.
+    request["stdio"] = serde_json::json!([0, 1, 2]);
+    let client = Client::new(&world.names.run);
+    let asked = tokio::runtime::Runtime::new()?.block_on(client.follow("bottles/web/run", &request));
+    let Err(ClientError::Refused(error)) = asked else { anyhow::bail!("{asked:?}") };
+    assert_eq!(error.code, ErrorCode::Usage);
+    ensure!(error.message.contains("this egress is older than the daemon"), "{error:?}");
+    ensure!(world.listed("web")?.is_none(), "a bottle was begun");
     Ok(())
 }

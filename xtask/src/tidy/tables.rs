@@ -98,6 +98,7 @@ pub(super) const UNSAFE: &[&str] = &[
     "egress-ebpf/src/packet.rs",
     "egress-ebpf/src/report.rs",
     "egress-userspace/src/bottle/native/raw.rs",
+    "egress-userspace/src/control/peer.rs",
     "egress-userspace/src/proxy/socket.rs",
     "tests/src/heap.rs",
 ];
