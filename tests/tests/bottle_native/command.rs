@@ -46,7 +46,7 @@ fn exit_codes_are_the_commands() {
         let missing = world.run(&bottle, nobody(), &["no-such-program"]).await;
         assert_eq!(missing.code, 127);
         assert!(missing.errors.contains("no-such-program"), "{}", missing.errors);
-        let no_entry = world.run(&bottle, ROOT, &["/no/such/program"]).await;
+        let no_entry = world.run(&world.bottle("of-root").await, ROOT, &["/no/such/program"]).await;
         assert_eq!(no_entry.code, 127, "{}", no_entry.errors);
         let text = world.directory.path().join("not-executable");
         std::fs::write(&text, "text").unwrap();

@@ -98,6 +98,20 @@ fn the_layer_outlives_the_bottle_and_is_its_owners() {
 }
 
 #[test]
+fn what_root_leaves_in_a_layer_is_not_for_the_user_before() {
+    in_world(async |world| {
+        let place = place(world, "place");
+        let bottle = world.bottle("taken").await;
+        assert_eq!(world.sh(&bottle, nobody(), "true").await.code, 0);
+        let leave = format!("echo private > {0}/left; chmod 644 {0}/left", place.display());
+        assert_eq!(world.sh(&bottle, ROOT, &leave).await.code, 0);
+        let refused = world.runtime.start(&bottle.spec, launch(nobody(), &["true"], nowhere())).unwrap_err();
+        assert!(refused.to_string().contains("holds files of user 0"), "{refused}");
+        assert_eq!(world.sh(&bottle, ROOT, "true").await.code, 0);
+    });
+}
+
+#[test]
 fn the_work_and_what_is_named_are_shared() {
     in_world(async |world| {
         let (work, named, kept) = (place(world, "work"), place(world, "named"), place(world, "kept"));
@@ -291,15 +305,15 @@ fn neither_devices_nor_set_id_bits_work_in_the_layer() {
         let nodes = format!(
             "for node in \"b 254 0\" \"c 1 1\" \"c 0 0\"; do mknod {place}/node $node 2>/dev/null && echo $node; done; true"
         );
+        let script = format!("cp /usr/bin/id {place}/id && chmod 6755 {place}/id && stat -c %a {place}/id");
+        let ended = world.sh(&bottle, nobody(), &script).await;
+        assert_eq!(ended.output, "6755\n", "{ended:?}");
         for caller in [nobody(), ROOT] {
             let ended = world.sh(&bottle, caller, &nodes).await;
             assert!(ended.output.is_empty() && ended.code == 0, "{ended:?}");
         }
-        let script = format!("cp /usr/bin/id {place}/id && chmod 6755 {place}/id && stat -c %a {place}/id");
-        let ended = world.sh(&bottle, ROOT, &script).await;
-        assert_eq!(ended.output, "6755\n", "{ended:?}");
-        let ended = world.sh(&bottle, nobody(), &format!("{place}/id -u; {place}/id -g")).await;
-        assert_eq!(ended.output, "65534\n65533\n", "{ended:?}");
+        let ended = world.sh(&bottle, ROOT, &format!("{place}/id -u; {place}/id -g")).await;
+        assert_eq!(ended.output, "0\n0\n", "{ended:?}");
         let reach = ["--reuid=65534", "--regid=65534", "--clear-groups", "ls"];
         let listed = Command::new("setpriv").args(reach).arg(layer(world, "bits")).output().unwrap();
         assert!(!listed.status.success(), "an ordinary user of the host reaches the layer");

@@ -3,8 +3,8 @@
 //! One directory a bottle, for root alone. In it `files/`: for each of the host's mounts that the bottle sees through an
 //! overlay, the overlay's upper and work directory; and `owner`, the user whose files they are.
 
-use std::fs::{self, DirBuilder, Permissions};
-use std::io;
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
@@ -38,19 +38,21 @@ impl Layer {
     }
 
     /// Makes sure there is one for `user`. Files that one user's commands left are no other user's to run on: what is private
-    /// on the host may have become readable in them. Root may run on anybody's.
+    /// on the host may have become readable in them. Root may run on anybody's, which is root's from then on: what root's
+    /// commands leave is no user's to find.
     pub(in crate::bottle) fn prepare(&self, user: u32) -> io::Result<Result<(), Foreign>> {
         DirBuilder::new().recursive(true).mode(PRIVATE).create(&self.directory)?;
         fs::set_permissions(&self.directory, Permissions::from_mode(PRIVATE))?;
         let file = self.directory.join("owner");
         let owner = match fs::read_to_string(&file) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                fs::write(&file, user.to_string())?;
-                return Ok(Ok(()));
-            }
-            text => text?.parse().unwrap_or(ROOT),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            text => Some(text?.parse().unwrap_or(ROOT)),
         };
-        Ok(if user == owner || user == ROOT { Ok(()) } else { Err(Foreign { owner }) })
+        match owner {
+            Some(owner) if owner == user => Ok(Ok(())),
+            Some(owner) if user != ROOT => Ok(Err(Foreign { owner })),
+            Some(_) | None => write_down(&file, user).map(Ok),
+        }
     }
 
     /// The overlay's directories for the mount at `place`, made where they are missing; what is on top looks like what is
@@ -82,6 +84,13 @@ impl Layer {
     }
 }
 
+/// On disk before anything of the user's is. Half of it is root's.
+fn write_down(file: &Path, owner: u32) -> io::Result<()> {
+    let mut file = File::create(file)?;
+    file.write_all(owner.to_string().as_bytes())?;
+    file.sync_all()
+}
+
 /// The files are somebody else's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::bottle) struct Foreign {
@@ -94,15 +103,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_layer_is_its_first_users_and_roots() {
+    fn a_layer_is_its_first_users_until_root_has_used_it() {
         let directory = tempfile::tempdir().unwrap();
         let layer = Layer::at(directory.path().join("web"));
         assert!(!layer.exists());
         assert_eq!(layer.prepare(1000).unwrap(), Ok(()));
         let mode = fs::metadata(layer.directory()).unwrap().mode() & 0o7777;
         assert_eq!(mode, PRIVATE);
-        for (user, expected) in [(1000, Ok(())), (1001, Err(Foreign { owner: 1000 })), (ROOT, Ok(())), (1000, Ok(()))] {
+        let others = Err(Foreign { owner: 1000 });
+        for (user, expected) in [(1000, Ok(())), (1001, others), (1000, Ok(())), (ROOT, Ok(()))] {
             assert_eq!(layer.prepare(user).unwrap(), expected, "{user}");
+        }
+        for (user, expected) in [(1000, Err(Foreign { owner: ROOT })), (ROOT, Ok(()))] {
+            assert_eq!(layer.prepare(user).unwrap(), expected, "{user} after root");
         }
         layer.remove().unwrap();
         layer.remove().unwrap();
