@@ -84,6 +84,13 @@ impl RunningCommand {
         self.init_pid
     }
 
+    /// Whether that process has not ended. Until it has, its number is nobody else's.
+    pub(super) fn is_running(&self) -> bool {
+        // Readable once it has; what cannot be asked is taken to have ended.
+        let mut ended = [PollFd::new(self.handle.as_fd(), PollFlags::POLLIN)];
+        poll(&mut ended, PollTimeout::ZERO) == Ok(0)
+    }
+
     /// Something to send it signals with.
     #[must_use]
     pub fn signaller(&self) -> Signaller {
@@ -125,4 +132,21 @@ fn watch_for_end(handle: OwnedFd) -> io::Result<watch::Receiver<bool>> {
 
 fn exit_code(status: ExitStatus) -> i32 {
     status.code().or_else(|| status.signal().map(|signal| SIGNALLED + signal)).unwrap_or(SIGNALLED)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::process::Command;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_command_runs_until_it_has_ended() {
+        let child = Command::new("sleep").arg("60").spawn().unwrap();
+        let mut command = RunningCommand::started(child, File::open("/dev/null").unwrap()).unwrap();
+        assert!(command.is_running());
+        command.signaller().send(9).unwrap();
+        assert_eq!(command.wait().await.unwrap(), SIGNALLED + 9);
+        assert!(!command.is_running());
+    }
 }

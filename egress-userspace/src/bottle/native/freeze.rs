@@ -61,7 +61,8 @@ impl NativeRuntime {
     /// When the command has ended or the system refuses.
     pub fn save_launch(&self, bottle: &BottleName, command: &RunningCommand) -> Result<(), BottleError> {
         let save = || {
-            let LaunchSpec { command, environment, directory, shared, caller, .. } = spec_of(command.init_pid())?;
+            let LaunchSpec { command, environment, directory, shared, caller, .. } =
+                spec_of(command.init_pid(), || command.is_running())?;
             write(
                 &self.launch_file(bottle),
                 &SavedLaunch { command, environment, directory, shared, caller, container: None },
@@ -107,14 +108,19 @@ impl NativeRuntime {
     }
 }
 
-/// What the supervisor was told, which it holds open as long as it lives.
-fn spec_of(supervisor: u32) -> io::Result<LaunchSpec> {
+/// What the supervisor was told, which it holds open as long as it lives. It is asked by its number, which is another process's
+/// once it has ended: what was opened is read only if it still runs then.
+fn spec_of(supervisor: u32, is_running: impl FnOnce() -> bool) -> io::Result<LaunchSpec> {
     for entry in fs::read_dir(format!("/proc/{supervisor}/fd"))? {
         let path = entry?.path();
         // Others of its files may be closed meanwhile.
         let target = fs::read_link(&path).unwrap_or_default();
         if target.to_str().is_some_and(|target| target.starts_with(&format!("/memfd:{SPEC_NAME}"))) {
-            return serde_json::from_reader(File::open(path)?).map_err(|_| io::ErrorKind::InvalidData.into());
+            let told = File::open(path)?;
+            if !is_running() {
+                break;
+            }
+            return serde_json::from_reader(told).map_err(|_| io::ErrorKind::InvalidData.into());
         }
     }
     Err(io::ErrorKind::NotFound.into())
@@ -129,4 +135,49 @@ pub(in crate::bottle) fn write(path: &Path, value: &impl Serialize) -> io::Resul
     file.sync_all()?;
     fs::rename(unfinished, path)?;
     path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Seek;
+    use std::net::Ipv4Addr;
+
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+
+    use super::*;
+    use crate::bottle::Caller;
+
+    /// As a supervisor holds it.
+    fn told() -> File {
+        let spec = LaunchSpec {
+            bottle: "web".parse().unwrap(),
+            gateway: Ipv4Addr::LOCALHOST,
+            hidden: Vec::new(),
+            ca_pem: String::new(),
+            namespace: "".into(),
+            group: "".into(),
+            record: "".into(),
+            command: vec!["id".into()],
+            environment: Vec::new(),
+            directory: "/".into(),
+            layer: "".into(),
+            shared: Vec::new(),
+            caller: Caller { uid: 0, gid: 0, groups: Vec::new() },
+            has_terminal: false,
+            view: None,
+        };
+        let mut file = File::from(memfd_create(SPEC_NAME, MFdFlags::MFD_CLOEXEC).unwrap());
+        file.write_all(&serde_json::to_vec(&spec).unwrap()).unwrap();
+        file.rewind().unwrap();
+        file
+    }
+
+    #[test]
+    fn what_another_process_says_under_the_number_of_an_ended_supervisor_is_not_heard() {
+        let _told = told();
+        let told = spec_of(std::process::id(), || true).unwrap();
+        assert_eq!(told.command, ["id"]);
+        let another = spec_of(std::process::id(), || false).unwrap_err();
+        assert_eq!(another.kind(), io::ErrorKind::NotFound);
+    }
 }
