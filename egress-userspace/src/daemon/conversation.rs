@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -32,8 +33,10 @@ use super::metrics::{LedgerCommand, Metrics};
 use super::proxy_link::{SETTLE_RETRY_EVERY, announce};
 use super::traffic::{Exchanged, News};
 
-/// Longest method and path of an unknown kind that is noted, in characters.
-const UNKNOWN_TARGET_CHARACTERS_MAX: usize = 512;
+/// Longest text of the proxy's that is noted, in characters: what it says by itself is no longer.
+const NOTED_CHARACTERS_MAX: usize = 512;
+/// Notes on their way into the audit at once; the proxy waits to say more.
+pub(super) const NOTES_MAX: usize = 256;
 
 /// Everything answers are made of.
 pub(super) struct Conversation {
@@ -50,6 +53,8 @@ pub(super) struct Conversation {
     pub(super) runtime: Handle,
     /// Questions whose answers take longer.
     pub(super) unfinished: JoinSet<()>,
+    /// Room for [`NOTES_MAX`] notes.
+    pub(super) notes: Arc<Semaphore>,
 }
 
 /// A question that the ledger answers.
@@ -111,11 +116,16 @@ impl Conversation {
                 }
                 FromProxy::Delivered { bottle } => self.controller.delivered(bottle),
                 FromProxy::RefusalDelivered { bottle } => self.controller.refusal_delivered(bottle),
-                FromProxy::PathUnknown { bottle, host, target } => self.note_unknown_path(bottle, host, &target),
+                FromProxy::PathUnknown { bottle, host, target } => {
+                    let target = shortened(&target);
+                    self.note(bottle, AuditKind::PathUnknown { host, target });
+                }
                 FromProxy::Refused { bottle, reason, host, target, rule, count } => {
+                    let (target, rule) = (shortened(&target), rule.as_deref().map(shortened));
                     self.note(bottle, AuditKind::RequestRefused { reason, host, target, rule, count });
                 }
                 FromProxy::Redacted { bottle, detector, host, target, is_outbound, count } => {
+                    let (target, detector) = (shortened(&target), shortened(&detector));
                     self.note(bottle, AuditKind::DataRedacted { detector, host, target, is_outbound, count });
                 }
                 FromProxy::Measured { bottle, measured } => self.metrics.measured(bottle, measured),
@@ -226,14 +236,12 @@ impl Conversation {
         None
     }
 
-    fn note_unknown_path(&mut self, bottle: BottleId, host: Host, target: &str) {
-        let target = target.chars().take(UNKNOWN_TARGET_CHARACTERS_MAX).collect();
-        self.note(bottle, AuditKind::PathUnknown { host, target });
-    }
-
     fn note(&mut self, bottle: BottleId, kind: AuditKind) {
         let ledger = self.ledger.clone();
+        // Nobody closes it.
+        let place = self.runtime.block_on(Arc::clone(&self.notes).acquire_owned());
         self.later(async move {
+            let _place = place;
             if let Err(error) = ledger.audit(Some(bottle), kind).await {
                 warn!(error = with_causes(&error), "what the proxy has seen is not in the audit");
             }
@@ -258,6 +266,11 @@ impl Conversation {
     fn mint(&self, host: &Host) -> LeafReply {
         self.authority.lock().unwrap_or_else(PoisonError::into_inner).mint(host, now())
     }
+}
+
+/// Rows of the audit stay small, whatever the proxy has become.
+fn shortened(text: &str) -> String {
+    text.chars().take(NOTED_CHARACTERS_MAX).collect()
 }
 
 /// The operator hears when little is left.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::process::{Child, Command};
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{error, warn};
@@ -22,7 +22,7 @@ use crate::ledger::{Ledger, LedgerError, Settled};
 use super::approvals::Approvals;
 use super::authority::Authority;
 use super::controller::ControllerHandle;
-use super::conversation::Conversation;
+use super::conversation::{Conversation, NOTES_MAX};
 use super::metrics::Metrics;
 use super::traffic::News;
 
@@ -104,6 +104,7 @@ impl ProxyLink {
             metrics: self.metrics.clone(),
             runtime: Handle::current(),
             unfinished: JoinSet::new(),
+            notes: Arc::new(Semaphore::new(NOTES_MAX)),
         };
         // Kept for this process's lifetime at most: both threads end with the socket, and that with the child.
         if let Err(error) = conversation.start(queue, ended) {

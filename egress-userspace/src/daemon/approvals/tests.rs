@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -13,12 +14,12 @@ use crate::broker::{FrameReader, FrameWriter, FromProxy, Snapshot};
 use crate::daemon::authority::Authority;
 use crate::daemon::clock::now;
 use crate::daemon::controller;
-use crate::daemon::conversation::Conversation;
+use crate::daemon::conversation::{Conversation, NOTES_MAX};
 use crate::daemon::cutting::Bounds;
 use crate::daemon::metrics::Metrics;
-use crate::domain::{BottleId, CutoffPolicy, Durability, Fingerprint, Rules, RuntimeKind};
+use crate::domain::{AuditKind, BottleId, CutoffPolicy, Durability, Fingerprint, RefusalReason, Rules, RuntimeKind};
 use crate::kernel::FakeEnforcer;
-use crate::ledger::{AddressPool, ApprovalFilter, NewRun, Terms};
+use crate::ledger::{AddressPool, ApprovalFilter, AuditFilter, NewRun, Terms};
 
 const POOL: AddressPool = AddressPool { gateway: Ipv4Addr::new(10, 213, 0, 1), prefix: 16 };
 const APPROVED: Decision = Decision { is_approved: true, is_always: false, by: 0 };
@@ -130,6 +131,7 @@ fn converse(directory: &tempfile::TempDir, ledger: &Ledger, approvals: &Approval
         metrics: Metrics::default(),
         runtime: Handle::current(),
         unfinished: JoinSet::new(),
+        notes: Arc::new(Semaphore::new(NOTES_MAX)),
     };
     conversation.start(queue, oneshot::channel().0).unwrap();
     theirs.set_nonblocking(true).unwrap();
@@ -208,4 +210,33 @@ async fn what_a_dead_proxy_held_is_abandoned_and_the_next_one_starts_afresh() {
     let [id] = world.waiting(1).await[..] else { panic!() };
     world.approvals.decide(id, APPROVED).await.unwrap();
     assert_eq!(world.answer().await, (number, Supervised::Approved));
+}
+
+#[tokio::test]
+async fn what_a_proxy_has_noted_is_short_and_all_of_it_is_kept() {
+    let mut world = World::new().await;
+    let long = "é".repeat(100_000);
+    for count in 0..NOTES_MAX as u64 + 8 {
+        let (reason, target, rule) = (RefusalReason::SensitiveData, long.clone(), Some(long.clone()));
+        world.say(FromProxy::Refused { bottle: world.bottle, reason, host: None, target, rule, count }).await;
+    }
+    let (detector, host, target) = (long.clone(), "a.example".parse().unwrap(), long);
+    let (bottle, is_outbound, count) = (world.bottle, true, 1);
+    world.say(FromProxy::Redacted { bottle, detector, host, target, is_outbound, count }).await;
+    let mut sizes = Vec::new();
+    let look = async {
+        while sizes.len() < NOTES_MAX + 9 {
+            let page = world.ledger.audit_rows(AuditFilter::default()).await.unwrap();
+            let size = |text: &str| text.chars().count();
+            let sizes_of = |kind: &AuditKind| match kind {
+                AuditKind::RequestRefused { target, rule, .. } => Some((size(target), size(rule.as_deref()?))),
+                AuditKind::DataRedacted { target, detector, .. } => Some((size(target), size(detector))),
+                _ => None,
+            };
+            sizes = page.rows.iter().filter_map(|row| sizes_of(&row.kind)).collect();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, look).await.unwrap();
+    assert_eq!(sizes, vec![(512, 512); NOTES_MAX + 9]);
 }
