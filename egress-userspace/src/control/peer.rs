@@ -68,7 +68,7 @@ mod option {
 
 #[cfg(test)]
 mod tests {
-    use nix::unistd::{getegid, geteuid, getgroups};
+    use nix::unistd::{Gid, getegid, geteuid, getgroups};
 
     use super::*;
 
@@ -77,7 +77,7 @@ mod tests {
         let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
         let peer = Peer::of(&ours).unwrap();
         assert_eq!((peer.uid, peer.gid), (geteuid().as_raw(), getegid().as_raw()));
-        let mut groups: Vec<u32> = getgroups().unwrap().into_iter().map(|group| group.as_raw()).collect();
+        let mut groups: Vec<u32> = getgroups().unwrap().into_iter().map(Gid::as_raw).collect();
         let mut of_peer = peer.groups;
         groups.sort_unstable();
         of_peer.sort_unstable();

@@ -112,6 +112,21 @@ fn what_root_leaves_in_a_layer_is_not_for_the_user_before() {
 }
 
 #[test]
+fn a_layer_of_any_depth_is_removed() {
+    in_world(async |world| {
+        let place = place(world, "place");
+        let bottle = world.bottle("deep").await;
+        // Deeper than the stack of a thread that removes by recursion.
+        let dig = "import os, sys\nos.chdir(sys.argv[1])\nfor _ in range(18000): os.mkdir('d'); os.chdir('d')\n";
+        let ended = world.run(&bottle, nobody(), &["python3", "-c", dig, place.to_str().unwrap()]).await;
+        assert_eq!(ended.code, 0, "{ended:?}");
+        world.runtime.take_down(&bottle.spec.name).await.unwrap();
+        world.runtime.remove_files(&bottle.spec.name).await.unwrap();
+        assert!(!layer(world, "deep").exists());
+    });
+}
+
+#[test]
 fn the_work_and_what_is_named_are_shared() {
     in_world(async |world| {
         let (work, named, kept) = (place(world, "work"), place(world, "named"), place(world, "kept"));

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::files::entry_name;
 use super::namespace::tolerate_absence;
+use super::removal::remove_tree;
 
 const PRIVATE: u32 = 0o700;
 const ROOT: u32 = 0;
@@ -80,7 +81,7 @@ impl Layer {
 
     /// Removes everything. Nothing may run on it.
     pub(in crate::bottle) fn remove(&self) -> io::Result<()> {
-        tolerate_absence(fs::remove_dir_all(&self.directory))
+        tolerate_absence(remove_tree(&self.directory))
     }
 }
 

@@ -22,6 +22,7 @@ mod networks;
 mod privileges;
 pub(in crate::bottle) mod raw;
 pub(in crate::bottle) mod record;
+mod removal;
 mod root;
 mod steps;
 pub(in crate::bottle) mod wiring;

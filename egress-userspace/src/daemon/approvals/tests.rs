@@ -228,10 +228,12 @@ async fn what_a_proxy_has_noted_is_short_and_all_of_it_is_kept() {
         while sizes.len() < NOTES_MAX + 9 {
             let page = world.ledger.audit_rows(AuditFilter::default()).await.unwrap();
             let size = |text: &str| text.chars().count();
-            let sizes_of = |kind: &AuditKind| match kind {
-                AuditKind::RequestRefused { target, rule, .. } => Some((size(target), size(rule.as_deref()?))),
-                AuditKind::DataRedacted { target, detector, .. } => Some((size(target), size(detector))),
-                _ => None,
+            let sizes_of = |kind: &AuditKind| {
+                if let AuditKind::RequestRefused { target, rule: Some(rule), .. } = kind {
+                    return Some((size(target), size(rule)));
+                }
+                let AuditKind::DataRedacted { target, detector, .. } = kind else { return None };
+                Some((size(target), size(detector)))
             };
             sizes = page.rows.iter().filter_map(|row| sizes_of(&row.kind)).collect();
             tokio::time::sleep(Duration::from_millis(5)).await;
