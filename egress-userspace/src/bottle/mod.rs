@@ -19,7 +19,7 @@ use thiserror::Error;
 
 use crate::domain::BottleName;
 pub use docker::{container_front_main, container_init_main};
-pub use native::{HostView, NativeRuntime, RunningCommand, Signaller, init_main, terminal_owner};
+pub use native::{HostView, NativeRuntime, NotShared, RunningCommand, Signaller, init_main, terminal_owner};
 pub use runtime::{Bottles, Ready};
 
 /// What is the same for all bottles of a host.
@@ -181,6 +181,9 @@ pub enum BottleError {
         /// Whose, by number.
         owner: u32,
     },
+    /// What was to be shared with it may not be.
+    #[error(transparent)]
+    NotShared(#[from] NotShared),
     /// There is no engine to make containers.
     #[error(
         "no container engine listens{}: install and start one (Debian: `apt-get install docker.io`, or `podman` and \

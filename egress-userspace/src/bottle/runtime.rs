@@ -58,6 +58,14 @@ impl Bottles {
         self.native.mend_wiring(bottles).await
     }
 
+    /// Whether what a launch shares with the host may be shared.
+    ///
+    /// # Errors
+    /// When not, and when the system refuses to say.
+    pub async fn check_shares(&self, launch: &Launch) -> Result<(), BottleError> {
+        self.native.check_shares(launch).await
+    }
+
     /// Builds a bottle; its host end is down.
     ///
     /// # Errors

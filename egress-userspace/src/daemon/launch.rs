@@ -83,6 +83,7 @@ impl Launcher {
             container: None,
         };
         let launch = launch(peer, request)?;
+        self.check_shares(&launch).await?;
         let row = self.ledger.begin_run(new, self.pool).await.map_err(|error| refused(&error))?;
         fault::point(Point::RunBegun);
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
@@ -96,6 +97,12 @@ impl Launcher {
         Err(failed(format!(
             "no bottle is started, as this host does not enforce ({problem}): `egress doctor` says more"
         )))
+    }
+
+    /// Front-ends look, too, and need not be ours.
+    pub(super) async fn check_shares(&self, launch: &Launch) -> Result<(), ApiError> {
+        let told = |error| ApiError { code: ErrorCode::Usage, message: with_causes(&error) };
+        self.runtime.check_shares(launch).await.map_err(told)
     }
 
     /// `otherwise` is how the run is over when it cannot be started.

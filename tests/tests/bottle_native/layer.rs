@@ -150,6 +150,42 @@ fn the_work_and_what_is_named_are_shared() {
     });
 }
 
+/// Whoever can use the control socket says what it likes.
+#[test]
+fn what_would_open_the_host_is_not_shared() {
+    in_world(async |world| {
+        let (work, directory) = (place(world, "work"), world.directory.path());
+        std::os::unix::fs::symlink(&work, directory.join("link")).unwrap();
+        let cases = [
+            (work.clone(), None),
+            (PathBuf::from("."), Some("it is not the real path")),
+            (directory.join("link"), Some("it is not the real path")),
+            (directory.join("work/../work"), Some("it is not the real path")),
+            (work.join("hosts"), Some("it is not the real path")),
+            (directory.join("missing"), Some("it is not the real path")),
+            (directory.to_owned(), Some("egress itself keeps")),
+            (directory.join("state"), Some("egress itself keeps")),
+        ];
+        let as_work =
+            |directory: &Path| Launch { directory: directory.to_owned(), ..launch(ROOT, &["true"], nowhere()) };
+        let as_share = |share: &Path| Launch { shared: vec![share.to_owned()], ..as_work(Path::new("/")) };
+        for (path, expected) in cases {
+            for launch in [as_work(&path), as_share(&path)] {
+                let refused = world.runtime.check_shares(&launch).await.err().map(|error| error.to_string());
+                let is_expected = match (&refused, expected) {
+                    (Some(refused), Some(expected)) => refused.contains(expected),
+                    (refused, expected) => refused.is_none() && expected.is_none(),
+                };
+                assert!(is_expected, "{}: {refused:?}", path.display());
+            }
+        }
+        // The directory of the whole host is nobody's work, and not shared.
+        world.runtime.check_shares(&as_work(Path::new("/"))).await.unwrap();
+        let whole = world.runtime.check_shares(&as_share(Path::new("/"))).await.unwrap_err();
+        assert!(whole.to_string().contains("/ cannot be shared"), "{whole}");
+    });
+}
+
 #[test]
 fn a_share_that_is_not_what_it_was_is_not_mounted() {
     in_world(async |world| {

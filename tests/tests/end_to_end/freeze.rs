@@ -335,6 +335,29 @@ fn what_cannot_be_done_is_said() -> Result<()> {
 }
 
 #[test]
+fn what_egress_keeps_is_not_shared() -> Result<()> {
+    let Some(world) = world("what is not shared", "")? else { return Ok(()) };
+    let (home, shared) = (world.names.home.clone(), world.names.directory.join("shared"));
+    fs::create_dir(&shared)?;
+    let above = home.parent().context("a home is somewhere")?;
+    for directory in [above, &home, &home.join("ca")] {
+        let says = format!("{} cannot be shared with a bottle, as egress itself keeps", directory.display());
+        let (name, elsewhere) = (directory.display().to_string(), shared.display().to_string());
+        for (work, share) in [(directory, &elsewhere), (&shared, &name)] {
+            let mut command = world.command(&["run", "web", "--share", share, "--", "touch", "through"]);
+            let said = command.current_dir(work).stdin(Stdio::null()).output()?;
+            let errors = String::from_utf8(said.stderr)?;
+            ensure!(!said.status.success() && errors.contains(&says) && errors.contains("cd ~/work"), "{errors}");
+        }
+        ensure!(!directory.join("through").exists());
+    }
+    let mut command = world.command(&["run", "web", "--", "touch", "through"]);
+    let said = command.current_dir(&shared).stdin(Stdio::null()).output()?;
+    ensure!(said.status.success() && shared.join("through").exists(), "{said:?}");
+    Ok(())
+}
+
+#[test]
 fn a_resume_that_fails_leaves_the_bottle_frozen() -> Result<()> {
     let Some(world) = world("a resume that fails", "")? else { return Ok(()) };
     // A directory that goes away meanwhile.

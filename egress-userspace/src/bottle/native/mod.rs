@@ -24,6 +24,7 @@ pub(in crate::bottle) mod raw;
 pub(in crate::bottle) mod record;
 mod removal;
 mod root;
+mod shares;
 mod steps;
 pub(in crate::bottle) mod wiring;
 
@@ -46,6 +47,7 @@ pub use init::init_main;
 use layer::Foreign;
 use layout::Layout;
 pub use namespace::HostView;
+pub use shares::NotShared;
 use wiring::Links;
 
 /// Makes, starts and removes native bottles.
