@@ -48,7 +48,7 @@ impl NativeRuntime {
         let look = move || {
             view.enter()?;
             let ours: Vec<Ours> = ours.iter().map(|path| Ours::look(path)).collect();
-            Ok(shared.iter().try_for_each(|directory| check(directory, fs::canonicalize(directory).ok(), &ours)))
+            Ok(shared.iter().try_for_each(|directory| check(directory, real(directory), &ours)))
         };
         let step = "looking at what it shares";
         let failed = |source| BottleError::Step { bottle: self.wiring.bridge.clone(), step, source };
@@ -72,7 +72,12 @@ impl Ours {
     }
 }
 
-/// `real` is where `directory` really is, if it is anywhere.
+/// Where a directory really is, if it is one.
+fn real(directory: &Path) -> Option<PathBuf> {
+    fs::canonicalize(directory).ok().filter(|real| real.is_dir())
+}
+
+/// `real` is where `directory` really is.
 fn check(directory: &Path, real: Option<PathBuf>, ours: &[Ours]) -> Result<(), NotShared> {
     if directory == Path::new("/") {
         return Err(NotShared::Whole);
@@ -113,11 +118,12 @@ mod tests {
             ("state/home/bottles", of("state/home/bottles", "user/.home")),
             ("run", of("run", "run")),
             ("link", Err(NotShared::NotReal(at("link")))),
+            ("user/work/file", Err(NotShared::NotReal(at("user/work/file")))),
             ("missing", Err(NotShared::NotReal(at("missing")))),
             ("user/work/../work", Err(NotShared::NotReal(at("user/work/../work")))),
         ];
         for (path, expected) in cases {
-            assert_eq!(check(&at(path), fs::canonicalize(at(path)).ok(), &ours), expected, "{path}");
+            assert_eq!(check(&at(path), real(&at(path)), &ours), expected, "{path}");
         }
         assert_eq!(check(Path::new("/"), Some("/".into()), &ours), Err(NotShared::Whole));
         let relative = Path::new("work");
