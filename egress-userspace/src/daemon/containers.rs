@@ -16,6 +16,7 @@ use super::api::{Desk, not_running};
 use super::controller::{Controller, Running};
 use super::gating::status;
 use super::launch::{Launcher, failed, refused, running, spec};
+use super::leftover;
 use super::lifeline::{Lifeline, RunEnd};
 use super::stopping::{Over, policy_of};
 
@@ -64,10 +65,12 @@ impl Controller {
         }
         let old = std::mem::replace(&mut running.interface, gate.interface);
         (running.interface_name, running.init_pid) = (interface_name, Some(init_pid));
-        if old != gate.interface
-            && let Err(error) = self.enforcer.detach(old)
-        {
-            warn!(bottle = %running.name, error = with_causes(&error), "the entry of its old gate is left");
+        if old != gate.interface {
+            match leftover::remove_gate(self.enforcer.as_ref(), old) {
+                Ok(true) => {}
+                Ok(false) => warn!(bottle = %running.name, interface = old.0, "its old interface is left, cut"),
+                Err(error) => warn!(bottle = %running.name, error = with_causes(&error), "its old gate is left"),
+            }
         }
         self.tell_everybody();
         Some(Ok(()))

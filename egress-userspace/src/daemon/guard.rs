@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use egress_common::{CutReason, Direction, Outcome};
+use egress_common::{Direction, Outcome};
 use thiserror::Error;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::MissedTickBehavior;
@@ -14,13 +14,14 @@ use tracing::{error, warn};
 use crate::bottle::BottleSpec;
 use crate::control::GateFault;
 use crate::domain::{AuditKind, BottleId, GateView, with_causes};
-use crate::kernel::{Counter, Gate, GateStatus, IfIndex, KernelError};
+use crate::kernel::{Counter, Gate, KernelError};
 use crate::ledger::LedgerError;
 
 use super::controller::{Mended, Running};
 use super::cutting::Stage;
 use super::gate_check::{Difference, Gates, differences};
 use super::launch::Launcher;
+use super::leftover;
 use super::traffic::{Accounts, News, Passed, Unaccounted};
 
 /// How long what somebody did to a gate lasts, at most, but for the looks.
@@ -214,7 +215,7 @@ impl Guard {
 
     async fn remove(&self, difference: &Difference, known: &BTreeSet<BottleId>) {
         let interface = difference.interface;
-        match self.launcher.remove_gate(interface) {
+        match leftover::remove_gate(self.launcher.enforcer.as_ref(), interface) {
             Ok(true) => {}
             Ok(false) if known.contains(&difference.bottle) => return,
             Ok(false) => {
@@ -242,15 +243,6 @@ impl Guard {
 }
 
 impl Launcher {
-    /// Removes the gate of a bottle that is over. Where its interface is left, the gate stays, cut, and the answer is false.
-    pub(super) fn remove_gate(&self, interface: IfIndex) -> Result<bool, KernelError> {
-        if interface.exists() && self.enforcer.is_attached(interface)? {
-            self.enforcer.set(interface, GateStatus::Cut(CutReason::Operator))?;
-            return Ok(false);
-        }
-        self.enforcer.detach(interface).map(|()| true)
-    }
-
     /// The gates that are to be and those that are, and how they differ.
     pub(super) async fn compare_gates(&self) -> Result<(Gates, Vec<Difference>), LookError> {
         let mut gates = self.look_at_gates().await?;

@@ -25,6 +25,7 @@ use crate::ledger::{AddressPool, BottleRow, Ledger, LedgerError, NewRun};
 use super::containers::Process;
 use super::controller::{ControllerHandle, Running};
 use super::cutting::Stage;
+use super::leftover;
 use super::lifeline::{Lifeline, RunEnd};
 use super::reload::InForce;
 use super::stop_steps::StopSteps;
@@ -180,20 +181,30 @@ impl Launcher {
 
     /// Takes down whatever there is of a run, in the order that keeps the gate longest. What is left keeps its gate.
     pub(super) async fn take_down(&self, row: &BottleRow) -> Result<(), String> {
-        let interface = self.interface_of(row).await;
+        let interfaces = self.interfaces_of(row);
         self.controller.ended(row.id).await;
         if let Err(error) = self.runtime.take_down(&row.name).await {
             let left = with_causes(&error);
             error!(bottle = %row.name, error = left, "something of the bottle is left; the next start tries again");
             return Err(left);
         }
-        if let Some(interface) = interface
-            && let Err(error) = self.enforcer.detach(interface)
-        {
-            warn!(bottle = %row.name, error = with_causes(&error), "the gate's entry is left; the next start tries again");
+        let mut done = Ok(());
+        for interface in interfaces {
+            match leftover::remove_gate(self.enforcer.as_ref(), interface) {
+                Ok(true) => {}
+                // Somebody gave it another name.
+                Ok(false) => {
+                    let left = format!("its interface {} is left, behind its cut gate", interface.0);
+                    error!(bottle = %row.name, left, "something of the bottle is left");
+                    done = Err(left);
+                }
+                Err(error) => {
+                    warn!(bottle = %row.name, error = with_causes(&error), "its gate is left; the next look tries again");
+                }
+            }
         }
         fault::point(Point::GateRemoved);
-        Ok(())
+        done
     }
 
     /// Waits until the run is over. A bottle that was to be frozen and cannot be is waited for on.
@@ -216,9 +227,9 @@ impl Launcher {
         }
     }
 
-    async fn interface_of(&self, row: &BottleRow) -> Option<IfIndex> {
+    fn interfaces_of(&self, row: &BottleRow) -> Vec<IfIndex> {
         let gates = self.enforcer.gates().unwrap_or_default();
-        gates.into_iter().find(|gate| gate.bottle == row.id).map(|gate| gate.interface)
+        gates.into_iter().filter(|gate| gate.bottle == row.id).map(|gate| gate.interface).collect()
     }
 
     /// Waits for a run that an earlier controller started, and takes it down.

@@ -19,6 +19,7 @@ mod gating;
 mod guard;
 mod kernel_view;
 mod launch;
+mod leftover;
 mod lifeline;
 mod listeners;
 mod live;

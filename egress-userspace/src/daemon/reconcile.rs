@@ -16,6 +16,7 @@ use super::DaemonError;
 use super::containers::Process;
 use super::controller::{refusal, spends};
 use super::launch::{Launcher, running, spec};
+use super::leftover;
 use super::lifeline::Lifeline;
 use super::stopping::{Over, unfinished};
 
@@ -23,6 +24,7 @@ use super::stopping::{Over, unfinished};
 const UNSEEN: i32 = 137;
 /// What is on record of a gate after another backend was chosen.
 const MOVED: &str = "the gate was made by another backend";
+const LEFT: &str = "a bottle that is over has left its interface: its gate stays, cut";
 
 /// `earlier` is the backend that gates were made of before another was chosen. A bottle that lives on has both gates until
 /// all bottles are adopted, and packets must pass both: no moment is without one.
@@ -47,8 +49,13 @@ pub(super) async fn reconcile(launcher: &Launcher, earlier: Option<&dyn Enforcer
     }
     remove_stray_bottles(launcher, &rows).await?;
     for gate in launcher.enforcer.gates()?.into_iter().filter(|gate| !kept.contains(&gate.interface)) {
-        if !launcher.remove_gate(gate.interface)? {
-            error!(interface = gate.interface.0, "a bottle that is over has left its interface: its gate stays, cut");
+        match leftover::remove_gate(launcher.enforcer.as_ref(), gate.interface) {
+            Ok(true) => {}
+            Ok(false) => error!(interface = gate.interface.0, LEFT),
+            // The guard tries again.
+            Err(error) => {
+                error!(interface = gate.interface.0, error = with_causes(&error), "a gate without a bottle is left");
+            }
         }
     }
     for gate in earlier.map(Enforcer::gates).transpose()?.unwrap_or_default() {

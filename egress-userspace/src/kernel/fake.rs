@@ -18,7 +18,8 @@ pub enum Call {
     Set,
     /// [`Enforcer::detach`]
     Detach,
-    /// [`Enforcer::gates`], [`Enforcer::is_attached`], [`Enforcer::counters`] and [`Enforcer::drop_events`]
+    /// [`Enforcer::gates`], [`Enforcer::is_attached`], [`Enforcer::is_partly_attached`], [`Enforcer::counters`] and
+    /// [`Enforcer::drop_events`]
     Read,
 }
 
@@ -32,6 +33,8 @@ pub struct FakeEnforcer {
 struct State {
     gates: BTreeMap<IfIndex, Gate>,
     attached: BTreeSet<IfIndex>,
+    /// With a program in one direction only.
+    halved: BTreeSet<IfIndex>,
     counters: BTreeMap<IfIndex, Vec<Counter>>,
     drop_events: Vec<DropEvent>,
     failing: BTreeSet<Call>,
@@ -51,6 +54,14 @@ impl FakeEnforcer {
     /// As if somebody had taken the program off the interface behind our back.
     pub fn lose_attachment(&self, interface: IfIndex) {
         self.state().attached.remove(&interface);
+    }
+
+    /// As if somebody had taken the program off one direction.
+    pub fn lose_hook(&self, interface: IfIndex) {
+        let mut state = self.state();
+        if state.attached.remove(&interface) {
+            state.halved.insert(interface);
+        }
     }
 
     /// As if the gate had counted this; replaces what it had counted.
@@ -94,6 +105,7 @@ impl Enforcer for FakeEnforcer {
         if state.attached.insert(gate.interface) {
             state.counters.remove(&gate.interface);
         }
+        state.halved.remove(&gate.interface);
         state.gates.insert(gate.interface, gate.clone());
         Ok(())
     }
@@ -108,6 +120,7 @@ impl Enforcer for FakeEnforcer {
         let mut state = self.enter(Call::Detach)?;
         state.gates.remove(&interface);
         state.attached.remove(&interface);
+        state.halved.remove(&interface);
         state.counters.remove(&interface);
         Ok(())
     }
@@ -118,6 +131,11 @@ impl Enforcer for FakeEnforcer {
 
     fn is_attached(&self, interface: IfIndex) -> Result<bool, KernelError> {
         Ok(self.enter(Call::Read)?.attached.contains(&interface))
+    }
+
+    fn is_partly_attached(&self, interface: IfIndex) -> Result<bool, KernelError> {
+        let state = self.enter(Call::Read)?;
+        Ok(state.attached.contains(&interface) || state.halved.contains(&interface))
     }
 
     fn counters(&self, interface: IfIndex) -> Result<Vec<Counter>, KernelError> {

@@ -205,6 +205,9 @@ pub trait Enforcer: Send + Sync {
     /// Is the gate on its interface in both directions, its program or all of its rules?
     fn is_attached(&self, interface: IfIndex) -> Result<bool, KernelError>;
 
+    /// Is anything of a gate on the interface: one direction of it, another version's program, rules that somebody changed?
+    fn is_partly_attached(&self, interface: IfIndex) -> Result<bool, KernelError>;
+
     /// What is on its interface; nothing where a backend has no programs.
     fn programs(&self, _interface: IfIndex) -> Result<Vec<AttachedProgram>, KernelError> {
         Ok(Vec::new())

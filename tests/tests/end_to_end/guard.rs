@@ -1,6 +1,6 @@
 //! Somebody with privilege does things to gates while the daemon runs: it puts them right, and says so.
 
-use std::fs;
+use std::fs::{self, File};
 
 use anyhow::{Context, Result, ensure};
 use egress_common::CutReason;
@@ -122,6 +122,39 @@ fn the_hosts_side_is_mended_and_an_interface_that_is_gone_told_of() -> Result<()
     let mut again = stage.world.shell("open", &[])?;
     assert_eq!(again.ask("claude-test")?.status, 200);
     Ok(())
+}
+
+/// Somebody holds on to both ends of a bottle that is over: its interface goes on under another name.
+#[test]
+fn a_gate_stays_on_an_interface_that_is_left_whole_and_cut() -> Result<()> {
+    let Some(mut world) = world("an interface is left", "")? else { return Ok(()) };
+    let mut bottle = world.shell("web", &[])?;
+    let _held = File::open(world.names.run.join("bottles/web/netns"))?;
+    world.host.ip("link set eg-web name eg-left")?;
+    assert_eq!(bottle.end()?.code, 0);
+    until("its bottle is over", PATIENCE, || Ok(world.listed("web")?.is_none_or(|bottle| !bottle.is_running)))?;
+    let gates = EbpfEnforcer::new(&world.names.pins, TcAttachment::Auto)?;
+    let is_closed = |world: &World| -> Result<bool> {
+        let held = gates.gates()?;
+        let [left] = &held[..] else { anyhow::bail!("the gates are {held:?}") };
+        let is_attached = world.host.run(|| Ok(gates.is_attached(left.interface)?))?;
+        Ok(is_attached && left.status != GateStatus::Open)
+    };
+    ensure!(is_closed(&world)?, "it is open once its bottle is over");
+    let interface = gates.gates()?[0].interface;
+    let lose = |hook| fs::remove_file(world.names.pins.join(format!("links/{}-{hook}", interface.0)));
+    for hook in ["ingress", "egress"] {
+        lose(hook)?;
+        until(hook, PATIENCE, || is_closed(&world))?;
+    }
+    let pins = world.names.pins.clone();
+    world.kill_daemon_and_proxy()?;
+    fs::remove_file(pins.join(format!("links/{}-egress", interface.0)))?;
+    gates.set(interface, GateStatus::Open)?;
+    world.start_daemon()?;
+    ensure!(is_closed(&world)?, "it is open after a start");
+    world.host.ip("link del eg-left")?;
+    until("its gate goes with it", PATIENCE, || Ok(gates.gates()?.is_empty()))
 }
 
 #[test]

@@ -69,6 +69,11 @@ impl TcAttachment {
         format!("{way} {direction}")
     }
 
+    /// What this kernel can have.
+    pub(super) fn possible() -> impl Iterator<Item = Self> {
+        kernel_has_tcx().then_some(Self::Tcx).into_iter().chain([Self::Clsact])
+    }
+
     /// Settles `Auto`.
     pub(super) fn settle(self) -> Self {
         match self {

@@ -133,18 +133,32 @@ impl EbpfEnforcer {
 
     /// The program of each hook that has its own.
     fn look_up(&self, interface: IfIndex) -> Result<[Option<ProgramInfo>; HOOKS.len()], BoxError> {
+        self.look_up_as(self.attachment, interface)
+    }
+
+    fn look_up_as(
+        &self,
+        way: TcAttachment,
+        interface: IfIndex,
+    ) -> Result<[Option<ProgramInfo>; HOOKS.len()], BoxError> {
         let mut found = [const { None }; HOOKS.len()];
         let Some(name) = attachment::interface_name(interface)? else { return Ok(found) };
         for ((hook, program), found) in HOOKS.into_iter().zip(&mut found) {
             let ours = Identity { program, gates_map: self.gates_map };
-            let attached = attachment::attached(self.attachment, &Place { interface, name: &name, hook }, ours);
+            let attached = attachment::attached(way, &Place { interface, name: &name, hook }, ours);
             *found = attachment::unless_gone(interface, attached)?;
         }
         Ok(found)
     }
 
+    /// In whatever way: an earlier controller may have had another.
     fn is_on_a_hook(&self, interface: IfIndex) -> Result<bool, BoxError> {
-        Ok(self.look_up(interface)?.iter().any(Option::is_some))
+        for way in TcAttachment::possible() {
+            if self.look_up_as(way, interface)?.iter().any(Option::is_some) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Makes sure that there is something to count in.
@@ -230,6 +244,10 @@ impl Enforcer for EbpfEnforcer {
     fn is_attached(&self, interface: IfIndex) -> Result<bool, KernelError> {
         let found = self.look_up(interface).map_err(looking_up(interface))?;
         Ok(found.iter().all(Option::is_some))
+    }
+
+    fn is_partly_attached(&self, interface: IfIndex) -> Result<bool, KernelError> {
+        self.is_on_a_hook(interface).map_err(looking_up(interface))
     }
 
     fn programs(&self, interface: IfIndex) -> Result<Vec<AttachedProgram>, KernelError> {

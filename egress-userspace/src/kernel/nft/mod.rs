@@ -24,7 +24,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::{Counter, Enforcer, Gate, GateStatus, IfIndex, KernelError};
 use label::{BARE_SET, CUT_SET, DIRECTIONS};
-use message::{Batch, Element, OWNED, STAYS, SetKind};
+use message::{Batch, Element, HeldChain, OWNED, STAYS, SetKind};
 use render::{Chain, cells, render};
 use socket::{Interface, Interfaces, Table};
 
@@ -165,6 +165,11 @@ impl Enforcer for NftEnforcer {
         Ok(held.map_err(failed)?.is_some())
     }
 
+    fn is_partly_attached(&self, interface: IfIndex) -> Result<bool, KernelError> {
+        let is_left = self.sockets().has_part_on(interface);
+        is_left.map_err(|source| KernelError::Interface { interface, action: "looked up", source: source.into() })
+    }
+
     fn counters(&self, interface: IfIndex) -> Result<Vec<Counter>, KernelError> {
         let mut sockets = self.sockets();
         let mut counters = Vec::new();
@@ -273,6 +278,20 @@ impl Sockets {
             && self.keys(BARE_SET)? == render::bare_tcp()
             && self.holds(&wanted.chains)?;
         Ok(is_whole.then_some(Held { gate, mark }))
+    }
+
+    /// Is a chain of this number on this interface, by its name or its mark? One that went may have left chains behind.
+    fn has_part_on(&mut self, interface: IfIndex) -> io::Result<bool> {
+        let Some(found) = self.interfaces.find(interface)? else { return Ok(false) };
+        for direction in DIRECTIONS {
+            let chain = self.table.chain(&label::chain(direction, interface))?;
+            // On a hook, but not as it must be, its device is not told.
+            let is_on = |chain: HeldChain| chain.hook.is_none_or(|hook| hook.device == found.name);
+            if chain.is_some_and(|chain| is_on(chain) || found.alias.starts_with(ALIAS_PREFIX)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn holds(&mut self, chains: &[Chain]) -> io::Result<bool> {
