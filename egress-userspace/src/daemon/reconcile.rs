@@ -9,7 +9,7 @@ use tracing::{error, info, warn};
 
 use crate::budget;
 use crate::domain::{AuditKind, BottleName, CutCause, GateView, Stop, with_causes};
-use crate::kernel::{Enforcer, Gate, GateStatus, IfIndex};
+use crate::kernel::{Enforcer, Gate, GateStatus, IfIndex, KernelError};
 use crate::ledger::{BottleRow, GateChange};
 
 use super::DaemonError;
@@ -29,8 +29,8 @@ const LEFT: &str = "a bottle that is over has left its interface: its gate stays
 /// `earlier` is the backend that gates were made of before another was chosen. A bottle that lives on has both gates until
 /// all bottles are adopted, and packets must pass both: no moment is without one.
 pub(super) async fn reconcile(launcher: &Launcher, earlier: Option<&dyn Enforcer>) -> Result<(), DaemonError> {
-    let held = [Some(launcher.enforcer.as_ref()), earlier].into_iter().flatten().map(Enforcer::gates);
-    let held: Vec<Gate> = held.collect::<Result<Vec<_>, _>>()?.concat();
+    let backends: Vec<&dyn Enforcer> = [Some(launcher.enforcer.as_ref()), earlier].into_iter().flatten().collect();
+    let held: Vec<Gate> = backends.iter().map(|backend| backend.gates()).collect::<Result<Vec<_>, _>>()?.concat();
     let rows = launcher.ledger.bottles().await?;
     let mut kept = BTreeSet::new();
     for row in &rows {
@@ -42,7 +42,7 @@ pub(super) async fn reconcile(launcher: &Launcher, earlier: Option<&dyn Enforcer
             Ok(interface) => kept.extend(interface),
             // What is wrong with one bottle keeps nobody from the others.
             Err(problem @ (DaemonError::Bottle(_) | DaemonError::Kernel(_))) => {
-                give_up(launcher, row, &held, &with_causes(&problem)).await?;
+                give_up(launcher, row, &backends, &with_causes(&problem)).await?;
             }
             Err(error) => return Err(error),
         }
@@ -58,19 +58,53 @@ pub(super) async fn reconcile(launcher: &Launcher, earlier: Option<&dyn Enforcer
             }
         }
     }
-    for gate in earlier.map(Enforcer::gates).transpose()?.unwrap_or_default() {
-        earlier.map_or(Ok(()), |earlier| earlier.detach(gate.interface))?;
+    if let Some(earlier) = earlier {
+        for gate in earlier.gates()? {
+            let is_kept = kept.contains(&gate.interface);
+            if let Err(error) = replace_gate(launcher.enforcer.as_ref(), earlier, &gate, is_kept) {
+                let interface = gate.interface.0;
+                error!(
+                    interface,
+                    error = with_causes(&error),
+                    "a gate of another backend is left; the next start tries again"
+                );
+            }
+        }
     }
     Ok(())
 }
 
+/// Removes another backend's gate. Where the interface is left of a bottle that is over, this backend's is on it first, cut.
+fn replace_gate(
+    enforcer: &dyn Enforcer,
+    earlier: &dyn Enforcer,
+    gate: &Gate,
+    is_kept: bool,
+) -> Result<(), KernelError> {
+    if !is_kept {
+        if leftover::remove_gate(earlier, gate.interface)? {
+            return Ok(());
+        }
+        enforcer.attach(&leftover::cut(gate.clone()))?;
+        error!(interface = gate.interface.0, LEFT);
+    }
+    earlier.detach(gate.interface)
+}
+
 /// A bottle that cannot be taken over is ended. Nothing passes meanwhile, nor after if something of it is left.
-async fn give_up(launcher: &Launcher, row: &BottleRow, held: &[Gate], problem: &str) -> Result<(), DaemonError> {
+async fn give_up(
+    launcher: &Launcher,
+    row: &BottleRow,
+    backends: &[&dyn Enforcer],
+    problem: &str,
+) -> Result<(), DaemonError> {
     error!(bottle = %row.name, problem, "it cannot be taken over; it is ended");
-    for gate in held.iter().filter(|gate| gate.bottle == row.id) {
-        // None on an interface that is gone.
-        if let Err(error) = launcher.enforcer.set(gate.interface, GateStatus::Cut(CutReason::Operator)) {
-            warn!(bottle = %row.name, error = with_causes(&error), "its gate could not be cut");
+    for backend in backends {
+        for gate in backend.gates()?.iter().filter(|gate| gate.bottle == row.id) {
+            // None on an interface that is gone.
+            if let Err(error) = backend.set(gate.interface, GateStatus::Cut(CutReason::Operator)) {
+                warn!(bottle = %row.name, error = with_causes(&error), "its gate could not be cut");
+            }
         }
     }
     audit(launcher, row, &format!("it could not be taken over and was ended: {problem}")).await?;
@@ -212,4 +246,49 @@ async fn remove_stray_bottles(launcher: &Launcher, rows: &[BottleRow]) -> Result
 
 async fn audit(launcher: &Launcher, row: &BottleRow, what: &str) -> Result<(), DaemonError> {
     Ok(launcher.ledger.audit(Some(row.id), AuditKind::Repaired { what: what.to_owned() }).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{BottleId, CutMode};
+    use crate::kernel::{Call, FakeEnforcer};
+
+    /// In every namespace.
+    const LOOPBACK: IfIndex = IfIndex(1);
+    const CUT: GateStatus = GateStatus::Cut(CutReason::NotRunning);
+
+    fn gate(status: GateStatus) -> Gate {
+        Gate {
+            interface: LOOPBACK,
+            bottle: BottleId(3),
+            mac: [2; 6],
+            address: [10, 0, 0, 2].into(),
+            gateway: [10, 0, 0, 1].into(),
+            tcp_ports: vec![443],
+            dns_port: 53,
+            status,
+            cut_mode: CutMode::Reset,
+        }
+    }
+
+    /// What the two backends hold after another's open gate was replaced.
+    fn check(is_kept: bool, failing: Option<Call>, [now, earlier]: [&[Gate]; 2]) {
+        let [enforcer, other] = [FakeEnforcer::default(), FakeEnforcer::default()];
+        other.attach(&gate(GateStatus::Open)).unwrap();
+        if let Some(call) = failing {
+            enforcer.fail(call);
+        }
+        let replaced = replace_gate(&enforcer, &other, &gate(GateStatus::Open), is_kept);
+        assert_eq!(replaced.is_err(), failing.is_some());
+        enforcer.heal();
+        assert_eq!((enforcer.gates().unwrap().as_slice(), other.gates().unwrap().as_slice()), (now, earlier));
+    }
+
+    #[test]
+    fn no_interface_loses_its_gate_to_another_backend() {
+        check(false, None, [&[gate(CUT)], &[]]);
+        check(false, Some(Call::Attach), [&[], &[gate(CUT)]]);
+        check(true, None, [&[], &[]]);
+    }
 }

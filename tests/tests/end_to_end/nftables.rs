@@ -1,6 +1,6 @@
 //! Gates made of nftables, under a whole daemon; and gates that change what they are made of while bottles live.
 
-use std::fs;
+use std::fs::{self, File};
 
 use anyhow::{Context, Result, ensure};
 use egress_common::CutReason;
@@ -149,6 +149,27 @@ fn another_backend_takes_over_bottles_that_live() -> Result<()> {
     let moves =
         world.audit(Some("open"))?.into_iter().filter(|kind| *kind == AuditKind::Repaired { what: what.clone() });
     assert_eq!(moves.count(), 2);
+    Ok(())
+}
+
+/// A bottle that cannot be taken over or entirely taken down: its interface goes on under another name.
+#[test]
+fn another_backend_keeps_an_interface_cut_that_is_left() -> Result<()> {
+    let Some(mut world) = world("another backend, and an interface that is left", EBPF)? else { return Ok(()) };
+    let _bottle = world.shell("web", &[])?;
+    let _held = File::open(world.names.run.join("bottles/web/netns"))?;
+    world.host.ip("link set eg-web name eg-left")?;
+    for (settings, is_ebpf) in [(NFTABLES, false), (EBPF, true)] {
+        world.kill_daemon_and_proxy()?;
+        world.write_settings(settings)?;
+        world.start_daemon()?;
+        let (now, before) = (gates(&world, is_ebpf)?, gates(&world, !is_ebpf)?);
+        let held = now.gates()?;
+        let [left] = &held[..] else { anyhow::bail!("{settings}: the gates are {held:?}") };
+        ensure!(left.status != GateStatus::Open, "{settings}: {left:?}");
+        ensure!(world.host.run(|| Ok(now.is_attached(left.interface)?))?, "{settings}: it is not on the interface");
+        ensure!(before.gates()?.is_empty(), "{settings}: {:?}", before.gates()?);
+    }
     Ok(())
 }
 

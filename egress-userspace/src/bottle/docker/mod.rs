@@ -210,8 +210,8 @@ impl DockerRuntime {
         // Without a container there is no mark; with one the next try finds it.
         if removed.is_err() && is_ours {
             let interface = layout.clone();
-            let group = self.group(bottle)?;
-            let close = move || inside::unwire(&interface).and(cgroup::remove(&group));
+            let group = self.host.group_of(bottle);
+            let close = move || inside::unwire(&interface).and(group.and_then(|group| cgroup::remove(&group)));
             on_thread(close).await.map_err(|source| step(bottle, "taking its interface away", source))?;
         } else {
             self.host.take_down(bottle).await?;

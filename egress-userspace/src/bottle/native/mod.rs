@@ -236,7 +236,11 @@ impl NativeRuntime {
         let layout = self.layout(bottle);
         let name = bottle.clone();
         let take_back = move || {
-            let group = runtime.group_of(&name).map_err(no_tree)?;
+            let group = runtime.group_of(&name).map_err(|error| {
+                // What cannot be ended gets nowhere.
+                let unwired = wiring::delete_link(&layout.interface);
+                no_tree(unwired.err().unwrap_or(error))
+            })?;
             // Addresses are of no matter to an undo.
             let unspecified = Ipv4Addr::UNSPECIFIED;
             plan::take_back(&steps::build(&layout, group, unspecified, [0; 6], unspecified))
