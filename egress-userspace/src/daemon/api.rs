@@ -20,6 +20,7 @@ use crate::metrics;
 use super::approvals::Approvals;
 use super::clock::now;
 use super::controller::{Running, View};
+use super::gating::GateError;
 use super::launch::{Launcher, failed, hang_up, refused};
 use super::lifeline::{Lifeline, RunEnd, Stopped};
 use super::metrics::Metrics;
@@ -159,7 +160,11 @@ impl Desk {
 
     async fn restore(&self, name: BottleName) -> Result<GateReply, ApiError> {
         let row = self.launcher.ledger.bottle(&name).await.map_err(|error| refused(&error))?;
-        let was_already = self.launcher.controller.restore(row.id).await.map_err(|error| refused(&error))?;
+        let restored = self.launcher.controller.restore(row.id).await;
+        let was_already = restored.map_err(|error| match error {
+            GateError::Ledger(error) => refused(&error),
+            GateError::Kernel(error) => failed(format!("the gate of {name} stays cut ({})", with_causes(&error))),
+        })?;
         let held = self.let_go_on(&row).await;
         let budgets = self.launcher.ledger.budgets(row.id).await.map_err(|error| refused(&error))?;
         let gone = budgets.iter().find_map(|view| Some((view, budget::crossed(&view.chain)?)));

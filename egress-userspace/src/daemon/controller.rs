@@ -25,7 +25,7 @@ use crate::ledger::{GateChange, Ledger, LedgerError, Settled};
 
 use super::containers::{Process, Rewired};
 use super::cutting::{Bounds, Moment, Stage};
-use super::gating::StartError;
+use super::gating::GateError;
 use super::lifeline::Lifeline;
 use super::review::{REVIEW_EVERY, Review};
 use super::secrets::Values;
@@ -59,7 +59,7 @@ pub(super) struct Running {
 
 /// What the controller is told and asked. `done` is answered when everything that follows has been set in motion.
 enum Order {
-    Started { running: Box<Running>, done: oneshot::Sender<Result<(), StartError>> },
+    Started { running: Box<Running>, done: oneshot::Sender<Result<(), GateError>> },
     Runs { bottle: BottleId, process: Process, signaller: Signaller },
     Rewired { rewired: Box<Rewired>, done: oneshot::Sender<Result<(), KernelError>> },
     Ended { bottle: BottleId, done: oneshot::Sender<()> },
@@ -72,7 +72,7 @@ enum Order {
     Cut { bottle: BottleId, done: oneshot::Sender<Result<bool, LedgerError>> },
     CutAll { done: oneshot::Sender<Result<Vec<BottleName>, LedgerError>> },
     Stop { bottle: BottleId, stop: Stop, done: oneshot::Sender<bool> },
-    Restore { bottle: BottleId, done: oneshot::Sender<Result<bool, LedgerError>> },
+    Restore { bottle: BottleId, done: oneshot::Sender<Result<bool, GateError>> },
     Look { done: oneshot::Sender<View> },
     Allowlist { lineage: Vec<BottleName>, done: oneshot::Sender<Vec<ListedRoute>> },
     Secrets { secrets: Values, done: oneshot::Sender<()> },
@@ -126,9 +126,9 @@ macro_rules! ask {
 impl ControllerHandle {
     /// A bottle is about to start, its interface down: its gate is made what the ledger wants by now, and the proxy is told who
     /// is behind its address. After an error the interface is not to be brought up.
-    pub(super) async fn started(&self, running: Running) -> Result<(), StartError> {
+    pub(super) async fn started(&self, running: Running) -> Result<(), GateError> {
         let running = Box::new(running);
-        ask!(self, Started { running }).unwrap_or(Err(StartError::Ledger(LedgerError::Closed)))
+        ask!(self, Started { running }).unwrap_or(Err(GateError::Ledger(LedgerError::Closed)))
     }
 
     /// Budgets have been changed: returns when every bottle is as they want it.
@@ -211,8 +211,8 @@ impl ControllerHandle {
     }
 
     /// Opens; tells whether it was open already.
-    pub(super) async fn restore(&self, bottle: BottleId) -> Result<bool, LedgerError> {
-        ask!(self, Restore { bottle }).unwrap_or(Err(LedgerError::Closed))
+    pub(super) async fn restore(&self, bottle: BottleId) -> Result<bool, GateError> {
+        ask!(self, Restore { bottle }).unwrap_or(Err(LedgerError::Closed.into()))
     }
 
     /// Makes a running bottle's gate anew: open or cut as the bottle is. A bottle whose gate cannot be made is ended.

@@ -14,9 +14,9 @@ use super::DaemonError;
 use super::controller::{Controller, CutTimes, Mended, Record, Running};
 use super::cutting::Stage;
 
-/// Why a bottle is not let start: what its gate is to be is not known, or not held.
+/// Why a bottle is not let start, or not opened: what its gate is to be is not known, or not held.
 #[derive(Debug, Error)]
-pub(super) enum StartError {
+pub(super) enum GateError {
     /// See there.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -25,11 +25,11 @@ pub(super) enum StartError {
     Kernel(#[from] KernelError),
 }
 
-impl From<StartError> for DaemonError {
-    fn from(error: StartError) -> Self {
+impl From<GateError> for DaemonError {
+    fn from(error: GateError) -> Self {
         match error {
-            StartError::Ledger(error) => error.into(),
-            StartError::Kernel(error) => error.into(),
+            GateError::Ledger(error) => error.into(),
+            GateError::Kernel(error) => error.into(),
         }
     }
 }
@@ -37,7 +37,7 @@ impl From<StartError> for DaemonError {
 impl Controller {
     /// A bottle is about to start. It may have been cut since its start began, when nobody here knew of it: the ledger's word
     /// is read once more, and held by the kernel before anybody brings the interface up.
-    pub(super) async fn introduce(&mut self, mut running: Running) -> Result<(), StartError> {
+    pub(super) async fn introduce(&mut self, mut running: Running) -> Result<(), GateError> {
         // A cut that is not on record would be overlooked.
         self.write_unrecorded().await?;
         let (bottle, mut stop) = (running.id, None);
@@ -151,19 +151,19 @@ impl Controller {
         known.map(|_| names)
     }
 
-    pub(super) async fn restore(&mut self, bottle: BottleId) -> Result<bool, LedgerError> {
+    pub(super) async fn restore(&mut self, bottle: BottleId) -> Result<bool, GateError> {
         self.open(bottle, GateChange::Restore).await
     }
 
-    /// The record first: a gate is never open that the ledger wants cut.
-    pub(super) async fn open(&mut self, bottle: BottleId, change: GateChange) -> Result<bool, LedgerError> {
+    /// The record first: a gate is never open that the ledger wants cut. One that the kernel does not open can be tried again.
+    pub(super) async fn open(&mut self, bottle: BottleId, change: GateChange) -> Result<bool, GateError> {
         self.write_unrecorded().await?;
         let was_open = self.ledger.change_gate(bottle, change).await?;
         fault::point(Point::RestoreRecorded);
         let Some(running) = self.running.get_mut(&bottle) else { return Ok(was_open) };
         if let Err(error) = self.enforcer.set(running.interface, GateStatus::Open) {
             error!(bottle = %running.name, error = with_causes(&error), "the gate could not be opened");
-            return Ok(was_open);
+            return Err(error.into());
         }
         fault::point(Point::RestoredInKernel);
         running.stage = Stage::Open;
@@ -236,8 +236,21 @@ mod tests {
         let world = World::begun("100", CutoffPolicy::Cutoff).await;
         world.controller.cut(world.bottle.id).await.unwrap();
         world.enforcer.fail(Call::Set);
-        assert!(matches!(world.start().await, Err(StartError::Kernel(_))));
+        assert!(matches!(world.start().await, Err(GateError::Kernel(_))));
         assert_eq!(stage_of(&world).await, None);
+    }
+
+    #[tokio::test]
+    async fn what_the_kernel_does_not_open_is_not_said_to_be_open() {
+        let world = World::started("100").await;
+        world.controller.cut(world.bottle.id).await.unwrap();
+        world.enforcer.fail(Call::Set);
+        assert!(matches!(world.controller.restore(world.bottle.id).await, Err(GateError::Kernel(_))));
+        assert_eq!(stage_of(&world).await, Some(Stage::Cut(CutCause::Operator)));
+        world.enforcer.heal();
+        world.controller.restore(world.bottle.id).await.unwrap();
+        assert!(!world.is_cut());
+        assert_eq!(stage_of(&world).await, Some(Stage::Open));
     }
 
     #[tokio::test]

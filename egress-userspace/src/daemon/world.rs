@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::controller::{self, ControllerHandle, Running};
 use super::cutting::{Bounds, Stage};
-use super::gating::StartError;
+use super::gating::GateError;
 use super::lifeline::Lifeline;
 use crate::broker::Snapshot;
 use crate::domain::{
@@ -80,7 +80,7 @@ impl World {
         }
     }
 
-    pub(super) async fn start(&self) -> Result<(), StartError> {
+    pub(super) async fn start(&self) -> Result<(), GateError> {
         let running = Running {
             id: self.bottle.id,
             name: self.bottle.name.clone(),
