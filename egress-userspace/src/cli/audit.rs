@@ -267,6 +267,7 @@ pub(super) fn differing(difference: &GateDifference) -> String {
         }
         GateFault::Terms => format!("{bottle}: the kernel's gate lets other addresses or ports pass than it is to"),
         GateFault::Detached => format!("{bottle}: its gate is not on its interface in both directions"),
+        GateFault::Unreadable => format!("{bottle}: what is on its interface cannot be read"),
         GateFault::NoInterface => {
             format!("{bottle}: its interface is gone, it has no network: end it and run it again")
         }

@@ -372,6 +372,8 @@ pub enum GateFault {
     Terms,
     /// Its program is not on the interface, or in one direction only.
     Detached,
+    /// Whether it is on its interface cannot be told.
+    Unreadable,
     /// The bottle's interface is gone: it has no network.
     NoInterface,
     /// The bottle does not run.

@@ -17,6 +17,8 @@ pub(super) struct Gates {
     pub(super) interfaces: BTreeSet<IfIndex>,
     /// Those with the program on them, in both directions.
     pub(super) attached: BTreeSet<IfIndex>,
+    /// Those of which the kernel does not say.
+    pub(super) unreadable: BTreeSet<IfIndex>,
     /// Bottles that run, are about to start, or are being taken down.
     pub(super) running: BTreeSet<BottleId>,
     /// Every bottle there has been.
@@ -47,7 +49,9 @@ pub(super) fn differences(gates: &Gates) -> Vec<Difference> {
     let wrong = gates.wanted.iter().flat_map(|(view, wanted)| {
         let held = gates.held.iter().find(|held| held.interface == wanted.interface);
         let faults = if gates.interfaces.contains(&wanted.interface) {
-            faults(*view, wanted, held, gates.attached.contains(&wanted.interface))
+            let is_unreadable = gates.unreadable.contains(&wanted.interface);
+            let attached = (!is_unreadable).then(|| gates.attached.contains(&wanted.interface));
+            faults(*view, wanted, held, attached)
         } else {
             vec![GateFault::NoInterface]
         };
@@ -59,7 +63,7 @@ pub(super) fn differences(gates: &Gates) -> Vec<Difference> {
 }
 
 /// Why a gate is cut may differ: an operator's cut of one that a budget had cut is the ledger's alone.
-fn faults(view: GateView, wanted: &Gate, held: Option<&Gate>, is_attached: bool) -> Vec<GateFault> {
+fn faults(view: GateView, wanted: &Gate, held: Option<&Gate>, is_attached: Option<bool>) -> Vec<GateFault> {
     let Some(held) = held else { return vec![GateFault::Missing] };
     let mut faults = Vec::new();
     let is_open = held.status == GateStatus::Open;
@@ -69,8 +73,10 @@ fn faults(view: GateView, wanted: &Gate, held: Option<&Gate>, is_attached: bool)
     if (Gate { status: wanted.status, ..held.clone() }) != *wanted {
         faults.push(GateFault::Terms);
     }
-    if !is_attached {
-        faults.push(GateFault::Detached);
+    match is_attached {
+        Some(true) => {}
+        Some(false) => faults.push(GateFault::Detached),
+        None => faults.push(GateFault::Unreadable),
     }
     faults
 }
@@ -102,6 +108,7 @@ mod tests {
             held,
             interfaces: [IfIndex(7)].into(),
             attached: [IfIndex(7)].into(),
+            unreadable: BTreeSet::new(),
             running: [BottleId(3)].into(),
             names: [(BottleId(3), "web".parse().unwrap())].into(),
         }
@@ -138,6 +145,8 @@ mod tests {
         check(&gates(GateView::Open, vec![wider.clone()]), &[GateFault::Terms]);
         let loose = Gates { attached: BTreeSet::new(), ..gates(WANTS_CUT, vec![wider]) };
         check(&loose, &[state(WANTS_CUT, true), GateFault::Terms, GateFault::Detached]);
+        let unreadable = Gates { unreadable: [IfIndex(7)].into(), ..gates(GateView::Open, vec![gate(OPEN)]) };
+        check(&unreadable, &[GateFault::Unreadable]);
         let ended = Gates { wanted: vec![], running: BTreeSet::new(), ..gates(GateView::Open, vec![gate(CUT)]) };
         check(&ended, &[GateFault::Stray]);
         check(&Gates { names: BTreeMap::new(), ..ended }, &[GateFault::Stray]);

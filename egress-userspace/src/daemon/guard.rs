@@ -55,7 +55,7 @@ pub(super) async fn guard(launcher: Launcher, news: UnboundedReceiver<News>) {
 }
 
 async fn guard_gates(launcher: Launcher, news: UnboundedReceiver<News>) {
-    let mut guard = Guard { launcher, unplugged: BTreeSet::new(), news, accounts: Accounts::default(), looks: 0 };
+    let mut guard = Guard { launcher, told: BTreeSet::new(), news, accounts: Accounts::default(), looks: 0 };
     let mut tick = tokio::time::interval(GUARD_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut is_failing = false;
@@ -65,7 +65,9 @@ async fn guard_gates(launcher: Launcher, news: UnboundedReceiver<News>) {
             Ok(()) => is_failing = false,
             Err(error) if !is_failing => {
                 is_failing = true;
-                error!(error = with_causes(&error), "the gates cannot be compared with the ledger; trying again");
+                let what = format!("the gates cannot be compared with the ledger ({})", with_causes(&error));
+                error!(what, "gates are not guarded; trying again");
+                guard.audit(None, AuditKind::GateTampered { what }).await;
             }
             Err(_) => {}
         }
@@ -97,8 +99,8 @@ async fn guard_networks(launcher: Launcher) {
 
 struct Guard {
     launcher: Launcher,
-    /// Bottles without an interface, and interfaces' gates without a bottle, that have been told of.
-    unplugged: BTreeSet<BottleId>,
+    /// Bottles without an interface, interfaces' gates without a bottle, and gates that cannot be read, that have been told of.
+    told: BTreeSet<BottleId>,
     news: UnboundedReceiver<News>,
     accounts: Accounts,
     looks: u32,
@@ -106,13 +108,17 @@ struct Guard {
 
 impl Guard {
     async fn look(&mut self) -> Result<(), LookError> {
+        // First: where looks fail there is no end of them.
+        self.hear_news();
         // Nobody changes what is wanted meanwhile.
         let mending = Arc::clone(&self.launcher.mending);
         let turn = mending.lock().await;
         let (gates, found) = self.launcher.compare_gates().await?;
-        let unplugged = |found: &&Difference| matches!(found.fault, GateFault::NoInterface | GateFault::Stray);
-        let known = std::mem::take(&mut self.unplugged);
-        self.unplugged = found.iter().filter(unplugged).map(|difference| difference.bottle).collect();
+        let lasts = |found: &&Difference| {
+            matches!(found.fault, GateFault::NoInterface | GateFault::Stray | GateFault::Unreadable)
+        };
+        let known = std::mem::take(&mut self.told);
+        self.told = found.iter().filter(lasts).map(|difference| difference.bottle).collect();
         let mut mended = BTreeSet::new();
         for difference in &found {
             // All that is wrong with a gate is put right at once, and told of in one row each.
@@ -122,6 +128,8 @@ impl Guard {
                 GateFault::NoInterface => {
                     self.tell(difference, "its interface is gone: it has no network until it is run again").await;
                 }
+                GateFault::Unreadable if known.contains(&difference.bottle) => {}
+                GateFault::Unreadable => self.tell(difference, "what is on its interface cannot be read").await,
                 GateFault::Stray => self.remove(difference, &known).await,
                 GateFault::State { wanted: GateView::Open, is_open: false } => self.keep_cut(difference).await,
                 GateFault::Missing | GateFault::Terms | GateFault::Detached | GateFault::State { .. } => {
@@ -137,11 +145,15 @@ impl Guard {
         self.look_at_traffic(&gates).await
     }
 
-    /// Is there traffic that the proxy knows nothing of?
-    async fn look_at_traffic(&mut self, gates: &Gates) -> Result<(), LookError> {
+    fn hear_news(&mut self) {
         while let Ok(news) = self.news.try_recv() {
             self.accounts.hear(news);
         }
+    }
+
+    /// Is there traffic that the proxy knows nothing of?
+    async fn look_at_traffic(&mut self, gates: &Gates) -> Result<(), LookError> {
+        self.hear_news();
         self.looks += 1;
         if !self.looks.is_multiple_of(TRAFFIC_LOOKS) {
             return Ok(());
@@ -294,9 +306,15 @@ impl Launcher {
                 if interface.exists() {
                     gates.interfaces.insert(*interface);
                 }
-                if enforcer.is_attached(*interface)? {
-                    gates.attached.insert(*interface);
-                }
+                // One that cannot be read keeps nobody from the others.
+                match enforcer.is_attached(*interface) {
+                    Ok(true) => gates.attached.insert(*interface),
+                    Ok(false) => false,
+                    Err(error) => {
+                        warn!(interface = interface.0, error = with_causes(&error), "a gate cannot be read");
+                        gates.unreadable.insert(*interface)
+                    }
+                };
             }
             Ok(gates)
         });
@@ -319,6 +337,7 @@ fn said(fault: &GateFault) -> &'static str {
         GateFault::State { .. } => "it was open, and is to be cut",
         GateFault::Terms => "it let other addresses or ports pass than it is to",
         GateFault::Detached => "it was not on its interface in both directions",
+        GateFault::Unreadable => "what is on its interface could not be read",
         GateFault::NoInterface => "its interface is gone",
         GateFault::Stray => "its bottle does not run",
     }

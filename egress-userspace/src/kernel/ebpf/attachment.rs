@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use nix::net::if_::if_indextoname;
 
 use super::super::IfIndex;
-use super::filter;
+use super::filter::{self, Known};
 use super::pins::Pins;
 
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -35,6 +35,7 @@ pub enum TcAttachment {
 /// Where our filter is found again: before others, under a handle nobody else picks.
 const FILTER_PRIORITY: u16 = 1;
 const FILTER_HANDLE: u32 = 0xe9e5;
+const OURS: Known = Known { priority: FILTER_PRIORITY, handle: FILTER_HANDLE };
 
 /// The two hooks a gate sits on, with the program for each.
 pub(super) const HOOKS: [(TcAttachType, &str); 2] =
@@ -206,7 +207,7 @@ fn filter_link(place: &Place<'_>) -> io::Result<SchedClassifierLink> {
 }
 
 fn filter_program(place: &Place<'_>) -> Result<Option<ProgramInfo>, BoxError> {
-    let Some(id) = filter::program_id(place.interface, place.hook, FILTER_PRIORITY, FILTER_HANDLE)? else {
+    let Some(id) = filter::program_id(place.interface, place.hook, OURS)? else {
         return Ok(None);
     };
     for program in loaded_programs() {

@@ -14,18 +14,36 @@ use super::super::IfIndex;
 const PARENT_INGRESS: u32 = 0xffff_fff2;
 const PARENT_EGRESS: u32 = 0xffff_fff3;
 
-/// The id of the program that the filter with this priority and handle runs.
-pub(super) fn program_id(
-    interface: IfIndex,
-    hook: TcAttachType,
-    priority: u16,
-    handle: u32,
-) -> io::Result<Option<u32>> {
-    let filters = dump(interface, hook)?;
-    let ours = filters
-        .iter()
-        .find(|filter| u32::from(filter.header.handle) == handle && filter.header.info >> 16 == u32::from(priority));
-    Ok(ours.and_then(|filter| filter.attributes.iter().find_map(program_of)))
+/// `NLMSG_ERROR`, `NLMSG_DONE` and `RTM_NEWTFILTER`
+const ERROR: u16 = 2;
+const DONE: u16 = 3;
+const NEW_FILTER: u16 = 44;
+
+/// The bytes of netlink's header, and where a filter's handle and what says its priority are after it.
+const HEADER_BYTES: usize = 16;
+const HANDLE_AT: usize = HEADER_BYTES + 8;
+const INFO_AT: usize = HEADER_BYTES + 16;
+
+/// How a filter is known again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Known {
+    pub(super) priority: u16,
+    pub(super) handle: u32,
+}
+
+/// The id of the program that this filter runs.
+pub(super) fn program_id(interface: IfIndex, hook: TcAttachType, known: Known) -> io::Result<Option<u32>> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    socket.send(&request(interface, hook)?, 0)?;
+    let mut found = None;
+    loop {
+        let (answer, _) = socket.recv_from_full()?;
+        if read(&answer, known, &mut found)? {
+            return Ok(found);
+        }
+    }
 }
 
 fn program_of(attribute: &TcAttribute) -> Option<u32> {
@@ -35,20 +53,6 @@ fn program_of(attribute: &TcAttribute) -> Option<u32> {
             if let TcOption::Bpf(TcFilterBpfOption::ProgId(id)) = option { Some(*id) } else { None }
         },
     )
-}
-
-fn dump(interface: IfIndex, hook: TcAttachType) -> io::Result<Vec<TcMessage>> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    socket.send(&request(interface, hook)?, 0)?;
-    let mut filters = Vec::new();
-    loop {
-        let (answer, _) = socket.recv_from_full()?;
-        if read(&answer, &mut filters)? {
-            return Ok(filters);
-        }
-    }
 }
 
 fn request(interface: IfIndex, hook: TcAttachType) -> io::Result<Vec<u8>> {
@@ -67,19 +71,81 @@ fn request(interface: IfIndex, hook: TcAttachType) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Reads the messages of one datagram; true at the end of the dump.
-fn read(mut datagram: &[u8], filters: &mut Vec<TcMessage>) -> io::Result<bool> {
+/// Reads the messages of one datagram; true at the end of the dump. Of others' filters, of whatever kind, only so much as tells
+/// that they are others'.
+fn read(mut datagram: &[u8], known: Known, found: &mut Option<u32>) -> io::Result<bool> {
     while !datagram.is_empty() {
-        let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(datagram).map_err(io::Error::other)?;
-        let length = usize::try_from(message.header.length).map_err(io::Error::other)?.next_multiple_of(4);
-        if let NetlinkPayload::Done(_) = message.payload {
-            return Ok(true);
-        } else if let NetlinkPayload::Error(error) = message.payload {
-            return Err(error.to_io());
-        } else if let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewTrafficFilter(filter)) = message.payload {
-            filters.push(filter);
+        let length = usize::try_from(number(datagram, 0)?).map_err(io::Error::other)?;
+        let message = datagram.get(..length.max(HEADER_BYTES)).ok_or(io::ErrorKind::InvalidData)?;
+        datagram = datagram.get(message.len().next_multiple_of(4)..).unwrap_or_default();
+        match kind(message)? {
+            ERROR | DONE => {
+                // The error number, negative.
+                let status = number(message, HEADER_BYTES)?.cast_signed();
+                return if status == 0 { Ok(true) } else { Err(io::Error::from_raw_os_error(status.saturating_neg())) };
+            }
+            NEW_FILTER
+                if number(message, HANDLE_AT)? == known.handle
+                    && number(message, INFO_AT)? >> 16 == u32::from(known.priority) =>
+            {
+                *found = found.or(program(message)?);
+            }
+            _ => {}
         }
-        datagram = datagram.get(length.max(1)..).unwrap_or_default();
     }
     Ok(false)
+}
+
+fn program(message: &[u8]) -> io::Result<Option<u32>> {
+    let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(message).map_err(io::Error::other)?;
+    let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewTrafficFilter(filter)) = message.payload else {
+        return Ok(None);
+    };
+    Ok(filter.attributes.iter().find_map(program_of))
+}
+
+fn kind(message: &[u8]) -> io::Result<u16> {
+    let bytes = message.get(4..).and_then(<[u8]>::first_chunk).ok_or(io::ErrorKind::InvalidData)?;
+    Ok(u16::from_ne_bytes(*bytes))
+}
+
+fn number(message: &[u8], at: usize) -> io::Result<u32> {
+    let bytes = message.get(at..).and_then(<[u8]>::first_chunk).ok_or(io::ErrorKind::InvalidData)?;
+    Ok(u32::from_ne_bytes(*bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OURS: Known = Known { priority: 1, handle: 0xe9e5 };
+
+    fn message(kind: u16, body: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(HEADER_BYTES + body.len()).unwrap();
+        let mut bytes = length.to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend([0; 10]);
+        bytes.extend(body);
+        bytes
+    }
+
+    /// With an attribute that is longer than the message.
+    fn filter(priority: u32, handle: u32) -> Vec<u8> {
+        let words = [0, 7, handle, PARENT_INGRESS, priority << 16, u32::MAX];
+        message(NEW_FILTER, &words.map(u32::to_ne_bytes).concat())
+    }
+
+    fn check(datagram: &[Vec<u8>], expected: Option<bool>) {
+        assert_eq!(read(&datagram.concat(), OURS, &mut None).ok(), expected);
+    }
+
+    #[test]
+    fn of_others_only_their_place_is_read() {
+        check(&[filter(1, 0)], Some(false));
+        check(&[filter(9, 7), message(DONE, &[0; 4])], Some(true));
+        check(&[filter(1, OURS.handle)], None);
+        check(&[message(DONE, &(-12_i32).to_ne_bytes())], None);
+        check(&[message(ERROR, &(-19_i32).to_ne_bytes())], None);
+        check(&[message(NEW_FILTER, &[0; 4])], None);
+    }
 }
