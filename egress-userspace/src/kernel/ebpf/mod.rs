@@ -35,6 +35,9 @@ pub const PIN_DIRECTORY: &str = "/sys/fs/bpf/egress";
 const RELEASE_TIME_MAX: Duration = Duration::from_secs(5);
 const RELEASE_POLL: Duration = Duration::from_millis(1);
 
+/// Where programs do not load.
+const HINT: &str = "it needs root, and Linux 5.8 or later with CONFIG_BPF_SYSCALL and CONFIG_NET_CLS_BPF";
+
 /// Built by `cargo xtask ebpf`.
 static PROGRAM: &[u8] = include_bytes_aligned!("../gate.bpf.o");
 
@@ -50,6 +53,8 @@ pub struct EbpfEnforcer {
     attachment: TcAttachment,
     pins: Pins,
     gates_map: u32,
+    /// The kernel's hashes of the program of each hook.
+    tags: [u64; HOOKS.len()],
     program: Mutex<Ebpf>,
     gates: Mutex<Entries>,
     tallies: Mutex<Tallies>,
@@ -67,10 +72,12 @@ impl EbpfEnforcer {
     pub fn new(directory: &Path, attachment: TcAttachment) -> Result<Self, KernelError> {
         let pins = Pins::open(directory)?;
         let mut program = load(&pins)?;
+        let tags = tags(&program)?;
         let enforcer = Self {
             attachment: attachment.settle(),
             gates_map: MapInfo::from_pin(pins.map("gates")).map_err(opening("gates"))?.id(),
             pins,
+            tags,
             gates: Mutex::new(take(&mut program, "gates")?.try_into().map_err(opening("gates"))?),
             tallies: Mutex::new(Tallies {
                 counters: take(&mut program, "counters")?.try_into().map_err(opening("counters"))?,
@@ -196,7 +203,8 @@ impl Enforcer for EbpfEnforcer {
     fn attach(&self, gate: &Gate) -> Result<(), KernelError> {
         let interface = gate.interface;
         let entry = layout::encode_entry(gate, monotonic_ns())?;
-        if !self.is_attached(interface)? {
+        let found = self.look_up(interface).map_err(looking_up(interface))?;
+        if !found.iter().all(Option::is_some) {
             // What was counted belongs to an interface that had this number before.
             self.forget_tallies(interface)?;
         }
@@ -243,7 +251,9 @@ impl Enforcer for EbpfEnforcer {
 
     fn is_attached(&self, interface: IfIndex) -> Result<bool, KernelError> {
         let found = self.look_up(interface).map_err(looking_up(interface))?;
-        Ok(found.iter().all(Option::is_some))
+        // Another version's program, or an impostor, has another.
+        let is_ours = |(found, tag): (&Option<ProgramInfo>, &u64)| found.as_ref().is_some_and(|it| it.tag() == *tag);
+        Ok(found.iter().zip(&self.tags).all(is_ours))
     }
 
     fn is_partly_attached(&self, interface: IfIndex) -> Result<bool, KernelError> {
@@ -285,7 +295,6 @@ impl Enforcer for EbpfEnforcer {
 }
 
 fn load(pins: &Pins) -> Result<Ebpf, KernelError> {
-    const HINT: &str = "it needs root, and Linux 5.8 or later with CONFIG_BPF_SYSCALL and CONFIG_NET_CLS_BPF";
     let failed = |source: BoxError| KernelError::Load { backend: "eBPF", hint: HINT, source };
     let mut loader = EbpfLoader::new();
     for map in MAPS {
@@ -298,6 +307,16 @@ fn load(pins: &Pins) -> Result<Ebpf, KernelError> {
         program.load().map_err(|error| failed(error.into()))?;
     }
     Ok(loaded)
+}
+
+fn tags(loaded: &Ebpf) -> Result<[u64; HOOKS.len()], KernelError> {
+    let mut tags = [0; HOOKS.len()];
+    for ((_, name), tag) in HOOKS.into_iter().zip(&mut tags) {
+        let reading = |source: BoxError| KernelError::Load { backend: "eBPF", hint: HINT, source };
+        let program = loaded.program(name).ok_or_else(|| reading("the object lacks a program".into()))?;
+        *tag = program.info().map_err(|error| reading(error.into()))?.tag();
+    }
+    Ok(tags)
 }
 
 fn take(program: &mut Ebpf, name: &'static str) -> Result<Map, KernelError> {
