@@ -35,8 +35,8 @@ use reset::{
 };
 use stage::Stage;
 use tables::{
-    a_table_that_is_held_is_nobody_elses, an_interface_under_another_name_is_missed, any_tampering_is_missed,
-    others_flush_their_tables_and_not_ours,
+    a_table_that_is_held_is_nobody_elses, a_table_that_sleeps_is_missed_and_woken,
+    an_interface_under_another_name_is_missed, any_tampering_is_missed, others_flush_their_tables_and_not_ours,
 };
 
 /// How long something that must not happen is waited for.
@@ -95,6 +95,7 @@ scenarios! {
         any_tampering_is_missed
         others_flush_their_tables_and_not_ours
         a_table_that_is_held_is_nobody_elses
+        a_table_that_sleeps_is_missed_and_woken
         an_interface_under_another_name_is_missed
     }
 }

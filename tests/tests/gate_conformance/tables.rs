@@ -106,6 +106,19 @@ pub(super) fn any_tampering_is_missed(backend: Backend) -> Result<()> {
     stage.check_all(|case| case.outcome)
 }
 
+/// Where kernels know no owner, anybody can put a table to sleep at any time: its chains are listed as before.
+pub(super) fn a_table_that_sleeps_is_missed_and_woken(backend: Backend) -> Result<()> {
+    let mut stage = Stage::new(backend)?;
+    behind_our_back(&mut stage, "add table netdev egress")?;
+    stage.attach(&stage.world.gate())?;
+    stage.check_all(|case| case.outcome)?;
+    nft(&stage, "add table netdev egress { flags dormant; }")?;
+    ensure!(!stage.is_attached()?, "nobody noticed");
+    stage.attach(&stage.world.gate())?;
+    ensure!(stage.is_attached()?, "not made good");
+    stage.check_all(|case| case.outcome)
+}
+
 /// What firewalld, Docker and people do to their own tables.
 pub(super) fn others_flush_their_tables_and_not_ours(backend: Backend) -> Result<()> {
     let stage = Stage::attached(backend)?;

@@ -43,6 +43,8 @@ const NEW: u16 = 0;
 const GET: u16 = 1;
 const DELETE: u16 = 2;
 
+/// A table whose chains are on no hook, though they are listed as if they were. (`NFT_TABLE_F_DORMANT`)
+pub(super) const DORMANT: u32 = 0x1;
 /// A table that belongs to the socket that made it: others may read it, not change it, and flushing the ruleset passes
 /// it by. (`NFT_TABLE_F_OWNER`)
 pub(super) const OWNED: u32 = 0x2;

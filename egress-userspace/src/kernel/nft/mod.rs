@@ -24,7 +24,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::{Counter, Enforcer, Gate, GateStatus, IfIndex, KernelError};
 use label::{BARE_SET, CUT_SET, DIRECTIONS};
-use message::{Batch, Element, HeldChain, OWNED, STAYS, SetKind};
+use message::{Batch, DORMANT, Element, HeldChain, OWNED, STAYS, SetKind};
 use render::{Chain, cells, render};
 use socket::{Interface, Interfaces, Table};
 
@@ -191,18 +191,20 @@ impl Enforcer for NftEnforcer {
 }
 
 impl Sockets {
-    /// Makes the table, or makes one that is nobody's ours. Kernels that know no owner have a table that is anybody's.
+    /// Makes the table, or makes one that is nobody's ours, and wakes one that is dormant. Kernels that know no owner have a
+    /// table that is anybody's.
     fn claim(&mut self) -> io::Result<()> {
-        let flags = self.table.table()?.map(|(flags, _)| flags);
-        if flags.is_some_and(|flags| flags != STAYS) {
-            return Ok(());
-        }
-        match self.table.change(|batch| batch.add_table(OWNED | STAYS)) {
-            Err(error) if flags.is_none() && is(&error, &[Errno::EOPNOTSUPP, Errno::EINVAL]) => {
-                self.table.change(|batch| batch.add_table(0))
-            }
-            other => other,
-        }
+        let Some((flags, _)) = self.table.table()? else {
+            return match self.table.change(|batch| batch.add_table(OWNED | STAYS)) {
+                Err(error) if is(&error, &[Errno::EOPNOTSUPP, Errno::EINVAL]) => {
+                    self.table.change(|batch| batch.add_table(0))
+                }
+                other => other,
+            };
+        };
+        let awake = flags & !DORMANT;
+        let wanted = if awake == STAYS { OWNED | STAYS } else { awake };
+        if wanted == flags { Ok(()) } else { self.table.change(|batch| batch.add_table(wanted)) }
     }
 
     fn attach(&mut self, gate: &Gate) -> Result<(), BoxError> {
@@ -261,6 +263,9 @@ impl Sockets {
     /// The gate of an interface, if the kernel has it as it must be, entirely.
     fn held(&mut self, interface: IfIndex) -> io::Result<Option<Held>> {
         let Some(found) = self.interfaces.find(interface)? else { return Ok(None) };
+        if self.table.table()?.is_none_or(|(flags, _)| flags & DORMANT != 0) {
+            return Ok(None);
+        }
         let mut comments = Vec::new();
         for direction in DIRECTIONS {
             let chain = self.table.chain(&label::chain(direction, interface))?;
