@@ -79,20 +79,36 @@ async fn guard_gates(launcher: Launcher, news: UnboundedReceiver<News>) {
 async fn guard_networks(launcher: Launcher) {
     let mut tick = tokio::time::interval(GUARD_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut told = BTreeSet::new();
     loop {
         tick.tick().await;
         // One that is just being attached, or given back, is none of the controller's.
         let running = launcher.controller.look().await.map(|view| view.running).unwrap_or_default();
         for Running { id, name, .. } in running.iter().filter(|running| running.container.is_some()) {
-            let what = match launcher.runtime.keep_off_networks(name).await {
-                Ok(false) => continue,
-                Ok(true) => "its container was put on a network beside the gate, and is off it again".to_owned(),
-                Err(error) => format!("its container is on a network beside the gate ({})", with_causes(&error)),
-            };
+            let kept_off = launcher.runtime.keep_off_networks(name).await;
+            let Some(what) = beside(&mut told, *id, kept_off) else { continue };
             error!(bottle = %name, what, "a gate was gone around");
             if let Err(error) = launcher.ledger.audit(Some(*id), AuditKind::GateTampered { what }).await {
                 error!(error = with_causes(&error), "this is not in the audit");
             }
+        }
+    }
+}
+
+/// What there is to tell of a container that was to be kept off networks, once for as long as it fails.
+fn beside<E: std::error::Error>(
+    told: &mut BTreeSet<BottleId>,
+    bottle: BottleId,
+    kept_off: Result<bool, E>,
+) -> Option<String> {
+    match kept_off {
+        Ok(was_on) => {
+            told.remove(&bottle);
+            was_on.then(|| "its container was put on a network beside the gate, and is off it again".to_owned())
+        }
+        Err(error) => {
+            let what = format!("its container cannot be kept off networks beside the gate ({})", with_causes(&error));
+            told.insert(bottle).then_some(what)
         }
     }
 }
@@ -340,5 +356,27 @@ fn said(fault: &GateFault) -> &'static str {
         GateFault::Unreadable => "what is on its interface could not be read",
         GateFault::NoInterface => "its interface is gone",
         GateFault::Stray => "its bottle does not run",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many rows a container makes of which this was found, look after look.
+    fn check(found: &[Option<bool>], rows: usize) {
+        let mut told = BTreeSet::new();
+        let look =
+            |found: &Option<bool>| beside(&mut told, BottleId(3), found.ok_or_else(|| std::io::Error::other("away")));
+        assert_eq!(found.iter().filter_map(look).count(), rows, "{found:?}");
+    }
+
+    #[test]
+    fn an_engine_that_fails_is_told_of_once() {
+        check(&[Some(false); 3], 0);
+        check(&[Some(true), Some(false), Some(true)], 2);
+        check(&[None; 5], 1);
+        check(&[None, Some(false), None], 2);
+        check(&[None, Some(true), None, None], 3);
     }
 }
