@@ -28,7 +28,7 @@ use egress_userspace::kernel::{Enforcer, Gate, GateStatus, IfIndex, KernelError}
 use harness::gate::{BOTTLE, BOTTLE_ID, Backend, DNS_PORT, GATEWAY, PATIENCE, TCP_PORTS, address, gate, until};
 use harness::netns::command;
 use harness::privilege::is_root;
-use programs::a_program_of_another_version_is_missed;
+use programs::{a_program_of_another_version_is_missed, nothing_comes_before_a_gate};
 use reset::{
     clients_of_a_cut_bottle_fail_at_once, nothing_but_resets_passes_a_cut_gate, resets_are_limited,
     the_hosts_resets_reach_a_cut_bottle,
@@ -85,11 +85,13 @@ scenarios! {
         drops_are_reported_but_not_all_of_them
         maps_of_another_version_are_not_adopted
         a_program_of_another_version_is_missed
+        nothing_comes_before_a_gate
     }
     clsact: Clsact {
         drops_are_reported_but_not_all_of_them
         maps_of_another_version_are_not_adopted
         a_program_of_another_version_is_missed
+        nothing_comes_before_a_gate
     }
     nftables: Nftables {
         any_tampering_is_missed

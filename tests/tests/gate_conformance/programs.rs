@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::tc::{SchedClassifierLink, TcHandle};
+use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
+use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
 use aya::programs::{SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfLoader};
 use egress_common::{Direction, Outcome};
@@ -65,4 +65,31 @@ pub(super) fn a_program_of_another_version_is_missed(backend: Backend) -> Result
     ensure!(stage.is_attached()?, "not made good");
     ensure!(stage.counted(Direction::FromBottle, Outcome::Passed)? >= passed, "the count began anew");
     stage.check_all(|case| case.outcome)
+}
+
+/// Another's program that comes first and lets a packet pass has the last word.
+pub(super) fn nothing_comes_before_a_gate(backend: Backend) -> Result<()> {
+    let stage = Stage::attached(backend)?;
+    let mut other = other_version(stage.pins.path())?;
+    let passing = program(&mut other, "to_bottle")?;
+    let order = if backend == Backend::Tcx {
+        TcAttachOptions::TcxOrder(LinkOrder::first())
+    } else {
+        TcAttachOptions::Netlink(NlOptions { priority: PRIORITY, handle: TcHandle::from(7), ..NlOptions::default() })
+    };
+    stage.world.host.run(|| Ok(passing.attach_with_options("gate0", TcAttachType::Ingress, order)?))?;
+    ensure!(!stage.is_attached()?, "nobody noticed");
+    for _ in 0..2 {
+        stage.attach(&stage.world.gate())?;
+        ensure!(stage.is_attached()?, "not made good");
+    }
+    stage.world.host.run(|| {
+        drop(other);
+        Ok(())
+    })?;
+    ensure!(stage.is_attached()?, "it went with the other");
+    stage.check_all(|case| case.outcome)?;
+    stage.detach()?;
+    ensure!(!stage.is_attached()?);
+    Ok(())
 }

@@ -3,6 +3,7 @@
 //! Two ways, because tcx came with Linux 6.6: a pinned tcx link, or a filter of the classic clsact qdisc that lives as
 //! long as the interface. Either way the gate comes first: a program before it could let a packet pass it by.
 
+use std::fs;
 use std::io;
 use std::mem::ManuallyDrop;
 
@@ -35,6 +36,8 @@ pub enum TcAttachment {
 /// Where our filter is found again: before others, under a handle nobody else picks.
 const FILTER_PRIORITY: u16 = 1;
 const FILTER_HANDLE: u32 = 0xe9e5;
+/// Where another one is for as long as ours is put before others.
+const BESIDE_HANDLE: u32 = FILTER_HANDLE + 1;
 const OURS: Known = Known { priority: FILTER_PRIORITY, handle: FILTER_HANDLE };
 
 /// The two hooks a gate sits on, with the program for each.
@@ -117,21 +120,41 @@ pub(super) fn attach(
     }
 }
 
-/// Our program, if it is on the hook.
-pub(super) fn attached(
+/// A program of ours on a hook.
+pub(super) struct Attached {
+    pub(super) program: ProgramInfo,
+    /// No other's sees a packet before, and lets it pass.
+    pub(super) is_first: bool,
+}
+
+/// Does the kernel refuse the program here, because it is on the hook but not where it must be? A copy it takes.
+pub(super) fn needs_copy(
     way: TcAttachment,
     place: &Place<'_>,
-    ours: Identity<'_>,
-) -> Result<Option<ProgramInfo>, BoxError> {
-    let found = match way {
-        TcAttachment::Auto | TcAttachment::Tcx => SchedClassifier::query_tcx(place.name, place.hook)?.1,
+    program: &SchedClassifier,
+    pins: &Pins,
+) -> Result<bool, BoxError> {
+    if way == TcAttachment::Clsact {
+        return Ok(false);
+    }
+    let (program, (_, attached)) = (program.info()?.id(), SchedClassifier::query_tcx(place.name, place.hook)?);
+    Ok(attached.iter().any(|attached| attached.id() == program) && first_link(place, pins)?.is_none())
+}
+
+/// Our program, if it is on the hook.
+pub(super) fn attached(way: TcAttachment, place: &Place<'_>, ours: Identity<'_>) -> Result<Option<Attached>, BoxError> {
+    let found: Vec<Attached> = match way {
+        TcAttachment::Auto | TcAttachment::Tcx => {
+            let programs = SchedClassifier::query_tcx(place.name, place.hook)?.1.into_iter().enumerate();
+            programs.map(|(before, program)| Attached { program, is_first: before == 0 }).collect()
+        }
         TcAttachment::Clsact => filter_program(place)?.into_iter().collect(),
     };
-    for program in found {
-        if program.name_as_str() == Some(ours.program)
-            && program.map_ids()?.is_some_and(|maps| maps.contains(&ours.gates_map))
+    for attached in found {
+        if attached.program.name_as_str() == Some(ours.program)
+            && attached.program.map_ids()?.is_some_and(|maps| maps.contains(&ours.gates_map))
         {
-            return Ok(Some(program));
+            return Ok(Some(attached));
         }
     }
     Ok(None)
@@ -150,21 +173,28 @@ fn kernel_has_tcx() -> bool {
 }
 
 fn attach_tcx(place: &Place<'_>, program: &mut SchedClassifier, pins: &Pins) -> Result<(), BoxError> {
-    let pin = pins.link(place.interface, place.hook);
-    if let Some(link) = pinned_link(&pin)? {
-        if is_on(&link, place)? {
-            let link = program.attach_to_link(SchedClassifierLink::try_from(link)?)?;
-            // Dropped here, the link lives on in its pin.
-            program.take_link(link)?;
-            return Ok(());
-        }
-        // Left by an interface that had this number before.
-        pins.remove(&pin)?;
+    if let Some(link) = first_link(place, pins)? {
+        let link = program.attach_to_link(SchedClassifierLink::try_from(link)?)?;
+        // Dropped here, the link lives on in its pin.
+        program.take_link(link)?;
+        return Ok(());
     }
     let order = TcAttachOptions::TcxOrder(LinkOrder::first());
     let link = program.attach_with_options(place.name, place.hook, order)?;
-    FdLink::try_from(program.take_link(link)?)?.pin(pin)?;
-    Ok(())
+    // A link that is there was left by an interface that had this number before, or others have come before it. It goes when
+    // the new one is in its place.
+    let beside = pins.next_link(place.interface, place.hook);
+    pins.remove(&beside)?;
+    FdLink::try_from(program.take_link(link)?)?.pin(&beside)?;
+    Ok(fs::rename(beside, pins.link(place.interface, place.hook))?)
+}
+
+/// Our pinned link, if it is on the hook before all others.
+fn first_link(place: &Place<'_>, pins: &Pins) -> Result<Option<FdLink>, BoxError> {
+    let Some(link) = pinned_link(&pins.link(place.interface, place.hook))? else { return Ok(None) };
+    let program = link.info()?.program_id();
+    let (_, attached) = SchedClassifier::query_tcx(place.name, place.hook)?;
+    Ok(attached.first().is_some_and(|first| first.id() == program).then_some(link))
 }
 
 fn pinned_link(pin: &std::path::Path) -> Result<Option<FdLink>, BoxError> {
@@ -175,25 +205,33 @@ fn pinned_link(pin: &std::path::Path) -> Result<Option<FdLink>, BoxError> {
     }
 }
 
-fn is_on(link: &FdLink, place: &Place<'_>) -> Result<bool, BoxError> {
-    let program = link.info()?.program_id();
-    let (_, attached) = SchedClassifier::query_tcx(place.name, place.hook)?;
-    Ok(attached.iter().any(|attached| attached.id() == program))
-}
-
 fn attach_clsact(place: &Place<'_>, program: &mut SchedClassifier) -> Result<(), BoxError> {
     match tc::qdisc_add_clsact(place.name) {
         Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(Errno::EEXIST as i32) => {}
         other => other?,
     }
-    let link = if filter_program(place)?.is_some() {
-        program.attach_to_link(filter_link(place)?)?
-    } else {
-        let options =
-            NlOptions { priority: FILTER_PRIORITY, handle: TcHandle::from(FILTER_HANDLE), ..NlOptions::default() };
-        program.attach_with_options(place.name, place.hook, TcAttachOptions::Netlink(options))?
+    let link = match filter_program(place)? {
+        Some(Attached { is_first: true, .. }) => program.attach_to_link(filter_link(place)?)?,
+        // A later filter of a priority comes before earlier ones.
+        Some(Attached { is_first: false, .. }) => {
+            let beside = add_filter(place, program, BESIDE_HANDLE)?;
+            filter_link(place)?.detach()?;
+            let link = add_filter(place, program, FILTER_HANDLE)?;
+            program.detach(beside)?;
+            link
+        }
+        None => add_filter(place, program, FILTER_HANDLE)?,
     };
     Ok(leave(program, link)?)
+}
+
+fn add_filter(
+    place: &Place<'_>,
+    program: &mut SchedClassifier,
+    handle: u32,
+) -> Result<SchedClassifierLinkId, ProgramError> {
+    let options = NlOptions { priority: FILTER_PRIORITY, handle: TcHandle::from(handle), ..NlOptions::default() };
+    program.attach_with_options(place.name, place.hook, TcAttachOptions::Netlink(options))
 }
 
 /// A classic link detaches when it is dropped; the filter is to stay.
@@ -206,14 +244,13 @@ fn filter_link(place: &Place<'_>) -> io::Result<SchedClassifierLink> {
     SchedClassifierLink::attached(place.name, place.hook, FILTER_PRIORITY, TcHandle::from(FILTER_HANDLE), None)
 }
 
-fn filter_program(place: &Place<'_>) -> Result<Option<ProgramInfo>, BoxError> {
-    let Some(id) = filter::program_id(place.interface, place.hook, OURS)? else {
-        return Ok(None);
-    };
+fn filter_program(place: &Place<'_>) -> Result<Option<Attached>, BoxError> {
+    let found = filter::find(place.interface, place.hook, OURS)?;
+    let Some(id) = found.program else { return Ok(None) };
     for program in loaded_programs() {
         let program = program?;
         if program.id() == id {
-            return Ok(Some(program));
+            return Ok(Some(Attached { program, is_first: !found.is_behind }));
         }
     }
     Ok(None)

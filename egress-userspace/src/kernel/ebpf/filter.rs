@@ -31,13 +31,22 @@ pub(super) struct Known {
     pub(super) handle: u32,
 }
 
-/// The id of the program that this filter runs.
-pub(super) fn program_id(interface: IfIndex, hook: TcAttachType, known: Known) -> io::Result<Option<u32>> {
+/// What there is of a filter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Found {
+    /// The id of the program that it runs.
+    pub(super) program: Option<u32>,
+    /// Another one comes first.
+    pub(super) is_behind: bool,
+}
+
+/// Looks for this filter.
+pub(super) fn find(interface: IfIndex, hook: TcAttachType, known: Known) -> io::Result<Found> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
     socket.send(&request(interface, hook)?, 0)?;
-    let mut found = None;
+    let mut found = Found::default();
     loop {
         let (answer, _) = socket.recv_from_full()?;
         if read(&answer, known, &mut found)? {
@@ -73,7 +82,7 @@ fn request(interface: IfIndex, hook: TcAttachType) -> io::Result<Vec<u8>> {
 
 /// Reads the messages of one datagram; true at the end of the dump. Of others' filters, of whatever kind, only so much as tells
 /// that they are others'.
-fn read(mut datagram: &[u8], known: Known, found: &mut Option<u32>) -> io::Result<bool> {
+fn read(mut datagram: &[u8], known: Known, found: &mut Found) -> io::Result<bool> {
     while !datagram.is_empty() {
         let length = usize::try_from(number(datagram, 0)?).map_err(io::Error::other)?;
         let message = datagram.get(..length.max(HEADER_BYTES)).ok_or(io::ErrorKind::InvalidData)?;
@@ -84,11 +93,14 @@ fn read(mut datagram: &[u8], known: Known, found: &mut Option<u32>) -> io::Resul
                 let status = number(message, HEADER_BYTES)?.cast_signed();
                 return if status == 0 { Ok(true) } else { Err(io::Error::from_raw_os_error(status.saturating_neg())) };
             }
-            NEW_FILTER
-                if number(message, HANDLE_AT)? == known.handle
-                    && number(message, INFO_AT)? >> 16 == u32::from(known.priority) =>
-            {
-                *found = found.or(program(message)?);
+            NEW_FILTER if found.program.is_none() => {
+                let (handle, priority) = (number(message, HANDLE_AT)?, number(message, INFO_AT)? >> 16);
+                if handle == known.handle && priority == u32::from(known.priority) {
+                    found.program = program(message)?;
+                } else if handle != 0 {
+                    // Without a handle it is no filter but the head of a list.
+                    found.is_behind = true;
+                }
             }
             _ => {}
         }
@@ -135,14 +147,18 @@ mod tests {
         message(NEW_FILTER, &words.map(u32::to_ne_bytes).concat())
     }
 
-    fn check(datagram: &[Vec<u8>], expected: Option<bool>) {
-        assert_eq!(read(&datagram.concat(), OURS, &mut None).ok(), expected);
+    fn check(datagram: &[Vec<u8>], expected: Option<(bool, Found)>) {
+        let mut found = Found::default();
+        let is_over = read(&datagram.concat(), OURS, &mut found).ok();
+        assert_eq!(is_over.map(|is_over| (is_over, found)), expected);
     }
 
     #[test]
     fn of_others_only_their_place_is_read() {
-        check(&[filter(1, 0)], Some(false));
-        check(&[filter(9, 7), message(DONE, &[0; 4])], Some(true));
+        let behind = Found { is_behind: true, ..Found::default() };
+        check(&[filter(1, 0)], Some((false, Found::default())));
+        check(&[filter(1, 7)], Some((false, behind)));
+        check(&[filter(9, 7), message(DONE, &[0; 4])], Some((true, behind)));
         check(&[filter(1, OURS.handle)], None);
         check(&[message(DONE, &(-12_i32).to_ne_bytes())], None);
         check(&[message(ERROR, &(-19_i32).to_ne_bytes())], None);

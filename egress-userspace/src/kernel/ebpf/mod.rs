@@ -15,14 +15,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuHashMap, PerCpuValues, RingBuf};
-use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType};
+use aya::programs::{SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use egress_common::{ABI_VERSION, DropEvent, RateWindow};
 use nix::time::{ClockId, clock_gettime};
 
 pub use attachment::TcAttachment;
 
-use self::attachment::{BoxError, HOOKS, Identity, Place};
+use self::attachment::{Attached, BoxError, HOOKS, Identity, Place};
 use self::layout::{CounterWords, EntryBytes, NOTHING_COUNTED};
 use self::pins::{ABI_MAP, MAPS, Pins};
 use super::{AttachedProgram, Counter, Enforcer, Gate, GateStatus, IfIndex, KernelError};
@@ -106,10 +106,15 @@ impl EbpfEnforcer {
     fn put_on_interface(&self, interface: IfIndex) -> Result<(), BoxError> {
         let name = attachment::interface_name(interface)?.ok_or("there is no such interface")?;
         let mut loaded = lock(&self.program);
-        for (hook, program) in HOOKS {
-            let program: &mut SchedClassifier =
-                loaded.program_mut(program).ok_or("the object lacks the program")?.try_into()?;
+        for (hook, name_of) in HOOKS {
+            let program: &SchedClassifier =
+                loaded.program(name_of).ok_or("the object lacks the program")?.try_into()?;
             let place = Place { interface, name: &name, hook };
+            if attachment::needs_copy(self.attachment, &place, program, &self.pins)? {
+                *loaded = load(&self.pins)?;
+            }
+            let program: &mut SchedClassifier =
+                loaded.program_mut(name_of).ok_or("the object lacks the program")?.try_into()?;
             attachment::attach(self.attachment, &place, program, &self.pins)?;
             if hook == TcAttachType::Ingress {
                 fault::point(Point::HalfAttached);
@@ -139,15 +144,11 @@ impl EbpfEnforcer {
     }
 
     /// The program of each hook that has its own.
-    fn look_up(&self, interface: IfIndex) -> Result<[Option<ProgramInfo>; HOOKS.len()], BoxError> {
+    fn look_up(&self, interface: IfIndex) -> Result<[Option<Attached>; HOOKS.len()], BoxError> {
         self.look_up_as(self.attachment, interface)
     }
 
-    fn look_up_as(
-        &self,
-        way: TcAttachment,
-        interface: IfIndex,
-    ) -> Result<[Option<ProgramInfo>; HOOKS.len()], BoxError> {
+    fn look_up_as(&self, way: TcAttachment, interface: IfIndex) -> Result<[Option<Attached>; HOOKS.len()], BoxError> {
         let mut found = [const { None }; HOOKS.len()];
         let Some(name) = attachment::interface_name(interface)? else { return Ok(found) };
         for ((hook, program), found) in HOOKS.into_iter().zip(&mut found) {
@@ -252,8 +253,10 @@ impl Enforcer for EbpfEnforcer {
     fn is_attached(&self, interface: IfIndex) -> Result<bool, KernelError> {
         let found = self.look_up(interface).map_err(looking_up(interface))?;
         // Another version's program, or an impostor, has another.
-        let is_ours = |(found, tag): (&Option<ProgramInfo>, &u64)| found.as_ref().is_some_and(|it| it.tag() == *tag);
-        Ok(found.iter().zip(&self.tags).all(is_ours))
+        let is_whole = |(found, tag): (Option<Attached>, u64)| {
+            found.is_some_and(|attached| attached.is_first && attached.program.tag() == tag)
+        };
+        Ok(found.into_iter().zip(self.tags).all(is_whole))
     }
 
     fn is_partly_attached(&self, interface: IfIndex) -> Result<bool, KernelError> {
@@ -262,8 +265,8 @@ impl Enforcer for EbpfEnforcer {
 
     fn programs(&self, interface: IfIndex) -> Result<Vec<AttachedProgram>, KernelError> {
         let found = self.look_up(interface).map_err(looking_up(interface))?;
-        let describe = |((hook, _), program): ((TcAttachType, &str), Option<ProgramInfo>)| {
-            let program = program?;
+        let describe = |((hook, _), attached): ((TcAttachType, &str), Option<Attached>)| {
+            let program = attached?.program;
             let average = program.run_time().as_nanos().checked_div(u128::from(program.run_count()));
             Some(AttachedProgram {
                 hook: self.attachment.describe(hook),

@@ -53,6 +53,14 @@ impl Pins {
         self.links().join(format!("{}-{hook}", interface.0))
     }
 
+    /// Where a link is until it takes the place of [`Self::link`].
+    pub(super) fn next_link(&self, interface: IfIndex, hook: TcAttachType) -> PathBuf {
+        let mut pin = self.link(interface, hook).into_os_string();
+        // Names with a dot are the kernel's there.
+        pin.push("-next");
+        pin.into()
+    }
+
     /// Removes a pin; one that is not there is no error.
     pub(super) fn remove(&self, pin: &Path) -> Result<(), KernelError> {
         match fs::remove_file(pin) {
