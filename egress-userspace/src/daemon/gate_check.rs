@@ -57,7 +57,10 @@ pub(super) fn differences(gates: &Gates) -> Vec<Difference> {
         };
         faults.into_iter().map(|fault| difference(wanted, fault))
     });
-    let is_stray = |gate: &&Gate| !gates.running.contains(&gate.bottle);
+    let is_wanted = |gate: &Gate| gates.wanted.iter().any(|(_, wanted)| wanted.interface == gate.interface);
+    let is_elsewhere = |gate: &Gate| gates.wanted.iter().any(|(_, wanted)| wanted.bottle == gate.bottle);
+    // Where a gate is wanted, another's is no stray: it is made what it is to be.
+    let is_stray = |gate: &&Gate| !is_wanted(gate) && (!gates.running.contains(&gate.bottle) || is_elsewhere(gate));
     let stray = gates.held.iter().filter(is_stray).map(|gate| difference(gate, GateFault::Stray));
     wrong.chain(stray).collect()
 }
@@ -150,6 +153,11 @@ mod tests {
         let ended = Gates { wanted: vec![], running: BTreeSet::new(), ..gates(GateView::Open, vec![gate(CUT)]) };
         check(&ended, &[GateFault::Stray]);
         check(&Gates { names: BTreeMap::new(), ..ended }, &[GateFault::Stray]);
+        let foreign = Gate { bottle: BottleId(9), ..gate(OPEN) };
+        check(&gates(GateView::Open, vec![foreign]), &[GateFault::Terms]);
+        let old = Gate { interface: IfIndex(6), ..gate(CUT) };
+        let found = differences(&gates(GateView::Open, vec![old.clone(), gate(OPEN)]));
+        assert_eq!(found, [Difference { bottle: old.bottle, interface: old.interface, fault: GateFault::Stray }]);
         let unplugged = Gates { interfaces: BTreeSet::new(), ..gates(GateView::Open, vec![gate(CUT)]) };
         check(&unplugged, &[GateFault::NoInterface]);
     }

@@ -253,7 +253,7 @@ impl Guard {
                 return error!(interface = interface.0, error = with_causes(&error), "a gate without a bottle is left");
             }
         }
-        let what = format!("a gate on interface {} was left of a bottle that does not run", interface.0);
+        let what = format!("a gate on interface {} was left of a bottle that is not there", interface.0);
         warn!(what);
         self.audit(None, AuditKind::Repaired { what }).await;
     }
