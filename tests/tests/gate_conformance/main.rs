@@ -35,7 +35,7 @@ use reset::{
 };
 use stage::Stage;
 use tables::{
-    a_table_that_is_held_is_nobody_elses, a_table_that_sleeps_is_missed_and_woken,
+    a_table_that_is_held_is_nobody_elses, a_table_that_is_let_go_of_is_taken, a_table_that_sleeps_is_missed_and_woken,
     an_interface_under_another_name_is_missed, any_tampering_is_missed, others_flush_their_tables_and_not_ours,
 };
 
@@ -97,6 +97,7 @@ scenarios! {
         any_tampering_is_missed
         others_flush_their_tables_and_not_ours
         a_table_that_is_held_is_nobody_elses
+        a_table_that_is_let_go_of_is_taken
         a_table_that_sleeps_is_missed_and_woken
         an_interface_under_another_name_is_missed
     }

@@ -157,6 +157,19 @@ pub(super) fn a_table_that_is_held_is_nobody_elses(backend: Backend) -> Result<(
     Ok(())
 }
 
+/// A controller that comes while the kernel still has the table as the last one's.
+pub(super) fn a_table_that_is_let_go_of_is_taken(backend: Backend) -> Result<()> {
+    let mut stage = Stage::attached(backend)?;
+    let next = stage.world.host.run(|| backend.open(stage.pins.path()))?;
+    stage.close()?;
+    stage.gates = next;
+    thread::sleep(SHORTLY);
+    stage.gates.gates()?;
+    let Err(_) = nft(&stage, "flush table netdev egress") else { anyhow::bail!("it is anybody's") };
+    stage.attach(&stage.world.gate())?;
+    stage.check_all(|case| case.outcome)
+}
+
 /// Newer kernels keep chains by their device's name, older ones with the device: either way nothing passes for attached
 /// that is not.
 pub(super) fn an_interface_under_another_name_is_missed(backend: Backend) -> Result<()> {

@@ -99,6 +99,16 @@ pub(super) struct HeldChain {
     pub(super) hook: Option<Hook>,
 }
 
+/// What the kernel has of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct HeldTable {
+    pub(super) flags: u32,
+    /// How many things it has.
+    pub(super) things: u32,
+    /// The port of the socket that it belongs to; 0 is nobody's.
+    pub(super) owner: u32,
+}
+
 /// One message of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answer<'a> {
@@ -290,9 +300,9 @@ pub(super) fn answers(mut received: &[u8], sequence: u32) -> impl Iterator<Item 
     })
 }
 
-/// Flags of a table, and how many things it has.
-pub(super) fn read_table(item: &[u8]) -> (u32, u32) {
-    (find_number(item, 2).unwrap_or(0), find_number(item, 3).unwrap_or(0))
+pub(super) fn read_table(item: &[u8]) -> HeldTable {
+    let number = |attribute| find_number(item, attribute).unwrap_or(0);
+    HeldTable { flags: number(2), things: number(3), owner: number(7) }
 }
 
 pub(super) fn read_chain(item: &[u8]) -> Option<HeldChain> {

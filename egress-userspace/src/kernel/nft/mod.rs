@@ -24,7 +24,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::{Counter, Enforcer, Gate, GateStatus, IfIndex, KernelError};
 use label::{BARE_SET, CUT_SET, DIRECTIONS};
-use message::{Batch, DORMANT, Element, HeldChain, OWNED, STAYS, SetKind};
+use message::{Batch, DORMANT, Element, HeldChain, HeldTable, OWNED, STAYS, SetKind};
 use render::{Chain, cells, render};
 use socket::{Interface, Interfaces, Table};
 
@@ -140,6 +140,10 @@ impl Enforcer for NftEnforcer {
 
     fn gates(&self) -> Result<Vec<Gate>, KernelError> {
         let mut sockets = self.sockets();
+        // One whose owner was not gone yet when this value was made.
+        if sockets.table.table().map_err(reading("table"))?.is_some_and(|table| table.flags == STAYS) {
+            sockets.claim().map_err(reading("table"))?;
+        }
         let chains = sockets.table.chains().map_err(reading("chains"))?;
         let cut = sockets.cut().map_err(reading(CUT_SET))?;
         let mut comments: BTreeMap<IfIndex, [String; 2]> = BTreeMap::new();
@@ -194,7 +198,14 @@ impl Sockets {
     /// Makes the table, or makes one that is nobody's ours, and wakes one that is dormant. Kernels that know no owner have a
     /// table that is anybody's.
     fn claim(&mut self) -> io::Result<()> {
-        let Some((flags, _)) = self.table.table()? else {
+        // The kernel may take the table from an owner that has gone a moment after its end.
+        for _ in 0..RELEASE_TRIES {
+            if !self.table.is_anothers()? {
+                break;
+            }
+            thread::sleep(RELEASE_POLL);
+        }
+        let Some(HeldTable { flags, .. }) = self.table.table()? else {
             return match self.table.change(|batch| batch.add_table(OWNED | STAYS)) {
                 Err(error) if is(&error, &[Errno::EOPNOTSUPP, Errno::EINVAL]) => {
                     self.table.change(|batch| batch.add_table(0))
@@ -263,7 +274,7 @@ impl Sockets {
     /// The gate of an interface, if the kernel has it as it must be, entirely.
     fn held(&mut self, interface: IfIndex) -> io::Result<Option<Held>> {
         let Some(found) = self.interfaces.find(interface)? else { return Ok(None) };
-        if self.table.table()?.is_none_or(|(flags, _)| flags & DORMANT != 0) {
+        if self.table.table()?.is_none_or(|table| table.flags & DORMANT != 0) {
             return Ok(None);
         }
         let mut comments = Vec::new();
@@ -374,7 +385,7 @@ impl Sockets {
             self.interfaces.set_alias(interface, "")?;
         }
         let shared = u32::from(self.table.has_set(CUT_SET)?) + u32::from(self.table.has_set(BARE_SET)?);
-        if self.table.table()?.is_some_and(|(_, things)| things == shared) {
+        if self.table.table()?.is_some_and(|table| table.things == shared) {
             self.table.change(Batch::delete_table)?;
         }
         Ok(())

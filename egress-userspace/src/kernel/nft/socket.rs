@@ -7,14 +7,14 @@ use egress_common::Tally;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
-use netlink_sys::Socket;
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
+use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 
 use super::super::IfIndex;
 use super::expression::Expression;
-use super::message::{self, Answer, Batch, Element, HeldChain};
+use super::message::{self, Answer, Batch, Element, HeldChain, HeldTable, OWNED};
 
 /// Room for the largest change: all gates there can be, cut at once.
 const SEND_BUFFER_BYTES: usize = 4 << 20;
@@ -26,6 +26,7 @@ const LIST_ATTEMPTS_MAX: usize = 16;
 pub(super) struct Table {
     name: String,
     socket: Socket,
+    address: SocketAddr,
     sequence: u32,
 }
 
@@ -45,8 +46,8 @@ impl Table {
         let mut socket = Socket::new(NETLINK_NETFILTER)?;
         setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER_BYTES)?;
         socket.set_cap_ack(true)?;
-        socket.bind_auto()?;
-        Ok(Self { name: name.to_owned(), socket, sequence: 0 })
+        let address = socket.bind_auto()?;
+        Ok(Self { name: name.to_owned(), socket, address, sequence: 0 })
     }
 
     /// Makes a change: all of it or nothing.
@@ -60,8 +61,13 @@ impl Table {
         self.ask(&batch.finish(), sequence).map(drop)
     }
 
-    /// Flags of the table, and how many things it has.
-    pub(super) fn table(&mut self) -> io::Result<Option<(u32, u32)>> {
+    /// Does the table belong to another socket?
+    pub(super) fn is_anothers(&mut self) -> io::Result<bool> {
+        let own = self.address.port_number();
+        Ok(self.table()?.is_some_and(|table| table.flags & OWNED != 0 && table.owner != own))
+    }
+
+    pub(super) fn table(&mut self) -> io::Result<Option<HeldTable>> {
         self.get(message::get_table, |item| Some(message::read_table(item)))
     }
 
