@@ -292,7 +292,11 @@ pub(super) fn answers(mut received: &[u8], sequence: u32) -> impl Iterator<Item 
             return Some(match kind {
                 DONE if flags & INTERRUPTED != 0 => Answer::Status(EINTR),
                 _ if flags & INTERRUPTED != 0 => Answer::Interrupted,
-                DONE => Answer::Done,
+                // A list that broke off ends with what the system calls the error, too.
+                DONE => match body.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes)) {
+                    error @ ..0 => Answer::Status(error.saturating_neg()),
+                    0.. => Answer::Done,
+                },
                 ERROR => Answer::Status(i32::from_ne_bytes(*body.first_chunk()?).saturating_neg()),
                 _ => Answer::Item(body.get(FAMILY_HEADER_BYTES..)?),
             });
@@ -416,6 +420,16 @@ mod tests {
         assert_eq!(read_elements(list.as_bytes()), elements);
         assert_eq!(comment(&[0, 200, b'x', 0]), None, "longer than it is");
         assert_eq!(comment(&[0, 0]), None, "shorter than nothing");
+    }
+
+    #[test]
+    fn a_list_that_broke_off_is_not_whole() {
+        let mut bytes = Vec::new();
+        put(&mut bytes, DONE, 0, FAMILY, 5, &Attributes::new());
+        for (status, expected) in [(0_i32, Answer::Done), (-12, Answer::Status(12))] {
+            bytes[HEADER_BYTES..HEADER_BYTES + 4].copy_from_slice(&status.to_ne_bytes());
+            assert_eq!(answers(&bytes, 5).collect::<Vec<_>>(), [expected]);
+        }
     }
 
     #[test]

@@ -39,7 +39,10 @@ pub(super) struct Interface {
 }
 
 /// A socket to the list of interfaces.
-pub(super) struct Interfaces(Socket);
+pub(super) struct Interfaces {
+    socket: Socket,
+    sequence: u32,
+}
 
 impl Table {
     pub(super) fn open(name: &str) -> io::Result<Self> {
@@ -171,7 +174,7 @@ impl Interfaces {
     pub(super) fn open() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
-        Ok(Self(socket))
+        Ok(Self { socket, sequence: 0 })
     }
 
     /// `None` when it is gone.
@@ -179,7 +182,7 @@ impl Interfaces {
         let answer = self.ask(RouteNetlinkMessage::GetLink(link(interface)), NLM_F_REQUEST);
         let link = match answer {
             Err(error) if error.raw_os_error() == Some(Errno::ENODEV as i32) => return Ok(None),
-            other => other?.ok_or(io::ErrorKind::InvalidData)?,
+            other => other?.filter(|link| link.header.index == interface.0).ok_or(io::ErrorKind::InvalidData)?,
         };
         let mut found = Interface { name: String::new(), alias: String::new() };
         for attribute in link.attributes {
@@ -199,22 +202,34 @@ impl Interfaces {
         Ok(())
     }
 
-    fn ask(&self, message: RouteNetlinkMessage, flags: u16) -> io::Result<Option<LinkMessage>> {
+    fn ask(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<Option<LinkMessage>> {
+        self.send(message, flags)?;
+        loop {
+            let (received, _) = self.socket.recv_from_full()?;
+            let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&received).map_err(io::Error::other)?;
+            // One that nobody took says nothing of what is asked.
+            if answer.header.sequence_number != self.sequence {
+                continue;
+            }
+            if let NetlinkPayload::Error(error) = answer.payload {
+                return if error.code.is_none() { Ok(None) } else { Err(error.to_io()) };
+            } else if let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) = answer.payload {
+                return Ok(Some(link));
+            }
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+    }
+
+    fn send(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+        self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
-        header.flags = flags;
+        (header.flags, header.sequence_number) = (flags, self.sequence);
         let mut request = NetlinkMessage::new(header, NetlinkPayload::from(message));
         request.finalize();
         let mut bytes = vec![0; request.buffer_len()];
         request.serialize(&mut bytes);
-        self.0.send(&bytes, 0)?;
-        let (received, _) = self.0.recv_from_full()?;
-        let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&received).map_err(io::Error::other)?;
-        if let NetlinkPayload::Error(error) = answer.payload {
-            return if error.code.is_none() { Ok(None) } else { Err(error.to_io()) };
-        } else if let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) = answer.payload {
-            return Ok(Some(link));
-        }
-        Err(io::ErrorKind::InvalidData.into())
+        self.socket.send(&bytes, 0)?;
+        Ok(())
     }
 }
 
@@ -222,4 +237,21 @@ fn link(interface: IfIndex) -> LinkMessage {
     let mut message = LinkMessage::default();
     message.header.index = interface.0;
     message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In every namespace.
+    const LOOPBACK: IfIndex = IfIndex(1);
+    const NOBODYS: IfIndex = IfIndex(0x7fff_0000);
+
+    #[test]
+    fn an_answer_that_nobody_took_is_no_answer() {
+        let mut interfaces = Interfaces::open().unwrap();
+        interfaces.send(RouteNetlinkMessage::GetLink(link(LOOPBACK)), NLM_F_REQUEST).unwrap();
+        assert_eq!(interfaces.find(NOBODYS).unwrap(), None);
+        assert_eq!(interfaces.find(LOOPBACK).unwrap().unwrap().name, "lo");
+    }
 }
