@@ -1,6 +1,7 @@
 //! What only gates of eBPF have: programs, which others could put in the place of ours.
 
 use std::fs;
+use std::mem::ManuallyDrop;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -57,7 +58,7 @@ pub(super) fn a_program_of_another_version_is_missed(backend: Backend) -> Result
         };
         let changed = from_bottle.attach_to_link(ours)?;
         // It stays when this value goes.
-        std::mem::forget(from_bottle.take_link(changed)?);
+        let _stays = ManuallyDrop::new(from_bottle.take_link(changed)?);
         Ok(())
     })?;
     ensure!(!stage.is_attached()?, "nobody noticed");
