@@ -83,6 +83,8 @@ pub struct Launch {
     pub directory: PathBuf,
     /// Further directories where they do, by their real paths.
     pub shared: Vec<PathBuf>,
+    /// What is hidden from it beside what is hidden from every bottle.
+    pub hidden: Vec<PathBuf>,
     /// As whom.
     pub caller: Caller,
     /// Its standard streams.
@@ -141,7 +143,8 @@ impl SavedLaunch {
         let Self { command, environment, directory, shared, caller, container } = self;
         let shared = shared.into_iter().map(PathBuf::from).collect();
         let container = container.map(ContainerLaunch::Frozen);
-        Launch { command, environment, directory: directory.into(), shared, caller, stdio, has_terminal, container }
+        let (directory, hidden) = (directory.into(), Vec::new());
+        Launch { command, environment, directory, shared, hidden, caller, stdio, has_terminal, container }
     }
 }
 

@@ -83,8 +83,7 @@ impl Launcher {
             runtime: if request.image.is_some() { RuntimeKind::Docker } else { RuntimeKind::Native },
             container: None,
         };
-        let launch = launch(peer, request)?;
-        self.check_shares(&launch).await?;
+        let launch = self.guarded(launch(peer, request)?).await?;
         let row = self.ledger.begin_run(new, self.pool).await.map_err(|error| refused(&error))?;
         fault::point(Point::RunBegun);
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
@@ -100,10 +99,12 @@ impl Launcher {
         )))
     }
 
-    /// Front-ends look, too, and need not be ours.
-    pub(super) async fn check_shares(&self, launch: &Launch) -> Result<(), ApiError> {
+    /// Hides what routes name, and looks at what is shared: front-ends do, too, and need not be ours.
+    pub(super) async fn guarded(&self, launch: Launch) -> Result<Launch, ApiError> {
+        let launch = Launch { hidden: self.in_force.secret_files(), ..launch };
         let told = |error| ApiError { code: ErrorCode::Usage, message: with_causes(&error) };
-        self.runtime.check_shares(launch).await.map_err(told)
+        self.runtime.check_shares(&launch).await.map_err(told)?;
+        Ok(launch)
     }
 
     /// `otherwise` is how the run is over when it cannot be started.
@@ -324,6 +325,7 @@ fn launch(peer: Peer, request: RunRequest) -> Result<Launch, ApiError> {
         environment: request.environment.into_iter().map(|(name, value)| (text(name), text(value))).collect(),
         directory: PathBuf::from(text(request.directory)),
         shared: request.shared.into_iter().map(|path| PathBuf::from(text(path))).collect(),
+        hidden: Vec::new(),
         caller: Caller { uid: peer.uid, gid: peer.gid, groups: peer.groups },
         stdio,
         has_terminal,

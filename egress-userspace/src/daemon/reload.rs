@@ -39,6 +39,7 @@ pub(super) struct Said {
     routes_problem: Option<String>,
     secrets_problem: Option<String>,
     networks_problem: Option<String>,
+    secret_files: Vec<PathBuf>,
 }
 
 impl InForce {
@@ -66,6 +67,11 @@ impl InForce {
         self.0.borrow().metrics
     }
 
+    /// Files with secrets that routes name.
+    pub(super) fn secret_files(&self) -> Vec<PathBuf> {
+        self.0.borrow().secret_files.clone()
+    }
+
     /// Why the settings file, or a routes file, is not what is in force, or a secret not to be had.
     pub(super) fn problem(&self) -> Option<String> {
         let said = self.0.borrow();
@@ -89,7 +95,8 @@ impl InForce {
         self.0.send_modify(|said| {
             let (routes_problem, secrets_problem) = (said.routes_problem.take(), said.secrets_problem.take());
             let networks_problem = said.networks_problem.take();
-            *said = Said { routes_problem, secrets_problem, networks_problem, ..Said::of(settings) };
+            let secret_files = std::mem::take(&mut said.secret_files);
+            *said = Said { routes_problem, secrets_problem, networks_problem, secret_files, ..Said::of(settings) };
         });
     }
 
@@ -110,6 +117,10 @@ impl InForce {
         })
     }
 
+    fn hide(&self, secret_files: Vec<PathBuf>) {
+        self.0.send_modify(|said| said.secret_files = secret_files);
+    }
+
     fn complain(&self, problem: Option<String>) {
         self.0.send_modify(|said| said.problem = problem);
     }
@@ -125,6 +136,7 @@ impl Said {
             routes_problem: None,
             secrets_problem: None,
             networks_problem: None,
+            secret_files: Vec::new(),
         }
     }
 }
@@ -236,6 +248,7 @@ impl Reload {
 
     async fn reload_secrets(&mut self, is_asked: bool) {
         if let Some(Looked { values, problems }) = self.secret_files.look(&self.routes, is_asked) {
+            self.launcher.in_force.hide(self.secret_files.paths());
             self.launcher.in_force.complain_of_secrets((!problems.is_empty()).then(|| problems.join("; ")));
             self.launcher.controller.secrets(values).await;
         }

@@ -105,6 +105,15 @@ impl SecretFiles {
         Some(Looked { values, problems })
     }
 
+    /// The files that were named at the last look.
+    pub(super) fn paths(&self) -> Vec<PathBuf> {
+        let path = |source: &SecretSource| match source {
+            SecretSource::File(path) => Some(self.home.join(path)),
+            SecretSource::Env(_) => None,
+        };
+        self.seen.iter().flatten().filter_map(|(source, _)| path(source)).collect()
+    }
+
     fn stamp(&self, source: &SecretSource) -> Option<Stamp> {
         let SecretSource::File(path) = source else { return None };
         let found = std::fs::metadata(self.home.join(path)).ok()?;
@@ -285,6 +294,15 @@ mod tests {
         home.write("one", b"other", 0o600);
         check(&[one.clone(), two.clone()], false, Some(&[(&one, "other")]));
         check(&[], false, Some(&[]));
+    }
+
+    #[test]
+    fn files_are_named_with_their_paths() {
+        let mut files = SecretFiles::new(PathBuf::from("/srv"));
+        assert!(files.paths().is_empty());
+        let [elsewhere, own] = ["/etc/keys/one", "keys/two"].map(|name| SecretSource::File(name.into()));
+        files.look(&naming(&[own, elsewhere, SecretSource::Env("PATH".to_owned())]), false);
+        assert_eq!(files.paths(), ["/etc/keys/one", "/srv/keys/two"].map(PathBuf::from));
     }
 
     #[test]

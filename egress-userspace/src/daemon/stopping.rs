@@ -238,8 +238,7 @@ impl Launcher {
         })?;
         let stdio = streams(peer.streams)?;
         let has_terminal = request.has_terminal && gets_terminal(asking.uid, &stdio)?;
-        let launch = saved.on(stdio, has_terminal);
-        self.check_shares(&launch).await?;
+        let launch = self.guarded(saved.on(stdio, has_terminal)).await?;
         let row = self.ledger.resume_run(name, request.budget, self.pool).await.map_err(|error| refused(&error))?;
         fault::point(Point::ResumeBegun);
         let (events, receiver) = mpsc::channel(EVENTS_MAX);

@@ -172,9 +172,13 @@ fn calls_that_no_namespace_holds_are_refused() {
     });
 }
 
-/// Takes `/proc` off its place: in a mount namespace of one's own whose old root has been detached, nothing is mounted there
-/// as far as the kernel can see, and removing the directory detaches what is mounted on it everywhere.
-const TAKE_OFF_PROC: &str = "import ctypes, os\n\
+/// Runs a line of Python where nothing is mounted on anything of the `root` as far as the kernel can see: in a mount namespace
+/// of one's own whose old root has been detached. Removing or renaming what is mounted on is refused nowhere else.
+fn among_no_mounts(deed: &str) -> String {
+    AMONG_NO_MOUNTS.replace("DEED", deed)
+}
+
+const AMONG_NO_MOUNTS: &str = "import ctypes, os\n\
     libc = ctypes.CDLL(None, use_errno=True)\n\
     def call(name, *rest):\n\
     \x20   if getattr(libc, name)(*rest): raise OSError(ctypes.get_errno(), name)\n\
@@ -185,7 +189,7 @@ const TAKE_OFF_PROC: &str = "import ctypes, os\n\
     \x20   os.chdir('/mnt')\n\
     \x20   if libc.syscall(155, b'.', b'.'): raise OSError(ctypes.get_errno(), 'pivot_root')\n\
     \x20   call('umount2', b'.', 2)\n\
-    \x20   os.rmdir('proc', dir_fd=root)\n\
+    \x20   DEED\n\
     \x20   os._exit(0)\n\
     print(os.wait()[1])\n";
 
@@ -204,7 +208,8 @@ fn what_takes_the_place_of_proc_leads_the_next_run_nowhere() {
             for name in ('fd', 'task'): os.symlink('/a/self/' + name, '/fake/self/' + name)\n\
             os.symlink('/a/thread-self', '/fake/thread-self')\n\
             open('/fake/self/mountinfo', 'w').close()\n";
-        let ended = world.run(&bottle, ROOT, &["python3", "-c", &format!("{TAKE_OFF_PROC}{plant}")]).await;
+        let take_off = among_no_mounts("os.rmdir('proc', dir_fd=root)");
+        let ended = world.run(&bottle, ROOT, &["python3", "-c", &format!("{take_off}{plant}")]).await;
         assert_eq!((ended.code, ended.output.as_str()), (0, "0\n"), "{ended:?}");
         let script = "for root in /a /fake /proc; do \
             { exec 3>>$root/sys/kernel/core_pattern; } 2>/dev/null && echo $root; head -c 1 $root/kcore 2>/dev/null; done; \
@@ -236,5 +241,25 @@ fn links_in_the_layer_lead_no_mount_elsewhere() {
             places.iter().for_each(|place| plant(place, what));
             assert_closed(&world.sh(&bottle, ROOT, look).await);
         }
+    });
+}
+
+#[test]
+fn a_hidden_file_is_not_there_under_another_name_either() {
+    if !cfg!(target_arch = "x86_64") {
+        println!("skipped: the number of the call is that of x86-64");
+        return;
+    }
+    in_world(async |world| {
+        let bottle = world.bottle("renamer").await;
+        let directory = world.directory.path().display();
+        let place = directory.to_string().trim_start_matches('/').to_owned();
+        let rename = format!("os.rename('{place}/secret-file', '{place}/moved', src_dir_fd=root, dst_dir_fd=root)");
+        world.run(&bottle, ROOT, &["python3", "-c", &among_no_mounts(&rename)]).await;
+        let script = format!("cat {directory}/moved {directory}/secret-file 2>/dev/null; true");
+        assert_closed(&world.sh(&bottle, ROOT, &script).await);
+        let script = format!("echo mine > {directory}/secret-file && cat {directory}/secret-file");
+        assert_eq!(world.sh(&bottle, ROOT, &script).await.output, "mine\n");
+        assert_eq!(fs::read_to_string(world.directory.path().join("secret-file")).unwrap(), "key");
     });
 }

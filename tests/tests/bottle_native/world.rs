@@ -184,6 +184,7 @@ pub(crate) fn launch(caller: Caller, command: &[&str], stdio: [OwnedFd; 3]) -> L
         environment: vec![("PATH".into(), path), ("https_proxy".into(), "http://elsewhere".into())],
         directory: "/".into(),
         shared: Vec::new(),
+        hidden: Vec::new(),
         caller,
         stdio,
         has_terminal: false,

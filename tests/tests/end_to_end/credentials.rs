@@ -109,3 +109,25 @@ fn assert_holds_none(path: &Path) -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn a_file_with_a_credential_is_hidden_wherever_it_is() -> Result<()> {
+    let Some(mut world) = prepared("a credential elsewhere", "")? else { return Ok(()) };
+    let place = world.names.directory.join("elsewhere");
+    let file = place.join("key");
+    fs::create_dir(&place)?;
+    fs::write(&file, OURS[0])?;
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
+    let (place, file) = (place.display().to_string(), file.display());
+    world.write_routes(&format!(
+        "routes:\n  - host: api.anthropic.com\n    auth_scheme: header:x-api-key\n    token_file: {file}\n"
+    ))?;
+    world.start_daemon()?;
+    let mut bottle = world.shell("web", &[])?;
+    assert_eq!(ask(&world, &mut bottle)?, ("200".to_owned(), vec![OURS[0].to_owned()]));
+    let done = bottle.sh(&format!("ls {place} && cat {file}; true"))?;
+    ensure!(!done.output.contains("sk-ours"), "{done:?}");
+    let shared = world.egress(&["run", "api", "--share", &place, "--", "cat", &file.to_string()])?;
+    ensure!(shared.code == 2 && shared.errors.contains("cannot be shared with a bottle"), "{shared:?}");
+    Ok(())
+}

@@ -172,18 +172,20 @@ fn a_daemon_that_runs() -> Result<()> {
 }
 
 #[test]
-fn a_directory_that_bottles_do_not_see() -> Result<()> {
+fn a_directory_that_is_not_for_bottles() -> Result<()> {
     let Some(world) = world("first contact from directories", "")? else { return Ok(()) };
-    let hidden = world.names.home.join("notes");
-    fs::create_dir(&hidden)?;
+    let ours = world.names.home.join("notes");
+    fs::create_dir(&ours)?;
     let own = tempfile::Builder::new().prefix("egress-test-").tempdir_in("/run")?;
-    for (directory, expected) in
-        [(own.path(), "`cd` to a directory outside /run first"), (&hidden, "`cd` to another directory first")]
-    {
+    let unseen = format!("bottles do not see {}", own.path().display());
+    let unshared = format!("{} cannot be shared with a bottle, as egress itself keeps", ours.display());
+    for (directory, expected, code) in [
+        (own.path(), [&*unseen, "`cd` to a directory outside /run first"], 126),
+        (&ours, [&*unshared, "run the command in a directory of its own"], 2),
+    ] {
         let mut run = world.command(&["run", "web", "--", "true"]);
         let said = world.fail_to_start(run.current_dir(directory))?;
-        let named = format!("bottles do not see {}", directory.display());
-        check_alone("a directory that is not there inside", &said, &[&named, expected], 126)?;
+        check_alone("a directory that is not for bottles", &said, &expected, code)?;
     }
     Ok(())
 }

@@ -93,9 +93,10 @@ pub(super) fn fresh_dev(terminal: Option<&Terminal>) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::chown;
+    use std::os::unix::fs::{OpenOptionsExt, chown};
 
-    use nix::pty::openpty;
+    use nix::fcntl::OFlag;
+    use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
     use nix::unistd::geteuid;
 
     use super::*;
@@ -107,18 +108,22 @@ mod tests {
     #[test]
     fn only_the_inner_end_of_a_pseudo_terminal_has_an_owner() {
         let me = geteuid().as_raw();
-        let pty = openpty(None, None).unwrap();
-        check("the inner end", &pty.slave, Some(me));
-        check("the outer end", &pty.master, None);
-        let path = ttyname(&pty.slave).unwrap();
+        // Not for programs that other tests start meanwhile: they would keep it from being hung up.
+        let outer = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
+        grantpt(&outer).unwrap();
+        unlockpt(&outer).unwrap();
+        let path = ptsname_r(&outer).unwrap();
+        let inner = File::options().read(true).write(true).custom_flags(OFlag::O_NOCTTY.bits()).open(&path).unwrap();
+        check("the inner end", &inner, Some(me));
+        check("the outer end", &outer, None);
         let unopened = rustix::fs::open(&path, rustix::fs::OFlags::PATH, rustix::fs::Mode::empty()).unwrap();
         check("a name of the inner end", &unopened, None);
         if me == 0 {
             chown(&path, Some(4242), None).unwrap();
-            check("another's", &pty.slave, Some(4242));
+            check("another's", &inner, Some(4242));
         }
-        drop(pty.master);
-        check("one that was hung up", &pty.slave, None);
+        drop(outer);
+        check("one that was hung up", &inner, None);
         check("a file", &tempfile::tempfile().unwrap(), None);
         check("a pipe", &io::pipe().unwrap().0, None);
         check("another device", &File::open("/dev/null").unwrap(), None);

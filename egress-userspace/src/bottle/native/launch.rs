@@ -57,10 +57,10 @@ pub(super) fn start(
     group: PathBuf,
     launch: Launch,
 ) -> io::Result<RunningCommand> {
-    let Launch { command, environment, directory, shared, caller, stdio, has_terminal, container: _ } = launch;
+    let Launch { command, environment, directory, shared, hidden, caller, stdio, has_terminal, container: _ } = launch;
     // The directory of the whole host is nobody's work.
     let work = Some(directory.clone()).filter(|work| work != Path::new("/"));
-    let hidden = wiring.hidden.iter().chain([&wiring.run_directory]);
+    let hidden = wiring.hidden.iter().chain([&wiring.run_directory]).chain(&hidden);
     let spec = write_down(&LaunchSpec {
         environment: environment::inside(bottle, wiring.gateway, environment),
         bottle: bottle.clone(),

@@ -26,6 +26,7 @@ mod removal;
 mod root;
 mod shares;
 mod steps;
+mod whiteout;
 pub(in crate::bottle) mod wiring;
 
 use std::collections::BTreeSet;

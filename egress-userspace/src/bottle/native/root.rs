@@ -21,6 +21,7 @@ use rustix::mount::{
 use super::files;
 use super::layer::Layer;
 use super::mount_table::Mount;
+use super::whiteout::white_out;
 
 const NO_TEXT: Option<&str> = None;
 const THIS: &str = ".";
@@ -60,10 +61,12 @@ impl NewRoot {
     /// Makes it from the mounts of this namespace. `hidden` will be covered anyway.
     pub(super) fn make(layer: &Layer, table: &[Mount], shared: &[PathBuf], hidden: &[PathBuf]) -> io::Result<Self> {
         let whole = table.iter().rev().find(|mount| mount.point == Path::new("/"));
-        let root = overlay(layer, Path::new("/"), whole).map_err(|error| no_overlay(layer, &error))?;
+        let root = overlay(layer, Path::new("/"), whole, hidden).map_err(|error| no_overlay(layer, &error))?;
         let elsewhere = [shared, hidden].concat();
-        let mut mounts: Vec<Unplaced> =
-            files::file_mounts(table, &elsewhere).into_iter().filter_map(|mount| layered(layer, mount)).collect();
+        let mut mounts: Vec<Unplaced> = files::file_mounts(table, &elsewhere)
+            .into_iter()
+            .filter_map(|mount| layered(layer, mount, hidden))
+            .collect();
         for place in shared {
             let tree = share(place).map_err(|error| in_context(&error, place, "cannot be shared with the bottle"))?;
             mounts.push(Unplaced { place: place.clone(), tree, kind: Kind::Shared });
@@ -166,8 +169,10 @@ pub(super) fn own_place(path: &Path) -> io::Result<OwnedFd> {
 }
 
 /// The mount at `place`, writes to it going to the layer.
-fn overlay(layer: &Layer, place: &Path, below: Option<&Mount>) -> io::Result<OwnedFd> {
+fn overlay(layer: &Layer, place: &Path, below: Option<&Mount>, hidden: &[PathBuf]) -> io::Result<OwnedFd> {
     let pair = layer.pair(place)?;
+    let files = hidden.iter().filter(|path| path.starts_with(place) && path.is_file());
+    files.into_iter().try_for_each(|file| white_out(&pair.upper, place, file))?;
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     let directory = |path: &Path| open_plain(path)?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound));
     let parts = [
@@ -190,10 +195,10 @@ fn overlay(layer: &Layer, place: &Path, below: Option<&Mount>) -> io::Result<Own
 
 /// A mount below the root. Where the kernel takes no overlay of it, it is the host's and read-only; where not even that can
 /// be had, it is not in the bottle.
-fn layered(layer: &Layer, mount: &Mount) -> Option<Unplaced> {
+fn layered(layer: &Layer, mount: &Mount, hidden: &[PathBuf]) -> Option<Unplaced> {
     let place = mount.point.clone();
     if !mount.has("ro")
-        && let Ok(tree) = overlay(layer, &place, Some(mount))
+        && let Ok(tree) = overlay(layer, &place, Some(mount), hidden)
     {
         return Some(Unplaced { place, tree, kind: Kind::Layered });
     }

@@ -43,7 +43,7 @@ impl NativeRuntime {
         // A container's command starts where it is told; that alone shares nothing.
         let work = Some(&launch.directory).filter(|work| launch.container.is_none() && *work != Path::new("/"));
         let shared = files::shared(work.into_iter().chain(&launch.shared).cloned());
-        let ours: Vec<PathBuf> = self.wiring.hidden.clone();
+        let ours = [&*self.wiring.hidden, &launch.hidden].concat();
         let view = self.wiring.view.clone();
         let look = move || {
             view.enter()?;
