@@ -38,7 +38,7 @@ pub(super) fn remove_dead() {
 
 /// Removes one world. Whatever is not there is as good as removed.
 pub(super) fn remove(names: &Names) {
-    end_processes(&names.directory);
+    end_processes(names);
     end_containers(&names.directory);
     remove_engine_groups(&names.engine_group());
     for tree in tree().into_iter().chain([names.run.join("bottles/.cgroup")]) {
@@ -76,8 +76,8 @@ fn world_of(name: &str) -> Option<(u32, u32)> {
     Some((pid.parse().ok()?, digits.parse().ok()?))
 }
 
-/// Kills processes of ours that were given a path in this directory.
-fn end_processes(directory: &Path) {
+/// Kills processes of ours that were given a path of this world.
+fn end_processes(names: &Names) {
     for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
         let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
@@ -85,7 +85,7 @@ fn end_processes(directory: &Path) {
         let mut words = line.split('\0').map(Path::new);
         let name = words.next().and_then(Path::file_name).unwrap_or_default();
         let is_ours = PROGRAMS.iter().any(|program| name == *program);
-        if is_ours && words.any(|word| word.starts_with(directory)) {
+        if is_ours && words.any(|word| word.starts_with(&names.directory) || word.starts_with(&names.pins)) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
     }
