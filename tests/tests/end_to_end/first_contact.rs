@@ -127,8 +127,17 @@ fn a_home_that_is_none() -> Result<()> {
     check("settings in another encoding", &said, &["settings.yml could not be read", "write it in UTF-8"], 1)?;
     fs::remove_file(place.join("home/settings.yml"))?;
     let home = names.home.display().to_string();
+    let said = world.egress(&["settings", "check", "--home", &home, "other.yml"])?;
+    check_alone("a file that is not there", &said, &["there is no other.yml: name a file that is there"], 1)?;
+    fs::write(place.join("home/settings.yaml"), "budget:\n  claude: 5M\n")?;
+    let misnamed = ["settings.yaml is not read: rename it settings.yml"];
+    check("settings with the ending of routes", &world.fail_to_start(&mut start())?, &misnamed, 1)?;
     let said = world.egress(&["settings", "check", "--home", &home])?;
-    check_alone("no settings", &said, &["No such file", "write it, or name the directory it is in with --home"], 1)
+    check_alone("the same, checked", &said, &misnamed, 1)?;
+    fs::remove_file(place.join("home/settings.yaml"))?;
+    let said = world.egress(&["settings", "check", "--home", &home])?;
+    ensure!(said.code == 0 && said.output.ends_with("settings.yml: the defaults are in force\n"), "{said:?}");
+    Ok(())
 }
 
 /// The command where this directory is on a file system that cannot be written to.

@@ -122,13 +122,13 @@ fn killing_leaves_nothing() -> Result<()> {
     let mut bottle = world.shell("web", &[])?;
     assert_eq!(bottle.ask("claude-test")?.status, 200);
     bottle.sh("echo mine > /var/tmp/mine")?;
-    bottle.begin("sleep 6072")?;
-    until("it sleeps", PATIENCE, || Ok(processes("sleep 6072") > 0))?;
+    bottle.begin("sleep 6172")?;
+    until("it sleeps", PATIENCE, || Ok(processes("sleep 6172") > 0))?;
     let said = world.egress(&["kill", "web"])?;
     assert_eq!((said.code, said.output.as_str()), (0, "web is gone: nothing of it runs, its files are removed\n"));
     let code = bottle.end_of_front()?;
     ensure!(code == 137 && bottle.errors().contains("web was killed (by an operator)"), "{code}: {}", bottle.errors());
-    assert_eq!(processes("sleep 6072"), 0);
+    assert_eq!(processes("sleep 6172"), 0);
     ensure!(!kept(&world, "web").exists(), "its files are left");
     assert_nothing_left(&world)?;
     ensure!(world.listed("web")?.is_none(), "it is listed");
