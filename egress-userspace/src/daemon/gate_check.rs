@@ -89,20 +89,11 @@ mod tests {
     use egress_common::CutReason;
 
     use super::*;
-    use crate::domain::{CutCause, CutMode};
+    use crate::domain::CutCause;
+    use crate::kernel::sample_gate;
 
     fn gate(status: GateStatus) -> Gate {
-        Gate {
-            interface: IfIndex(7),
-            bottle: BottleId(3),
-            mac: [2; 6],
-            address: [10, 0, 0, 2].into(),
-            gateway: [10, 0, 0, 1].into(),
-            tcp_ports: vec![443],
-            dns_port: 53,
-            status,
-            cut_mode: CutMode::Reset,
-        }
+        sample_gate(IfIndex(7), status)
     }
 
     fn gates(view: GateView, held: Vec<Gate>) -> Gates {

@@ -40,27 +40,12 @@ pub(super) fn cut(gate: Gate) -> Gate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{BottleId, CutMode};
-    use crate::kernel::{Call, FakeEnforcer};
+    use crate::kernel::{Call, FakeEnforcer, sample_gate as gate};
 
     /// In every namespace.
     const LOOPBACK: IfIndex = IfIndex(1);
     const NOBODYS: IfIndex = IfIndex(0x7fff_0000);
     const CUT: GateStatus = GateStatus::Cut(CutReason::NotRunning);
-
-    fn gate(interface: IfIndex, status: GateStatus) -> Gate {
-        Gate {
-            interface,
-            bottle: BottleId(3),
-            mac: [2; 6],
-            address: [10, 0, 0, 2].into(),
-            gateway: [10, 0, 0, 1].into(),
-            tcp_ports: vec![443],
-            dns_port: 53,
-            status,
-            cut_mode: CutMode::Reset,
-        }
-    }
 
     /// What becomes of an open gate to which this was done.
     fn check(interface: IfIndex, deed: impl FnOnce(&FakeEnforcer), left: Option<GateStatus>) {

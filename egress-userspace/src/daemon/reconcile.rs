@@ -251,25 +251,14 @@ async fn audit(launcher: &Launcher, row: &BottleRow, what: &str) -> Result<(), D
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{BottleId, CutMode};
-    use crate::kernel::{Call, FakeEnforcer};
+    use crate::kernel::{Call, FakeEnforcer, sample_gate};
 
     /// In every namespace.
     const LOOPBACK: IfIndex = IfIndex(1);
     const CUT: GateStatus = GateStatus::Cut(CutReason::NotRunning);
 
     fn gate(status: GateStatus) -> Gate {
-        Gate {
-            interface: LOOPBACK,
-            bottle: BottleId(3),
-            mac: [2; 6],
-            address: [10, 0, 0, 2].into(),
-            gateway: [10, 0, 0, 1].into(),
-            tcp_ports: vec![443],
-            dns_port: 53,
-            status,
-            cut_mode: CutMode::Reset,
-        }
+        sample_gate(LOOPBACK, status)
     }
 
     /// What the two backends hold after another's open gate was replaced.

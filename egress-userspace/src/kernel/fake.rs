@@ -23,6 +23,22 @@ pub enum Call {
     Read,
 }
 
+/// A gate of bottle 3, for tests to which no more of it matters.
+#[cfg(test)]
+pub(crate) fn sample_gate(interface: IfIndex, status: GateStatus) -> Gate {
+    Gate {
+        interface,
+        bottle: crate::domain::BottleId(3),
+        mac: [2; 6],
+        address: [10, 0, 0, 2].into(),
+        gateway: [10, 0, 0, 1].into(),
+        tcp_ports: vec![443],
+        dns_port: 53,
+        status,
+        cut_mode: crate::domain::CutMode::Reset,
+    }
+}
+
 /// Gates in memory.
 #[derive(Debug, Default)]
 pub struct FakeEnforcer {

@@ -10,6 +10,8 @@ mod nft;
 
 pub use choice::{Opened, open, open_alone, remove_alone};
 pub use ebpf::{EbpfEnforcer, PIN_DIRECTORY, TcAttachment};
+#[cfg(test)]
+pub(crate) use fake::sample_gate;
 pub use fake::{Call, FakeEnforcer};
 pub use nft::{NftEnforcer, TABLE_NAME};
 

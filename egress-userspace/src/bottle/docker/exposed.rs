@@ -202,7 +202,7 @@ mod tests {
             ("/usr", None, Some("/usr")),
             ("/var/lib/postgres", None, None),
             ("/var/lib/docker-data", None, None),
-            ("/work/of/mine", None, None),
+            ("/srv/of/mine", None, None),
         ] {
             let found = |is_writable| place(Path::new(path), is_writable, &hidden).and_then(Path::to_str);
             assert_eq!((found(false), found(true)), (when_read, when_written), "{path}");
