@@ -125,6 +125,8 @@ fn remove_group(group: &Path) {
 }
 
 fn remove_groups_below(group: &Path) -> std::io::Result<()> {
+    // With version 1 nothing that stands still can be killed: an engine that was killed has left it so.
+    let _ = fs::write(group.join("freezer.state"), "THAWED");
     for entry in fs::read_dir(group)?.flatten().filter(|entry| entry.path().is_dir()) {
         remove_groups_below(&entry.path())?;
     }
