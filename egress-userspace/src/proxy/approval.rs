@@ -98,32 +98,19 @@ fn percent_decoded(text: &str) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::broker::{BottleView, FromProxy, Phase, Snapshot};
-    use crate::proxy::view::PolicyView;
+    use crate::broker::{FromProxy, Phase};
+    use crate::proxy::view::{PolicyView, SAMPLE_ADDRESS, sample};
 
     #[tokio::test]
     async fn a_cut_bottle_waits_no_longer_and_its_question_is_over() {
-        let address = Ipv4Addr::new(10, 213, 0, 2);
-        let view = BottleView {
-            id: BottleId(7),
-            name: "web".parse().unwrap(),
-            agent: None,
-            lineage: Vec::new(),
-            address,
-            preflight: None,
-            phase: Phase::Open,
-        };
-        let snapshot = Snapshot { bottles: vec![view], ..Snapshot::default() };
-        let open = PolicyView::default().succeed(snapshot, &mpsc::unbounded_channel().0);
+        let open = PolicyView::default().succeed(sample(&[(7, Phase::Open)]), &mpsc::unbounded_channel().0);
         let (link, mut said) = Link::new(&Secret::new("key".to_owned()));
         let host = "a.example".parse().unwrap();
         let found = Found { host: &host, target: "GET /AKIA42", detector: "aws_key", value: b"AKIA42" };
-        let passage = &open.bottle(address).unwrap().passage;
+        let passage = &open.bottle(SAMPLE_ADDRESS).unwrap().passage;
         let cut = async {
             let Some(FromProxy::Supervise { number, question, timeout_ms }) = said.recv().await else { panic!() };
             assert_eq!(

@@ -227,29 +227,35 @@ impl PolicyView {
     }
 }
 
+/// Where the bottle of a [`sample`] is.
+#[cfg(test)]
+pub(super) const SAMPLE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 213, 0, 2);
+
+/// Bottles of which nothing matters but number and phase, for tests.
+#[cfg(test)]
+pub(super) fn sample(bottles: &[(u32, Phase)]) -> Snapshot {
+    let view = |(id, phase): &(u32, Phase)| BottleView {
+        id: BottleId(*id),
+        name: "web".parse().unwrap(),
+        lineage: Vec::new(),
+        agent: None,
+        address: SAMPLE_ADDRESS,
+        preflight: None,
+        phase: phase.clone(),
+    };
+    Snapshot { bottles: bottles.iter().map(view).collect(), ..Snapshot::default() }
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
 
-    const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 213, 0, 2);
-
-    fn snapshot(bottles: &[(u32, Phase)]) -> Snapshot {
-        let view = |(id, phase): &(u32, Phase)| BottleView {
-            id: BottleId(*id),
-            name: "web".parse().unwrap(),
-            lineage: Vec::new(),
-            agent: None,
-            address: ADDRESS,
-            preflight: None,
-            phase: phase.clone(),
-        };
-        Snapshot { bottles: bottles.iter().map(view).collect(), ..Snapshot::default() }
-    }
+    const ADDRESS: Ipv4Addr = SAMPLE_ADDRESS;
 
     fn after(view: &PolicyView, bottles: &[(u32, Phase)]) -> PolicyView {
-        view.succeed(snapshot(bottles), &mpsc::unbounded_channel().0)
+        view.succeed(sample(bottles), &mpsc::unbounded_channel().0)
     }
 
     fn check(next: &[(u32, Phase)], severed: bool) {
@@ -271,7 +277,7 @@ mod tests {
     #[test]
     fn what_was_exchanged_is_said_once_and_at_the_end() {
         let (controller, mut said) = mpsc::unbounded_channel();
-        let view = PolicyView::default().succeed(snapshot(&[(1, Phase::Open)]), &controller);
+        let view = PolicyView::default().succeed(sample(&[(1, Phase::Open)]), &controller);
         let traffic = Arc::clone(&view.bottle(ADDRESS).unwrap().passage.traffic);
         let exchanged = |from_bottle, to_bottle, connections| FromProxy::Exchanged {
             bottle: BottleId(1),
@@ -287,7 +293,7 @@ mod tests {
         traffic.tell();
         assert_eq!(said.try_recv(), Ok(exchanged(7, 9, 1)));
         assert!(said.try_recv().is_err());
-        let severed = view.succeed(snapshot(&[(1, Phase::Cut)]), &controller);
+        let severed = view.succeed(sample(&[(1, Phase::Cut)]), &controller);
         drop(view);
         traffic.received(1);
         traffic.closed();

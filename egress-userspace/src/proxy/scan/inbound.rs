@@ -261,37 +261,25 @@ fn is_checked(headers: &HeaderMap) -> bool {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::net::Ipv4Addr;
 
     use hyper::Response;
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::broker::{BottleView, Phase, Snapshot};
+    use crate::broker::Phase;
     use crate::domain::{BottleId, Secret};
     use crate::proxy::link::Link;
-    use crate::proxy::view::PolicyView;
+    use crate::proxy::view::{PolicyView, SAMPLE_ADDRESS, sample};
 
     /// What looks at a response in these encodings, for nothing.
     fn screen(encodings: &[&[u8]]) -> Result<InboundScreen, Refusal> {
-        let address = Ipv4Addr::new(10, 213, 0, 2);
-        let view = BottleView {
-            id: BottleId(7),
-            name: "web".parse().unwrap(),
-            agent: None,
-            lineage: Vec::new(),
-            address,
-            preflight: None,
-            phase: Phase::Open,
-        };
-        let snapshot = Snapshot { bottles: vec![view], ..Snapshot::default() };
-        let policy = PolicyView::default().succeed(snapshot, &mpsc::unbounded_channel().0);
+        let policy = PolicyView::default().succeed(sample(&[(7, Phase::Open)]), &mpsc::unbounded_channel().0);
         let report = Report {
             link: Link::new(&Secret::new("key".to_owned())).0,
             bottle: BottleId(7),
             host: "a.example".parse().unwrap(),
             target: "GET /".to_owned(),
-            passage: Arc::clone(&policy.bottle(address).unwrap().passage),
+            passage: Arc::clone(&policy.bottle(SAMPLE_ADDRESS).unwrap().passage),
             is_outbound: false,
             counts: BTreeMap::new(),
         };
